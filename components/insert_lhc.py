@@ -1,0 +1,22 @@
+from kfp import dsl
+
+from components import component
+
+
+@component
+def insert_lhc(
+    model: dsl.Input[dsl.Model], variant: dict, set_name: str, seed: int, inserted: dsl.Output[dsl.Model]
+):
+    """Put five fresh LHC modules into a trained ResNet34v2."""
+    from pathlib import Path
+
+    from lhcnet import config, steps
+
+    saved = steps.insert_lhc(
+        Path(model.path),
+        Path(inserted.path),
+        variant=config.parse(config.Variant, variant, "variants"),
+        set_=set_name,
+        seed=seed,
+    )
+    inserted.metadata.update(id=saved.id, seed=seed)

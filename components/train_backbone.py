@@ -1,0 +1,34 @@
+from kfp import dsl
+
+from components import component
+
+
+@component
+def train_backbone(
+    trainval: dsl.Input[dsl.Dataset],
+    network: dict,
+    stage: dict,
+    compute: dict,
+    seed: int,
+    model: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+):
+    """Stage 1: a new ResNet34v2, from ImageNet weights or an explicit random start."""
+    import os
+    from pathlib import Path
+
+    from lhcnet import config, steps
+
+    saved = steps.train(
+        Path(trainval.path),
+        Path(model.path),
+        number=1,
+        stage=config.parse(config.Stage, stage, "stage1"),
+        seed=seed,
+        compute=config.parse(config.Compute, compute, "compute"),
+        network=config.parse(config.Network, network, "network"),
+        execution=os.environ["LHCNET_EXECUTION"],
+    )
+    facts = {name: value for name, value in saved.metrics.to_dict().items() if value not in (None, "")}
+    model.metadata.update(id=saved.id, **facts)
+    metrics.metadata.update({name: value for name, value in facts.items() if isinstance(value, float)})

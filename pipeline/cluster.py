@@ -1,0 +1,67 @@
+"""What a cluster needs to know, apart from the experiment: image, resources, where MLflow is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from kfp import dsl, kubernetes
+from pydantic import Field
+
+from components import IMAGE
+from lhcnet.config import Count, Section, parse, read_yaml
+from lhcnet.errors import LhcnetError
+
+
+class Cluster(Section):
+    """Settings of a cluster, read from a YAML file. The defaults ask for one GPU a training task.
+
+    `secret` names a Kubernetes secret whose keys become environment variables (for example
+    MLFLOW_TRACKING_PASSWORD): never put secrets into `env`, its values stand in the compiled file.
+    """
+
+    image: str = IMAGE
+    gpu: str = "nvidia.com/gpu"
+    gpus: Annotated[int, Field(ge=0)] = 1
+    cpu: str = "4"
+    memory: str = "16G"
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[str, ...] = ("nvidia.com/gpu",)
+    retries: Annotated[int, Field(ge=0)] = 2
+    parallelism: Count = 4
+    env: dict[str, str] = {}
+    secret: str = ""
+    secret_keys: tuple[str, ...] = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+
+
+LOCAL = Cluster(gpus=0, tolerations=(), retries=0, parallelism=1)
+
+
+def load_cluster(path: Path) -> Cluster:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise LhcnetError(f"{path}: cannot be read as cluster settings: {error}") from None
+    return parse(Cluster, read_yaml(text, str(path)), str(path))
+
+
+def place(task: dsl.PipelineTask, cluster: Cluster, execution: str, *, gpu: bool) -> dsl.PipelineTask:
+    """Apply image, environment, retries and resources to a task; the accelerator only where `gpu`."""
+    task.set_container_image(cluster.image)
+    for name, value in {**cluster.env, "LHCNET_EXECUTION": execution}.items():
+        task.set_env_variable(name, value)
+    if cluster is LOCAL:  # the local runner has no resources to give
+        return task
+    task.set_cpu_limit(cluster.cpu).set_memory_limit(cluster.memory)
+    if cluster.retries:
+        task.set_retry(cluster.retries, backoff_duration="60s", backoff_factor=2.0)
+    if cluster.secret:
+        keys = {key: key for key in cluster.secret_keys}
+        kubernetes.use_secret_as_env(task, cluster.secret, keys, optional=True)
+    if gpu and cluster.gpus:
+        task.set_accelerator_type(cluster.gpu).set_accelerator_limit(cluster.gpus)
+        for key, value in cluster.node_selector.items():
+            kubernetes.add_node_selector(task, key, value)
+        for key in cluster.tolerations:
+            kubernetes.add_toleration(task, key=key, operator="Exists", effect="NoSchedule")
+    return task

@@ -1,0 +1,105 @@
+"""The flow of the paper's experiment as a Kubeflow pipeline; read it beside `dvc.yaml`, it is the same flow."""
+
+from typing import Any
+
+from kfp import dsl
+
+from components.best_of_b import best_of_b
+from components.compare import compare
+from components.evaluate import evaluate
+from components.insert_lhc import insert_lhc
+from components.prepare import prepare
+from components.register import register
+from components.select import select
+from components.train import train
+from components.train_backbone import train_backbone
+from lhcnet.config import Config, execution_name
+from pipeline.cluster import Cluster, place
+
+
+def build(config: Config, cluster: Cluster) -> Any:
+    """The pipeline of a configuration. Its sections are the defaults of pipeline parameters, so a run may change them."""
+    execution = execution_name(config)
+    stages = [stage.to_dict() for stage in (config.stage1, config.stage2, config.stage3, config.stage4)]
+    names = [config.variant(name).to_dict() for name in config.variants]
+
+    def on(task: dsl.PipelineTask, *, gpu: bool = False) -> dsl.PipelineTask:
+        return place(task, cluster, execution, gpu=gpu)
+
+    @dsl.pipeline(
+        name="lhcnet", description="LHC-Net on FER2013: sets A, B and C, the 10 % loss rule, TTA, registry"
+    )
+    def lhcnet(
+        source: str = config.data.source,
+        data: dict = config.data.to_dict(),
+        network: dict = config.network.to_dict(),
+        compute: dict = config.compute.to_dict(),
+        stage1: dict = stages[0],
+        stage2: dict = stages[1],
+        stage3: dict = stages[2],
+        stage4: dict = stages[3],
+        seed_backbone: int = config.seeds.backbone,
+        seeds_a: list = list(config.seeds.a),
+        seed_b: int = config.seeds.b,
+        seeds_c: list = list(config.seeds.c),
+        variants: list = names,
+        loss_factor: float = config.selection.loss_factor,
+        evaluation: dict = config.evaluation.to_dict(),
+        registry: str = config.registry.model,
+    ):
+        raw = dsl.importer(artifact_uri=source, artifact_class=dsl.Dataset, reimport=False)
+        faces = on(prepare(source=raw.output, data=data))
+        trainval = faces.outputs["trainval"]
+
+        def further(number: int, start: Any, stage: Any, seed: Any) -> Any:
+            task = train(
+                trainval=trainval, start=start, number=number, stage=stage, compute=compute, seed=seed
+            ).set_display_name(f"train stage {number}")
+            return on(task, gpu=True).outputs["model"]
+
+        first = train_backbone(
+            trainval=trainval, network=network, stage=stage1, compute=compute, seed=seed_backbone
+        )
+        first.set_display_name("train stage 1")
+        second = further(2, on(first, gpu=True).outputs["model"], stage2, seed_backbone)
+        backbone = further(3, second, stage3, seed_backbone)
+
+        with dsl.ParallelFor(seeds_a, name="set-a", parallelism=cluster.parallelism) as seed:
+            a = further(4, backbone, stage4, seed)
+
+        with dsl.ParallelFor(variants, name="set-b", parallelism=cluster.parallelism) as variant:
+            inserted = on(insert_lhc(model=backbone, variant=variant, set_name="B", seed=seed_b))
+            b = further(4, inserted.outputs["inserted"], stage4, seed_b)
+
+        best = on(
+            best_of_b(models=dsl.Collected(b), start=backbone, variants=variants, loss_factor=loss_factor)
+        ).outputs["Output"]
+
+        with dsl.ParallelFor(seeds_c, name="set-c", parallelism=cluster.parallelism) as seed:
+            inserted = on(insert_lhc(model=backbone, variant=best, set_name="C", seed=seed))
+            c = further(4, inserted.outputs["inserted"], stage4, seed)
+
+        def sets() -> dict[str, Any]:  # the compiler wants a new Collected for every use
+            return {"set_a": dsl.Collected(a), "set_b": dsl.Collected(b), "set_c": dsl.Collected(c)}
+
+        selected = on(select(**sets(), start=backbone, loss_factor=loss_factor))
+        selection = selected.outputs["selection"]
+        scored = on(
+            evaluate(
+                **sets(),
+                selection=selection,
+                trainval=trainval,
+                test=faces.outputs["test"],
+                evaluation=evaluation,
+                compute=compute,
+            ),
+            gpu=True,
+        )
+        scores = scored.outputs["scores"]
+        compared = on(compare(selection=selection, scores=scores))
+        registered = register(
+            chosen=selected.outputs["chosen"], scores=scores, report=compared.outputs["report"], name=registry
+        )
+        on(registered).set_caching_options(False)
+
+    return lhcnet

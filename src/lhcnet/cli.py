@@ -1,0 +1,258 @@
+"""The command line: every step of the pipeline on files, settings from `params.yaml`. DVC calls these commands."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from lhcnet.config import Config, execution_name, load, parse, profile, read_yaml, to_yaml
+from lhcnet.errors import LhcnetError
+
+app = typer.Typer(
+    name="lhcnet",
+    help="LHC-Net for facial expression recognition: the steps of the pipeline. Settings come from params.yaml.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Params = Annotated[Path, typer.Option("--params", help="Configuration file.")]
+PARAMS = Path("params.yaml")
+
+
+def main() -> NoReturn:
+    """Entry point: a `LhcnetError` is one sentence on stderr and status 1, never a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("alembic", "mlflow", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        app()
+    except LhcnetError as error:
+        typer.echo(f"lhcnet: {error}", err=True)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def model_folders(config: Config, folder: Path, sets: str) -> list[Path]:
+    """Where the trained models of the sets (letters of "ABC") lie below `folder`; seeds no longer listed are left out."""
+    places = {
+        "A": [folder / "a" / f"seed-{seed}" for seed in config.seeds.a],
+        "B": [folder / "b" / name for name in config.variants],
+        "C": [folder / "c" / f"seed-{seed}" for seed in config.seeds.c],
+    }
+    if not sets or set(sets) - set(places):
+        raise LhcnetError(f"--sets {sets}: expected letters of ABC")
+    return [place for letter in sets for place in places[letter]]
+
+
+@app.command("profile")
+def profile_(
+    name: Annotated[str, typer.Argument(help="paper, cpu or demo.")],
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, e.g. stage4.patience=1")
+    ] = None,
+) -> None:
+    """Print a profile as a complete params.yaml: `lhcnet profile cpu > params.yaml`."""
+    overrides: dict[str, Any] = {}
+    for item in change or []:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise LhcnetError(f"--set {item}: expected key=value")
+        overrides[key] = read_yaml(f"value: {value}", f"--set {item}")["value"]
+    typer.echo(to_yaml(profile(name, overrides)), nl=False)
+
+
+@app.command()
+def check(params: Params = PARAMS) -> None:
+    """Validate params.yaml and print the name its execution will have in MLflow."""
+    typer.echo(execution_name(load(params)))
+
+
+@app.command()
+def faces(
+    out: Annotated[Path, typer.Argument(help="faces.zip or faces.csv, in the shapes of FER2013.")],
+    images: Annotated[int, typer.Option(min=200, help="How many faces, all splits together.")] = 3000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Draw faces with the seven expressions, as a stand-in for FER2013."""
+    from lhcnet.data.faces import draw, write_csv, write_zip
+
+    writers: dict[str, Callable[..., None]] = {".csv": write_csv, ".zip": write_zip}
+    if out.suffix not in writers:
+        raise LhcnetError(f"{out}: expected a name that ends in .zip or .csv")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    writers[out.suffix](draw(images, seed), out)
+
+
+@app.command()
+def prepare(trainval: Path, test: Path, report: Path, params: Params = PARAMS) -> None:
+    """Read FER2013 into the stores TRAINVAL and TEST and write the data REPORT (JSON)."""
+    from lhcnet import steps
+
+    config = load(params)
+    steps.prepare(trainval, test, report, data=config.data, execution=execution_name(config))
+
+
+@app.command()
+def train(
+    trainval: Path,
+    out: Path,
+    stage: Annotated[int, typer.Option(min=1, max=4, help="Which stage (Tables 3-6).")],
+    start: Annotated[Path | None, typer.Option(help="Model directory to start from (stages 2-4).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Data seed; default: seeds.backbone.")] = None,
+    params: Params = PARAMS,
+) -> None:
+    """Train one stage on TRAINVAL and write the model directory OUT."""
+    from lhcnet import steps
+
+    config = load(params)
+    steps.train(
+        trainval,
+        out,
+        number=stage,
+        stage=(config.stage1, config.stage2, config.stage3, config.stage4)[stage - 1],
+        seed=config.seeds.backbone if seed is None else seed,
+        compute=config.compute,
+        network=config.network if start is None else None,
+        start=start,
+        execution=execution_name(config),
+    )
+
+
+@app.command()
+def insert(
+    model: Path,
+    out: Path,
+    variant: Annotated[str | None, typer.Option(help="Set B: a name under `variants`.")] = None,
+    best_of: Annotated[
+        Path | None, typer.Option(help="Set C: the selection whose best variant is taken.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Default: seeds.b.")] = None,
+    params: Params = PARAMS,
+) -> None:
+    """Put five fresh LHC modules into MODEL."""
+    from lhcnet import steps
+    from lhcnet.evaluation.selection import SelectionReport
+    from lhcnet.models.saved import read_json
+
+    config = load(params)
+    if (variant is None) == (best_of is None):
+        raise LhcnetError("insert: expected one of --variant (set B) and --best-of (set C)")
+    if best_of is not None:
+        variant = parse(SelectionReport, read_json(best_of), str(best_of)).chosen_variant
+    assert variant is not None
+    steps.insert_lhc(
+        model,
+        out,
+        variant=config.variant(variant),
+        set_="B" if best_of is None else "C",
+        seed=config.seeds.b if seed is None else seed,
+    )
+
+
+@app.command()
+def select(
+    folder: Annotated[Path, typer.Argument(help="Holds a/seed-*, b/*, c/seed-*.")],
+    start: Annotated[Path, typer.Option(help="The network that stage 4 started from.")],
+    out: Annotated[Path, typer.Option(help="selection.json to write.")],
+    sets: Annotated[str, typer.Option(help="Letters of ABC.")] = "ABC",
+    chosen: Annotated[Path | None, typer.Option(help="Copy the chosen model directory here.")] = None,
+    params: Params = PARAMS,
+) -> None:
+    """Apply the 10 % loss rule and choose on validation accuracy."""
+    from lhcnet import steps
+
+    config = load(params)
+    steps.select(
+        model_folders(config, folder, sets),
+        start,
+        out,
+        loss_factor=config.selection.loss_factor,
+        chosen=chosen,
+        execution=execution_name(config),
+    )
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Holds a/seed-*, b/*, c/seed-*.")],
+    selection: Annotated[Path, typer.Option()],
+    trainval: Annotated[Path, typer.Option()],
+    test: Annotated[Path, typer.Option(help="The sealed test store: only this command takes it.")],
+    out: Annotated[Path, typer.Option()],
+    params: Params = PARAMS,
+) -> None:
+    """Score the kept models, plain and with test-time augmentation."""
+    from lhcnet import steps
+
+    config = load(params)
+    steps.evaluate(
+        model_folders(config, folder, "ABC"),
+        selection,
+        trainval,
+        test,
+        out,
+        evaluation=config.evaluation,
+        compute=config.compute,
+        execution=execution_name(config),
+    )
+
+
+@app.command()
+def compare(
+    selection: Annotated[Path, typer.Option()],
+    evaluation: Annotated[Path, typer.Option()],
+    out: Annotated[Path, typer.Option()],
+    params: Params = PARAMS,
+) -> None:
+    """Write Table 7 and Table A2 beside the paper's figures."""
+    from lhcnet import steps
+
+    steps.compare(selection, evaluation, out, execution=execution_name(load(params)))
+    show(out)
+
+
+@app.command()
+def register(
+    chosen: Annotated[Path, typer.Option()],
+    evaluation: Annotated[Path, typer.Option()],
+    out: Annotated[Path, typer.Option()],
+    params: Params = PARAMS,
+) -> None:
+    """Register the chosen model in MLflow with the alias `champion`."""
+    from lhcnet import steps
+
+    config = load(params)
+    steps.register(chosen, evaluation, out, name=config.registry.model, execution=execution_name(config))
+
+
+@app.command()
+def show(report: Annotated[Path, typer.Argument(help="The folder that `compare` wrote.")]) -> None:
+    """Show the tables of a finished comparison."""
+    import csv
+
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    titles = {
+        "models": "Sets A, B and C (accuracy in per cent)",
+        "table7": "Table 7 (test, no TTA)",
+        "table_a2": "Table A2",
+    }
+    for name, title in titles.items():
+        file = report / f"{name}.csv"
+        if not file.is_file():
+            raise LhcnetError(
+                f"{report}: expected the folder that `lhcnet compare` wrote, but {file.name} is missing"
+            )
+        with file.open(newline="", encoding="utf-8") as lines:
+            header, *rows = csv.reader(lines)
+        table = Table(*header, title=title)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)

@@ -1,0 +1,325 @@
+"""The one configuration: `params.yaml`, validated into frozen models.
+
+Every default is the paper's value (Tables 2-6; what the paper leaves open follows the reference
+implementation), so the profile `paper` is `Config()` itself and the other profiles say only where they
+differ. Unknown keys, wrong types and values out of range are errors that name the key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from lhcnet.errors import LhcnetError
+
+PROFILES = ("paper", "cpu", "demo")
+SECTIONS_FOLDER = Path(__file__).parent / "profiles"
+
+
+def _whole(value: object) -> object:
+    """Kubeflow hands whole numbers inside a struct over as floats (48.0): take those, and only those, as ints."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
+Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**31)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+SetName = Literal["backbone", "A", "B", "C"]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """Frozen, strict, and closed to unknown keys. `to_dict` is what travels to other processes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+
+class Data(Section):
+    """Where FER2013 is. The two last settings matter only for copies without the official three-way split."""
+
+    source: str = "data/raw/fer2013.zip"
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.125
+    split_seed: Seed = 0
+
+
+class Network(Section):
+    """ResNet34v2 with its head (Figure 1).
+
+    `weights` is the start of the backbone: the word `none` (random, said explicitly) or the path of the
+    ImageNet weights `resnet34_imagenet_1000_no_top.h5`.
+    """
+
+    input_size: Annotated[int, BeforeValidator(_whole), Field(ge=32, le=1024)] = 224
+    depths: tuple[Count, Count, Count, Count] = (3, 4, 6, 3)
+    widths: tuple[Count, Count, Count, Count] = (64, 128, 256, 512)
+    head: tuple[Count, ...] = (4096, 1024)
+    dropout: Fraction = 0.4
+    bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.01
+    weights: Annotated[str, Field(min_length=1)] = "weights/resnet34_imagenet_1000_no_top.h5"
+
+
+class Compute(Section):
+    """Where and how the arithmetic runs. `cuda` without a GPU is an error, never a silent fallback.
+
+    `threads` is the number of CPU threads, 0 for all: results are the same bytes only for the same number.
+    """
+
+    device: Literal["cuda", "cpu"] = "cuda"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    threads: Annotated[int, BeforeValidator(_whole), Field(ge=0)] = 0
+
+
+class Augmentation(Section):
+    """Drawn anew for every image and epoch: rotation in degrees, shift and zoom as fractions (Tables 3 and 4)."""
+
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    shift: Fraction = 0.0
+    zoom: Fraction = 0.0
+    flip: bool = False
+
+
+class Stage(Section):
+    """One training stage (Tables 3-6): cross-entropy, early stopping on validation accuracy."""
+
+    optimizer: Literal["adam", "sgd"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    batch_size: Annotated[int, BeforeValidator(_whole), Field(ge=2)] = 64
+    epochs: Count = 300
+    patience: Count = 3
+    augmentation: Augmentation = Augmentation()
+
+
+class Module(Section):
+    """One LHC module, a row of Table 2. The heads must divide the H*W of its place."""
+
+    heads: Count
+    d: Count
+    pool: Count = 3
+    g: Annotated[float, Field(ge=0)] = 1.0
+    kernel: Count = 3
+
+
+Modules = tuple[Module, Module, Module, Module, Module]
+
+TABLE_2: Modules = (
+    Module(heads=8, d=196),
+    Module(heads=8, d=196),
+    Module(heads=7, d=56),
+    Module(heads=7, d=14),
+    Module(heads=1, d=25),
+)
+
+
+class Variant(Section):
+    """One named setting of the five modules."""
+
+    name: Name
+    modules: Modules
+
+
+class Seeds(Section):
+    """`backbone` drives stages 1-3, `a` and `c` are the seeds of sets A and C, `b` is the one seed of set B."""
+
+    backbone: Seed = 0
+    a: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+    b: Seed = 0
+    c: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Seeds:
+        for name in ("a", "c"):
+            seeds = getattr(self, name)
+            if len(set(seeds)) != len(seeds):
+                raise ValueError(
+                    f"the seeds of set {name.upper()} must differ from each other, not {list(seeds)}"
+                )
+        return self
+
+
+class Selection(Section):
+    """The 10 % loss rule: a run is kept if its training loss is below `loss_factor` x that of the start."""
+
+    loss_factor: Annotated[float, Field(gt=0)] = 1.10
+
+
+class Evaluation(Section):
+    """How models are scored.
+
+    `tta_rotation` is the rotation (radians) of the second batch of views: 0.15 in the reference
+    implementation, whose figures were published; the paper's text says 0.4. `tta` says which kept models
+    get test-time augmentation: all of them, or the best on validation of A and of B u C.
+    """
+
+    tta: Literal["best", "kept"] = "kept"
+    tta_rotation: Annotated[float, Field(ge=0, le=3.2)] = 0.15
+    batch_size: Count = 128
+
+
+class Registry(Section):
+    """Name of the registered model; its newest registered version carries the alias `champion`."""
+
+    model: Name = "lhcnet"
+
+
+class Config(Section):
+    """All of `params.yaml`."""
+
+    profile: Name = "paper"
+    data: Data = Data()
+    network: Network = Network()
+    compute: Compute = Compute()
+    stage1: Stage = Stage(
+        optimizer="adam",
+        learning_rate=1e-4,
+        batch_size=48,
+        patience=30,
+        augmentation=Augmentation(rotation=30.0, flip=True),
+    )
+    stage2: Stage = Stage(
+        patience=10, augmentation=Augmentation(rotation=10.0, shift=0.1, zoom=0.1, flip=True)
+    )
+    stage3: Stage = Stage(patience=5)
+    stage4: Stage = Stage(patience=3)
+    seeds: Seeds = Seeds()
+    variants: Annotated[dict[Name, Modules], Field(min_length=1)] = Field(
+        default_factory=lambda: {"table2": TABLE_2}
+    )
+    selection: Selection = Selection()
+    evaluation: Evaluation = Evaluation()
+    registry: Registry = Registry()
+
+    def variant(self, name: str) -> Variant:
+        if name not in self.variants:
+            raise LhcnetError(f"variants: has no {name!r}; expected one of {', '.join(self.variants)}")
+        return Variant(name=name, modules=self.variants[name])
+
+    @model_validator(mode="after")
+    def _heads_divide_maps(self) -> Config:
+        sides = map_sides(self.network.input_size)
+        for name, modules in self.variants.items():
+            for place, (module, side) in enumerate(zip(modules, sides, strict=True), 1):
+                if side * side % module.heads:
+                    raise ValueError(
+                        f"variants.{name}: LHC{place}: heads={module.heads} does not divide "
+                        f"H*W = {side}*{side} = {side * side} at input size {self.network.input_size}"
+                    )
+        return self
+
+    def digest(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of the canonical JSON form."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def map_sides(input_size: int) -> tuple[int, int, int, int, int]:
+    """H = W of the maps at LHC1..LHC5: every stride of 2 (stem convolution, pool, stages 2-4) halves, rounding up."""
+    half = (input_size + 1) // 2
+    sides = [(half + 1) // 2] * 2
+    for _ in range(3):
+        sides.append((sides[-1] + 1) // 2)
+    return sides[0], sides[1], sides[2], sides[3], sides[4]
+
+
+S = TypeVar("S", bound=Section)
+
+
+def parse(section: type[S], values: object, where: str) -> S:
+    """Validate plain values (from YAML, JSON or Kubeflow) into a section; the error names place and key."""
+    try:
+        # through JSON: strict about types, yet lists become tuples
+        return section.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "settings"
+        more = error.error_count() - 1
+        scalar = isinstance(first["input"], str | int | float) and first["type"] != "value_error"
+        got = f", not {first['input']!r}" if scalar and first["type"] != "extra_forbidden" else ""
+        message = {"extra_forbidden": "unknown key", "missing": "required key is missing"}.get(
+            first["type"], first["msg"].removeprefix("Value error, ")
+        )
+        others = f" (and {more} more)" if more else ""
+        raise LhcnetError(f"{where}: {key}: {message}{got}{others}") from None
+    except (TypeError, ValueError) as error:
+        raise LhcnetError(f"{where}: not plain values: {error}") from None
+
+
+def load(path: Path) -> Config:
+    """Read a `params.yaml`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LhcnetError(f"{path}: cannot be read as configuration: {error}") from None
+    return parse(Config, read_yaml(text, str(path)), str(path))
+
+
+def profile(name: str, overrides: Mapping[str, object] | None = None) -> Config:
+    """A named profile, with single keys replaced: `profile("cpu", {"stage4.patience": 1})`."""
+    if name not in PROFILES:
+        raise LhcnetError(f"profile {name!r} is unknown: expected one of {', '.join(PROFILES)}")
+    values = Config(profile=name).to_dict()
+    file = SECTIONS_FOLDER / f"{name}.yaml"
+    _merge(values, read_yaml(file.read_text(encoding="utf-8"), str(file)))
+    for key, value in (overrides or {}).items():
+        *folders, last = key.split(".")
+        place: Any = values
+        for folder in folders:
+            place = place.get(folder) if isinstance(place, dict) else None
+        if not isinstance(place, dict):
+            raise LhcnetError(f"{key}: unknown key")
+        place[last] = value
+    return parse(Config, values, f"profile {name}")
+
+
+def execution_name(config: Config) -> str:
+    """Name of a pipeline execution in MLflow, the same for all its steps: profile, and digest of settings and code.
+
+    The environment variable LHCNET_EXECUTION, which a pipeline sets for its tasks, wins.
+    """
+    if name := os.environ.get("LHCNET_EXECUTION"):
+        return name
+    hashed = hashlib.sha256(config.digest().encode())
+    package = Path(__file__).parent
+    for file in sorted(package.rglob("*.py")):
+        hashed.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+    return f"{config.profile}-{hashed.hexdigest()[:8]}"
+
+
+def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Sections merge key by key; lists, values and the table of variants are replaced whole."""
+    for key, change in changes.items():
+        if isinstance(change, Mapping) and isinstance(values.get(key), dict) and key != "variants":
+            _merge(values[key], change)
+        else:
+            values[key] = change
+
+
+def read_yaml(text: str, where: str) -> dict[str, Any]:
+    """YAML 1.2, the dialect DVC reads (there, 1e-4 is a number)."""
+    try:
+        values = YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError) as error:
+        raise LhcnetError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise LhcnetError(f"{where}: expected a mapping of sections, not {type(values).__name__}")
+    return values
+
+
+def to_yaml(config: Config) -> str:
+    """The whole configuration as a `params.yaml`."""
+    yaml = YAML()
+    yaml.width = 110
+    yaml.default_flow_style = None  # leaves (a seed list, a module) stand on one line
+    out = StringIO()
+    yaml.dump(config.to_dict(), out)
+    return out.getvalue()

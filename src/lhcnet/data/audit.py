@@ -1,0 +1,43 @@
+"""What FER2013 is really like: repeats, leaks between splits, contradicting labels, blank images."""
+
+from typing import Any
+
+import numpy as np
+
+from lhcnet.data.sources import CLASSES, SIDE, SPLITS, TEST, TRAIN, VALIDATION, Faces, class_counts
+
+
+def audit(faces: Faces) -> dict[str, Any]:
+    """Count what a reader of scores should know; the result is made of plain numbers and JSON-ready.
+
+    "distinct" images differ in at least one pixel, "repeats" are the rest. "in_several_splits" and
+    "with_several_labels" count distinct images, "twin_in_train" the images of a split that stand
+    byte for byte in train too. A "constant" image has one grey value; a "blank" one shows nothing either,
+    its grey values lie within 3 of each other (FER2013 has one more of these). "mean_grey" is in 0..255.
+    """
+    flat = faces.images.reshape(len(faces.images), SIDE * SIDE)
+    keys = np.ascontiguousarray(flat).view(np.dtype((np.void, SIDE * SIDE))).ravel()
+    distinct, which = np.unique(keys, return_inverse=True)
+    in_split = np.zeros((len(distinct), len(SPLITS)), bool)
+    in_split[which, faces.splits] = True
+    has_label = np.zeros((len(distinct), len(CLASSES)), bool)
+    has_label[which, faces.labels] = True
+
+    counts = class_counts(faces.labels, faces.splits)
+    spread = flat.max(axis=1) - flat.min(axis=1)
+    twin = in_split[which, TRAIN]
+    of_split = {name: faces.splits == split for split, name in enumerate(SPLITS)}
+    return {
+        "images": len(flat),
+        "counts": {
+            name: dict(zip(CLASSES, counts[s].tolist(), strict=True)) for s, name in enumerate(SPLITS)
+        },
+        "distinct": len(distinct),
+        "repeats": len(flat) - len(distinct),
+        "in_several_splits": int((in_split.sum(axis=1) > 1).sum()),
+        "twin_in_train": {SPLITS[s]: int(twin[faces.splits == s].sum()) for s in (VALIDATION, TEST)},
+        "with_several_labels": int((has_label.sum(axis=1) > 1).sum()),
+        "constant": {name: int((spread[rows] == 0).sum()) for name, rows in of_split.items()},
+        "blank": {name: int((spread[rows] <= 3).sum()) for name, rows in of_split.items()},
+        "mean_grey": {name: float(flat[rows].mean()) for name, rows in of_split.items()},
+    }

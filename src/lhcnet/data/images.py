@@ -1,0 +1,120 @@
+"""Batched image operations on the device: upscaling, augmentation, and what test-time augmentation needs.
+
+Images have one grey channel: (B, 1, S, S) float32, values 0..255, not rounded or clipped but where said.
+Positions are in pixels with centres at whole numbers; outside the image its edge is repeated.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def upscale(images: Tensor, size: int, *, truncate: bool) -> Tensor:
+    """Stored images to the network's resolution: (B, h, w) uint8 to (B, 1, size, size) float32.
+
+    Bilinear, half-pixel centres, no antialias (Section 4.1), bit for bit what ``tf.image.resize`` computes.
+    At ``size == h == w`` the pixels stay as they are.
+
+    Args:
+        truncate: floor to whole grey values. For training images alone: the paper stored those as JPEG, and
+            kept the fractions of validation and test.
+
+    Raises:
+        ValueError: images are not (B, h, w) uint8.
+    """
+    if images.dim() != 3 or images.dtype != torch.uint8:
+        raise ValueError(f"expected (B, h, w) uint8 images, not {tuple(images.shape)} {images.dtype}")
+    resized = resize(images[:, None].float(), size)
+    return resized.floor_() if truncate else resized
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """(B, 1, h, w) to (B, 1, size, size): bilinear, half-pixel centres, no antialias."""
+    for dim in (3, 2):  # columns first, as TensorFlow does: the order decides the last bit, the floor sees it
+        old = images.shape[dim]
+        if old != size:
+            index = torch.arange(size, dtype=torch.float32, device=images.device)
+            scale = torch.tensor(old / size, dtype=torch.float32, device=images.device)
+            images = sample_axis(images, (index + 0.5) * scale - 0.5, dim)
+    return images
+
+
+def sample_axis(images: Tensor, positions: Tensor, dim: int) -> Tensor:
+    """Linear interpolation along one axis: output i is the input at ``positions[i]`` (in pixels)."""
+    positions = positions.clamp(0, images.shape[dim] - 1)
+    low = images.index_select(dim, positions.floor().long())
+    high = images.index_select(dim, positions.ceil().long())
+    fraction = positions - positions.floor()
+    return low + (high - low) * (fraction if dim == 3 else fraction[:, None])
+
+
+def warp(images: Tensor, linear: Tensor, shift: Tensor) -> Tensor:
+    """One bilinear resampling: the output at u is the input at ``linear @ u + shift``.
+
+    u is (row, column), in pixels from the image's centre ((S-1)/2, (S-1)/2).
+
+    Args:
+        images: (B, 1, S, S).
+        linear: (B, 2, 2), or (1, 2, 2) for all images.
+        shift: (B, 2) or (1, 2).
+    """
+    size = images.shape[-1]
+    half = size / 2  # affine_grid wants (x, y) with -1 and 1 at the image's outer edges
+    theta = torch.cat([linear.flip(1, 2), shift.flip(1)[..., None] / half], dim=2).to(
+        images
+    )  # (B or 1, 2, 3)
+    grid = F.affine_grid(theta, [len(theta), 1, size, size], align_corners=False)
+    grid = grid.expand(len(images), -1, -1, -1)  # (B, S, S, 2)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def draw_affine(
+    n: int,
+    *,
+    rotation: float,
+    shift: float,
+    zoom: float,
+    flip: bool,
+    size: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Random augmentation of n images (Tables 3-5), distributed as by Keras' ImageDataGenerator.
+
+    Args:
+        rotation: largest angle, degrees.
+        shift: largest shift, as a fraction of the side, along each axis.
+        zoom: the axes are zoomed separately, by factors from [1 - zoom, 1 + zoom].
+        flip: mirror half of the images.
+        size: side of the images, pixels.
+        generator: the only source of randomness; advances equally whatever the settings.
+
+    Returns:
+        (n, 6): theta (degrees), tx and ty (pixels, along rows and columns), zx and zy, flip (0 or 1).
+    """
+    u = torch.rand(n, 6, generator=generator, device=generator.device)
+    low = torch.tensor([-rotation, -shift * size, -shift * size, 1 - zoom, 1 - zoom, 0], device=u.device)
+    high = torch.tensor([rotation, shift * size, shift * size, 1 + zoom, 1 + zoom, 1], device=u.device)
+    params = low + (high - low) * u
+    params[:, 5] = (u[:, 5] < 0.5) & flip
+    return params
+
+
+def affine(images: Tensor, params: Tensor) -> Tensor:
+    """Rotate, shift and zoom in one bilinear resampling, then mirror: keras-preprocessing 1.1.2.
+
+    Signs are Keras': theta > 0 turns the picture clockwise, tx > 0 moves it up, ty > 0 left, zx and zy > 1
+    show more of the scene.
+
+    Args:
+        images: (B, 1, S, S).
+        params: (B, 6) from :func:`draw_affine`.
+    """
+    theta, tx, ty, zx, zy, flip = params.double().unbind(1)
+    if bool((params[:, :5] != params.new_tensor([0, 0, 0, 1, 1])).any()):
+        cos, sin = torch.cos(theta.deg2rad()), torch.sin(theta.deg2rad())
+        turn = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)  # (B, 2, 2) on (row, column)
+        linear = turn * torch.stack([zx, zy], dim=1)[:, None]  # turn @ diag(zx, zy)
+        moved = (turn @ torch.stack([tx, ty], dim=1)[..., None]).squeeze(2)  # (B, 2)
+        # Keras turns and zooms about (S/2 + 0.5, S/2 + 0.5), one pixel below and right of the true centre.
+        images = warp(images, linear, moved + 1 - linear.sum(dim=2))
+    return torch.where(flip.bool()[:, None, None, None], images.flip(3), images)

@@ -1,0 +1,393 @@
+"""FER2013 in the four shapes in which it reaches users, read into one canonical form.
+
+The shapes are recognised by content, in a file, a folder or a zip (never extracted to disk):
+
+1. and 2. a CSV with the columns emotion, pixels and Usage, in any order (fer2013.csv, icml_face_data.csv);
+3. images in train/<class>/ and test/<class>/, the split in the file names or numbered im<k>;
+4. the competition's train.csv and test.csv (emotion, pixels), side by side.
+
+Everything wrong with an input is an LhcnetError that names the file, the row and what was expected.
+"""
+
+import hashlib
+import io
+import os
+import re
+import stat
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lhcnet.errors import LhcnetError
+
+Bytes = NDArray[np.uint8]
+
+CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+SPLITS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = range(3)
+SIDE = 48
+
+# Images per split (rows) and class (columns) of the complete data set.
+OFFICIAL_COUNTS = np.array([
+    [3995, 436, 4097, 7215, 4830, 3171, 4965],
+    [467, 56, 496, 895, 653, 415, 607],
+    [491, 55, 528, 879, 594, 416, 626],
+])  # fmt: skip
+
+USAGE = {"Training": TRAIN, "PublicTest": VALIDATION, "PrivateTest": TEST}
+FOLDERS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # in the order of CLASSES
+_FOLDERS = {name: label for names in (FOLDERS, CLASSES) for label, name in enumerate(names)}
+_FOLDERS |= {"disgusted": 1, "fearful": 2, "surprised": 5}
+_COLUMNS = ("emotion", "pixels", "usage")
+_LABELS = {str(label).encode(): label for label in range(len(CLASSES))}
+_VALUES = {str(value).encode() for value in range(256)}
+
+_MAX_CSV, _MAX_IMAGE, _MAX_LINE, _MAX_MEMBERS = 2 << 30, 1 << 20, 1 << 16, 200_000
+_EXPECTED = (
+    "expected fer2013.csv, icml_face_data.csv, the competition's train.csv and test.csv, "
+    "or images in train/<class>/ and test/<class>/, as a file, folder or zip"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """A data set in memory, in canonical order: sorted by (split, label, pixel bytes).
+
+    The order depends on the content alone, so the CSV and the image form of the same pixels are equal.
+    """
+
+    images: Bytes  # (N, 48, 48), grey 0..255
+    labels: Bytes  # (N,), index into CLASSES
+    splits: Bytes  # (N,), TRAIN, VALIDATION or TEST
+    shape: str  # which of the shapes was recognised, for people
+    validation: str  # "official" or "cut from train"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of images, labels and splits."""
+        return content_digest(self.images, self.labels, self.splits)
+
+
+def content_digest(images: Bytes, labels: Bytes, splits: Bytes) -> str:
+    """SHA-256 (hex) over the bytes of images (N, 48, 48), labels (N,) and splits (N,), in this order."""
+    sha = hashlib.sha256()
+    for array in (images, labels, splits):
+        sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()
+
+
+def class_counts(labels: Bytes, splits: Bytes) -> NDArray[np.intp]:
+    """Images per split and class, (3, 7)."""
+    return np.bincount(splits * len(CLASSES) + labels, minlength=21).reshape(len(SPLITS), len(CLASSES))
+
+
+def canonical(images: Bytes, labels: Bytes, splits: Bytes) -> tuple[Bytes, Bytes, Bytes]:
+    """Sort images (N, 48, 48), labels (N,) and splits (N,) by (split, label, pixel bytes)."""
+    keys = [bytes((s, c)) + image.tobytes() for image, c, s in zip(images, labels, splits, strict=True)]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    return images[order], labels[order], splits[order]
+
+
+def read(source: Path, *, validation_fraction: float = 0.125, seed: int = 0) -> Faces:
+    """Recognise and read FER2013.
+
+    Args:
+        source: a CSV, a folder or a zip; what is wanted may lie below enclosing folders.
+        validation_fraction: share of each training class that becomes validation where the input has no
+            official validation split; 0 < share < 1, at least one image a class.
+        seed: of that cut. The cut depends on the content and the seed, not on the order of files or rows.
+
+    Raises:
+        LhcnetError: the input is missing, damaged, unsafe or no FER2013; the message says where and why.
+    """
+    if not 0 < validation_fraction < 1:
+        raise LhcnetError(f"validation_fraction is {validation_fraction}, expected a number between 0 and 1")
+    try:
+        with _members(source) as members:
+            images, labels, splits, shape = _recognise(source, members)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise LhcnetError(
+            f"{error.filename or source} cannot be read, expected a readable file: {reason}"
+        ) from error
+    official = VALIDATION in splits
+    images, labels, splits = canonical(images, labels, splits)
+    if not official:
+        _cut_validation(labels, splits, validation_fraction, seed)
+        images, labels, splits = canonical(images, labels, splits)
+    for split, label in np.argwhere(class_counts(labels, splits) == 0):
+        raise LhcnetError(
+            f"{source} has no image of class {CLASSES[label]} in {SPLITS[split]}, expected at least one"
+        )
+    return Faces(images, labels, splits, shape, "official" if official else "cut from train")
+
+
+def _cut_validation(labels: Bytes, splits: Bytes, fraction: float, seed: int) -> None:
+    """Mark a share of every training class as validation, in place; one image at least stays in train."""
+    rng = np.random.default_rng(seed)
+    for label in range(len(CLASSES)):
+        rows = np.flatnonzero((splits == TRAIN) & (labels == label))
+        count = min(max(round(fraction * len(rows)), 1), max(len(rows) - 1, 0))
+        splits[rng.permutation(rows)[:count]] = VALIDATION
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One file of the source, wherever it lies."""
+
+    name: str  # below the source, "/" between folders
+    where: str  # the same for error messages
+    size: int  # bytes, as declared
+    open: Callable[[], IO[bytes]]
+
+    def limited(self, limit: int) -> IO[bytes]:
+        """Open, unless larger than `limit` bytes. zipfile never yields more than the declared size."""
+        if self.size > limit:
+            raise LhcnetError(f"{self.where} claims {self.size:,} bytes, expected at most {limit:,}")
+        return self.open()
+
+    def place(self) -> tuple[str, str, str, str]:
+        """(root, "train", "happy", file name) of root/train/happy/file name; empty where there is less."""
+        root, part, folder, file = ("///" + self.name).rsplit("/", 3)
+        return root.strip("/"), part.lower(), folder.lower(), file
+
+    def is_picture(self) -> bool:
+        return self.name.lower().endswith((".png", ".jpg", ".jpeg")) or self.place()[2] in _FOLDERS
+
+
+@contextmanager
+def _decoding(where: str, expected: str) -> Iterator[None]:
+    """Turn whatever zipfile or Pillow raise on damaged bytes into an LhcnetError."""
+    try:
+        yield
+    except LhcnetError:
+        raise
+    except (
+        Exception
+    ) as error:  # a dozen unrelated types: BadZipFile, zlib.error, struct.error, SyntaxError...
+        raise LhcnetError(
+            f"{where} cannot be read, expected {expected}: {error or type(error).__name__}"
+        ) from error
+
+
+@contextmanager
+def _members(source: Path) -> Iterator[list[_Member]]:
+    """The visible files of a source, sorted by name; a zip stays open until the context ends."""
+    if source.is_dir():
+        yield _folder_members(source)
+        return
+    if not source.is_file():
+        raise LhcnetError(f"{source} does not exist or is no file or folder, {_EXPECTED}")
+    with source.open("rb") as file:
+        magic = file.read(2)
+    if not magic:
+        raise LhcnetError(f"{source} is empty, {_EXPECTED}")
+    if magic != b"PK":
+        yield [_Member(source.name, str(source), source.stat().st_size, partial(io.FileIO, source))]
+        return
+    with _decoding(str(source), "a complete zip"):
+        archive = zipfile.ZipFile(source)
+    with archive:
+        yield _zip_members(source, archive)
+
+
+def _folder_members(source: Path) -> list[_Member]:
+    def fail(error: OSError) -> None:
+        raise error
+
+    members: list[_Member] = []
+    # Links are followed: data versioning tools place files and folders as links into their caches.
+    for folder, _, files in os.walk(source, onerror=fail, followlinks=True):
+        for path in (Path(folder, file) for file in files):
+            name = path.relative_to(source).as_posix()
+            if not _ignored(name):
+                members.append(_Member(name, str(path), path.stat().st_size, partial(io.FileIO, path)))
+        if len(members) > _MAX_MEMBERS:  # a home directory, or a link that leads back up
+            raise LhcnetError(f"{source} holds more than {_MAX_MEMBERS:,} files, {_EXPECTED}")
+    return sorted(members, key=lambda member: member.name)
+
+
+def _zip_members(source: Path, archive: zipfile.ZipFile) -> list[_Member]:
+    members: dict[str, _Member] = {}
+    for info in archive.filelist:
+        name = info.filename.replace("\\", "/")  # some Windows tools write backslashes
+        where = f"{source}/{name}"
+        if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
+            raise LhcnetError(f"{source} has the unsafe entry {info.filename!r}, expected relative paths")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise LhcnetError(f"{where} is a symbolic link, expected plain files in the zip")
+        if name in members:
+            raise LhcnetError(f"{where} stands twice in the zip, expected every path once")
+        if not name.endswith("/") and not _ignored(name):
+            members[name] = _Member(name, where, info.file_size, partial(archive.open, info))
+    return [members[name] for name in sorted(members)]
+
+
+def _ignored(name: str) -> bool:
+    """Hidden files and folders, and what macOS and Windows leave in every folder."""
+    path = f"/{name.lower()}"
+    return "/." in path or "/__macosx/" in path or path.endswith(("/thumbs.db", "/desktop.ini"))
+
+
+def _recognise(source: Path, members: list[_Member]) -> tuple[Bytes, Bytes, Bytes, str]:
+    """Images, labels, splits and the shape's name; without an official split no image is validation."""
+    pictures = [member for member in members if member.is_picture()]
+    headers = {member.name: _header(member) for member in members if not member.is_picture()}
+    tables = {m.name: m for m in members if {"emotion", "pixels"} & set(headers.get(m.name, ()))}
+
+    complete = [tables[name] for name in tables if set(_COLUMNS) <= set(headers[name])]
+    if complete:
+        first, *others = [_read_csv(member, headers[member.name], _COLUMNS) for member in complete]
+        digests = {content_digest(*canonical(*table)) for table in (first, *others)} if others else ()
+        if len(digests) > 1:
+            names = ", ".join(member.name for member in complete)
+            raise LhcnetError(f"{source} holds CSVs of different content ({names}), expected one: name it")
+        return *first, "csv with Usage"
+
+    for name in tables:
+        root, _, file = name.rpartition("/")
+        pair = (name, f"{root}/test.csv".lstrip("/"))
+        if file == "train.csv" and pair[1] in tables:
+            train, test = (_read_csv(tables[name], headers[name], _COLUMNS[:2]) for name in pair)
+            images, labels, splits = (np.concatenate(arrays) for arrays in zip(train, test, strict=True))
+            splits[len(train[1]) :] = TEST
+            _mark_official_validation(labels, splits)
+            return images, labels, splits, "competition train.csv/test.csv"
+    if pictures:
+        return _read_pictures(source, pictures)
+    for name in tables:
+        _read_csv(tables[name], headers[name], _COLUMNS)  # raises: a column is missing
+    raise LhcnetError(f"{source} is no FER2013, {_EXPECTED}")
+
+
+def _mark_official_validation(labels: Bytes, splits: Bytes) -> None:
+    """In a test part of the official size and order, the first images of each class are PublicTest."""
+    if np.array_equal(class_counts(labels, splits)[TEST], OFFICIAL_COUNTS[[VALIDATION, TEST]].sum(axis=0)):
+        for label, count in enumerate(OFFICIAL_COUNTS[VALIDATION]):
+            splits[np.flatnonzero((splits == TEST) & (labels == label))[:count]] = VALIDATION
+
+
+def _cells(line: bytes) -> list[bytes]:
+    return [cell.strip(b' \t\r\n"') for cell in line.split(b",")]
+
+
+def _header(member: _Member) -> list[str]:
+    """The lower-case cells of the first line."""
+    with _decoding(member.where, "an undamaged file"), member.open() as file:
+        line = file.read(4096).removeprefix(b"\xef\xbb\xbf").split(b"\n")[0]
+    return [cell.decode("ascii", "replace").lower() for cell in _cells(line)]
+
+
+def _read_csv(member: _Member, header: Sequence[str], columns: Sequence[str]) -> tuple[Bytes, Bytes, Bytes]:
+    """Images, labels and splits in row order; without the column usage all splits are TRAIN."""
+    if missing := [name for name in columns if name not in header]:
+        raise LhcnetError(
+            f"{member.where}, line 1: no column {', '.join(missing)}, expected emotion, pixels and Usage "
+            "(or emotion and pixels in train.csv and test.csv side by side)"
+        )
+    emotion, pixels, *usage = (header.index(name) for name in columns)
+    images, labels, splits = bytearray(), bytearray(), bytearray()
+    with _decoding(member.where, "an undamaged CSV"), member.limited(_MAX_CSV) as raw:
+        file = io.BufferedReader(cast(io.RawIOBase, raw), 1 << 20)
+        file.readline(_MAX_LINE)
+        for number, line in enumerate(iter(partial(file.readline, _MAX_LINE), b""), start=2):
+            cells = _cells(line)
+            if cells == [b""]:
+                continue
+            where = f"{member.where}, line {number}"
+            if len(line) == _MAX_LINE:
+                raise LhcnetError(f"{where} is longer than {_MAX_LINE:,} bytes, expected 2,304 pixels a row")
+            if len(cells) != len(header):
+                raise LhcnetError(f"{where}: {len(cells)} cells, expected {len(header)}: {', '.join(header)}")
+            if cells[emotion] not in _LABELS:
+                raise LhcnetError(f"{where}: emotion {_shown(cells[emotion])}, expected a whole number 0..6")
+            split = _shown(cells[usage[0]]) if usage else "Training"
+            if split not in USAGE:
+                raise LhcnetError(f"{where}: Usage {split}, expected {', '.join(USAGE)}")
+            images += _parse_pixels(cells[pixels], where)
+            labels.append(_LABELS[cells[emotion]])
+            splits.append(USAGE[split])
+    grey, *rest = (np.frombuffer(buffer, np.uint8) for buffer in (images, labels, splits))
+    return grey.reshape(-1, SIDE, SIDE), rest[0], rest[1]
+
+
+def _shown(cell: bytes) -> str:
+    return cell[:20].decode("ascii", "replace") or "(nothing)"
+
+
+def _parse_pixels(cell: bytes, where: str) -> bytes:
+    # Only digits and blanks go to numpy, which would read "1+2" as two numbers; int64 saturates, never wraps.
+    if cell and not cell.translate(None, b"0123456789 "):
+        values = np.fromstring(cell, np.int64, sep=" ")
+        if len(values) == SIDE * SIDE and values.max() <= 255:
+            return values.astype(np.uint8).tobytes()
+    tokens = cell.split()
+    if len(tokens) != SIDE * SIDE:
+        raise LhcnetError(f"{where}: {len(tokens):,} pixels, expected 2,304 (48x48)")
+    wrong = next((token for token in tokens if token not in _VALUES), cell)
+    raise LhcnetError(f"{where}: pixel value {_shown(wrong)}, expected whole numbers 0..255 between blanks")
+
+
+_MARK = re.compile(r"(Training|PublicTest|PrivateTest)_")
+_NUMBER = re.compile(r"im(\d{1,9})\.")
+
+
+def _read_pictures(source: Path, pictures: list[_Member]) -> tuple[Bytes, Bytes, Bytes, str]:
+    placed: list[tuple[int, int, int, str, _Member]] = []  # split, label, number k, file name
+    roots = set()
+    marked, unmarked, numbered = 0, "", True  # test images named for a split, one that is not, all im<k>
+    for member in pictures:
+        root, part, folder, file = member.place()
+        if part not in ("train", "test"):
+            raise LhcnetError(f"{member.where} is misplaced, expected train/<class>/ or test/<class>/")
+        if folder not in _FOLDERS:
+            raise LhcnetError(f"{member.where}: unknown class folder {folder}, expected {', '.join(FOLDERS)}")
+        mark, number = _MARK.match(file), _NUMBER.match(file)
+        split = USAGE[mark[1]] if mark else (TRAIN if part == "train" else TEST)
+        if (split == TRAIN) != (part == "train"):
+            raise LhcnetError(f"{member.where} lies in {part} but is named {file}, expected them to agree")
+        roots.add(root)
+        placed.append((split, _FOLDERS[folder], int(number[1]) if number else 0, file, member))
+        if part == "test":
+            marked += mark is not None
+            unmarked = unmarked if mark else member.where
+            numbered = numbered and number is not None
+    if len(roots) > 1:
+        raise LhcnetError(
+            f"{source} holds the image folders {', '.join(sorted(roots))}, expected one: name it"
+        )
+    if marked and unmarked:
+        raise LhcnetError(f"{unmarked} has no split in its name, expected PublicTest_ or PrivateTest_")
+
+    placed.sort(key=lambda place: place[:4])
+    images = np.frombuffer(bytearray().join(_decode(place[4]) for place in placed), np.uint8)
+    splits, labels = np.array([place[:2] for place in placed], np.uint8).T.copy()
+    naming = "split in file names" if marked else "re-export im<k>" if numbered else "no split in file names"
+    if naming == "re-export im<k>":
+        _mark_official_validation(labels, splits)
+    return images.reshape(-1, SIDE, SIDE), labels, splits, f"image folder ({naming})"
+
+
+def _decode(member: _Member) -> bytes:
+    """The 2,304 grey values of an image file."""
+    with _decoding(member.where, "an undamaged PNG or JPEG image"):
+        with member.limited(_MAX_IMAGE) as file:
+            image = Image.open(io.BytesIO(file.read()), formats=("PNG", "JPEG"))
+        if image.size != (SIDE, SIDE):  # known before any pixel is decoded
+            width, height = image.size
+            raise LhcnetError(f"{member.where} is {width}x{height}, expected 48x48")
+        if image.mode == "L":
+            return image.tobytes()
+        if image.mode in ("1", "P", "LA", "RGB", "RGBA"):
+            colours = np.asarray(image.convert("RGBA"))
+            if (colours[..., :3] == colours[..., :1]).all() and (colours[..., 3] == 255).all():
+                return colours[..., 0].tobytes()
+        raise LhcnetError(f"{member.where} is not grey (mode {image.mode}), expected 8-bit grey")

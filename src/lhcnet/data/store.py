@@ -1,0 +1,115 @@
+"""The on-disk store: 48x48 images as one memory-mapped array, with a digest of what they are.
+
+A store is a directory with images.npy (N, 48, 48), labels.npy (N,), splits.npy (N,), all uint8 in canonical
+order, and store.json. The data set lies in two stores, train + validation and the sealed test, so that a
+step that was not given the test store cannot read a test image.
+"""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from lhcnet.data.atomic import complete_or_absent
+from lhcnet.data.sources import CLASSES, SIDE, SPLITS, TEST, Bytes, Faces, class_counts, content_digest
+from lhcnet.errors import LhcnetError
+
+FORMAT = 1
+MARKER = "store.json"
+ARRAYS = ("images", "labels", "splits")
+
+
+class Store:
+    """A store opened read-only; `images` (N, 48, 48) stay on disk until they are touched.
+
+    `labels` and `splits` are (N,) uint8, `digest` is that of the whole data set (train, validation and test,
+    the same in both stores), `meta` is the content of store.json.
+    """
+
+    def __init__(self, path: Path, images: Bytes, labels: Bytes, splits: Bytes, meta: dict[str, Any]) -> None:
+        self.path = path
+        self.images = images
+        self.labels = labels
+        self.splits = splits
+        self.meta = meta
+        self.digest: str = meta["digest"]
+
+    def split(self, name: str) -> tuple[Bytes, Bytes]:
+        """Images (n, 48, 48), still memory-mapped, and labels (n,) of "train", "validation" or "test".
+
+        Raises:
+            LhcnetError: this store does not hold that split.
+        """
+        if name not in self.meta["splits"]:
+            held = " and ".join(self.meta["splits"])
+            raise LhcnetError(f"{self.path} has no split {name}, it holds {held}")
+        code = SPLITS.index(name)
+        start, stop = np.searchsorted(self.splits, [code, code + 1])
+        return self.images[start:stop], self.labels[start:stop]
+
+
+def open_store(path: Path) -> Store:
+    """Open and check a store: its files, shapes and the digest of its content.
+
+    Raises:
+        LhcnetError: `path` is no store, or one that is truncated or altered.
+    """
+    try:
+        meta = json.loads((path / MARKER).read_text(encoding="utf-8"))
+        if meta["format"] != FORMAT:
+            raise LhcnetError(f"{path} is a store of format {meta['format']}, expected format {FORMAT}")
+        images, labels, splits = (open_memmap(path / f"{name}.npy", mode="r") for name in ARRAYS)
+        digest = content_digest(images, labels, splits)
+        whole = digest == meta["own_digest"] and images.shape == (len(labels), SIDE, SIDE)
+        store = Store(path, images, labels, splits, meta)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise LhcnetError(
+            f"{path} is no store, expected a directory with {MARKER} and three arrays"
+        ) from error
+    except (OSError, ValueError, TypeError, KeyError) as error:  # ValueError: bad JSON, truncated array
+        raise LhcnetError(f"{path} is a damaged store, expected it as prepared: {error}") from error
+    if not whole:
+        raise LhcnetError(f"{path} is a damaged store, expected content with the digest {meta['own_digest']}")
+    return store
+
+
+def write_stores(faces: Faces, trainval: Path, test: Path) -> None:
+    """Write train and validation to one store, test to another; each directory is complete or absent.
+
+    Raises:
+        LhcnetError: a target holds something that is no store, or cannot be written.
+    """
+    one, other = trainval.resolve(), test.resolve()
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise LhcnetError(f"{trainval} and {test} lie in one another, expected two separate directories")
+    with ExitStack() as stack:
+        targets = [(stack.enter_context(complete_or_absent(path, MARKER)), path) for path in (trainval, test)]
+        sealed = faces.splits == TEST
+        for (directory, path), rows in zip(targets, (~sealed, sealed), strict=True):
+            try:
+                _write(faces, rows, directory)
+            except OSError as error:
+                raise LhcnetError(f"{path} cannot be written, expected room: {error.strerror}") from error
+
+
+def _write(faces: Faces, rows: NDArray[np.bool], directory: Path) -> None:
+    images, labels, splits = faces.images[rows], faces.labels[rows], faces.splits[rows]
+    counts = class_counts(labels, splits)
+    held = [split for split in range(len(SPLITS)) if counts[split].any()]
+    meta = {
+        "format": FORMAT,
+        "digest": faces.digest,
+        "own_digest": content_digest(images, labels, splits),
+        "shape": faces.shape,
+        "validation": faces.validation,
+        "classes": CLASSES,
+        "splits": [SPLITS[split] for split in held],
+        "counts": {SPLITS[s]: dict(zip(CLASSES, counts[s].tolist(), strict=True)) for s in held},
+    }
+    for name, array in zip(ARRAYS, (images, labels, splits), strict=True):
+        np.save(directory / f"{name}.npy", array, allow_pickle=False)
+    (directory / MARKER).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")

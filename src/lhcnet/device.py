@@ -1,0 +1,35 @@
+"""Where the arithmetic runs: device, precision and threads of `compute`, made real once a process."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from lhcnet.config import Compute
+from lhcnet.errors import LhcnetError
+
+
+@dataclass(frozen=True)
+class Device:
+    """A torch device and the precision of its forward passes. Weights, losses and reductions stay float32."""
+
+    torch: torch.device
+    precision: str
+
+    def autocast(self) -> AbstractContextManager[object]:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.torch.type, dtype=torch.bfloat16)
+
+
+def open_device(compute: Compute) -> Device:
+    """Apply `compute` to this process. Raises `LhcnetError` where a GPU is asked for and none is seen."""
+    if compute.device == "cuda" and not torch.cuda.is_available():
+        raise LhcnetError(
+            "compute.device: cuda was asked for, but torch sees no CUDA GPU here; expected a GPU, or `device: cpu`"
+        )
+    if compute.threads:
+        torch.set_num_threads(compute.threads)
+    return Device(torch.device(compute.device), compute.precision)

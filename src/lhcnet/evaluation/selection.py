@@ -1,0 +1,115 @@
+"""The 10 % loss rule and the choice of a model. Nothing here has ever seen the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from lhcnet.config import Section
+from lhcnet.errors import LhcnetError
+from lhcnet.models.saved import Saved
+
+
+class Entry(Section):
+    """One trained model: kept, or rejected with the reason."""
+
+    id: str
+    set: Literal["A", "B", "C"]
+    seed: int
+    variant: str | None
+    train_loss: float | None
+    val_loss: float | None
+    val_accuracy: float | None
+    kept: bool
+    reason: str
+
+
+class SelectionReport(Section):
+    """`selection.json`. `best` is the kept model of each set that is best on validation; `chosen` of B u C."""
+
+    loss_factor: float
+    start_id: str
+    start_train_loss: float
+    data: str
+    entries: tuple[Entry, ...]
+    best: dict[str, str]
+    chosen: str
+    chosen_variant: str
+
+
+def apply_loss_rule(saved: Saved, start_train_loss: float, loss_factor: float) -> tuple[bool, str]:
+    """(kept, reason). Section 4.1: keep a run only if its training loss is below 1.10 x that of the start.
+
+    Both losses are measured alike: final weights, evaluation mode, whole training split, no augmentation. Set A has
+    no new modules to be rejected by the host, so only divergence counts there.
+    """
+    if saved.metrics.status == "diverged" or saved.metrics.train_loss is None:
+        return False, f"diverged: {saved.metrics.reason or 'training loss is not finite'}"
+    if saved.info.provenance.set == "A":
+        return True, "set A: the loss rule is for networks with LHC"
+    loss, limit = saved.metrics.train_loss, loss_factor * start_train_loss
+    rule = f"{loss_factor:g} x the start's {start_train_loss:.4f}"
+    if loss < limit:
+        return True, f"training loss {loss:.4f} is below {rule}"
+    return False, f"training loss {loss:.4f} is not below {rule}"
+
+
+def select(models: Sequence[Saved], start: Saved, loss_factor: float) -> SelectionReport:
+    """Apply the rule to every model and choose on validation accuracy (ties: lower validation loss, then the id).
+
+    Raises `LhcnetError` when nothing with LHC is kept, when ids repeat or when data sets differ.
+    """
+    if start.metrics.train_loss is None:
+        raise LhcnetError(f"{start.path}: the starting network has no finite training loss to compare with")
+    data = {saved.info.provenance.data for saved in [*models, start]}
+    if len(data) != 1:
+        raise LhcnetError(
+            f"expected models trained on one data set, not on {len(data)}: {', '.join(sorted(data))}"
+        )
+    ids = [saved.id for saved in models]
+    if len(set(ids)) != len(ids):
+        raise LhcnetError(
+            f"expected each model once, but these ids repeat: {sorted({i for i in ids if ids.count(i) > 1})}"
+        )
+
+    entries = []
+    for saved in sorted(models, key=lambda saved: saved.id):
+        kept, reason = apply_loss_rule(saved, start.metrics.train_loss, loss_factor)
+        p, m = saved.info.provenance, saved.metrics
+        entries.append(
+            Entry(
+                id=saved.id,
+                set=p.set,  # type: ignore[arg-type]  # "backbone" fails validation, as it should
+                seed=p.seed,
+                variant=p.variant,
+                train_loss=m.train_loss,
+                val_loss=m.val_loss,
+                val_accuracy=m.val_accuracy,
+                kept=kept,
+                reason=reason,
+            )
+        )
+    with_lhc = [e for e in entries if e.kept and e.set != "A"]
+    if not with_lhc:
+        reasons = "; ".join(f"{e.id}: {e.reason}" for e in entries if e.set != "A") or "none was given"
+        raise LhcnetError(f"no network with LHC was kept, so there is nothing to choose: {reasons}")
+    chosen = best_on_validation(with_lhc)
+    best = {
+        name: best_on_validation(candidates).id
+        for name in ("A", "B", "C")
+        if (candidates := [e for e in entries if e.kept and e.set == name])
+    }
+    return SelectionReport(
+        loss_factor=loss_factor,
+        start_id=start.id,
+        start_train_loss=start.metrics.train_loss,
+        data=data.pop(),
+        entries=tuple(entries),
+        best=best,
+        chosen=chosen.id,
+        chosen_variant=chosen.variant or "",
+    )
+
+
+def best_on_validation(entries: Sequence[Entry]) -> Entry:
+    return min(entries, key=lambda e: (-(e.val_accuracy or 0.0), e.val_loss or float("inf"), e.id))

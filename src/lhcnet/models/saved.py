@@ -1,0 +1,161 @@
+"""The model directory: `model.safetensors`, `model.json`, `history.csv`, `metrics.json`, `run.json`. No pickles.
+
+A directory is complete or absent: it is written beside its place and renamed.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from lhcnet import __version__
+from lhcnet.config import Count, Fraction, Modules, Network, Section, SetName, parse
+from lhcnet.data.atomic import complete_or_absent
+from lhcnet.errors import LhcnetError
+from lhcnet.models.lhcnet import build
+from lhcnet.models.resnetv2 import ResNetV2
+
+MARKER = "model.json"
+Status = Literal["trained", "diverged", "inserted"]
+
+
+class Architecture(Section):
+    """All that is needed to build the network again; `modules` is null for the plain ResNet34v2."""
+
+    input_size: Count
+    depths: tuple[Count, Count, Count, Count]
+    widths: tuple[Count, Count, Count, Count]
+    head: tuple[Count, ...]
+    dropout: Fraction
+    bn_momentum: float
+    modules: Modules | None = None
+
+    @classmethod
+    def of(cls, network: Network) -> Architecture:
+        return cls(**network.model_dump(exclude={"weights"}))
+
+    def build(self, seed: int | None) -> ResNetV2:
+        modules = None if self.modules is None else [module.to_dict() for module in self.modules]
+        return build(**self.model_dump(exclude={"modules"}), classes=7, modules=modules, seed=seed)
+
+
+class Provenance(Section):
+    """Where a model comes from. `start` is the SHA-256 of the weights it started from, or the word `none`."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]+$")]
+    set: SetName
+    stage: int
+    seed: int
+    variant: str | None
+    data: str
+    start: str
+    lhcnet: str = __version__
+
+
+class Metrics(Section):
+    """Figures of the final weights in evaluation mode without augmentation; null where not measured or not finite."""
+
+    status: Status
+    reason: str = ""
+    best_epoch: int = 0
+    epochs: int = 0
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+
+
+class ModelInfo(Section):
+    """`model.json`."""
+
+    format: Literal[1] = 1
+    architecture: Architecture
+    preprocessing: Literal["48x48 grey 0..255, bilinear to input_size, copied to 3 channels"] = (
+        "48x48 grey 0..255, bilinear to input_size, copied to 3 channels"
+    )
+    classes: tuple[str, ...] = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A model directory, opened: everything but the weights."""
+
+    path: Path
+    info: ModelInfo
+    metrics: Metrics
+    history: list[dict[str, float]]
+
+    @property
+    def id(self) -> str:
+        return self.info.provenance.id
+
+    def weights_digest(self) -> str:
+        """SHA-256 of `model.safetensors`."""
+        with (self.path / "model.safetensors").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def network(self) -> ResNetV2:
+        """The network with its weights, on the CPU, in evaluation mode."""
+        file = self.path / "model.safetensors"
+        network = self.info.architecture.build(seed=None)
+        try:
+            network.load_state_dict(load_file(file))
+        except (SafetensorError, RuntimeError, OSError) as error:
+            line = " ".join(str(error).split())[:300]
+            raise LhcnetError(f"{file}: expected the weights of the network in {MARKER}: {line}") from None
+        return network.eval()
+
+
+def save(
+    target: Path,
+    network: ResNetV2,
+    info: ModelInfo,
+    metrics: Metrics,
+    history: Sequence[Any],
+    columns: Sequence[str],
+    run: dict[str, str],
+) -> None:
+    """Write a model directory at `target`; `history` are dataclass rows with the fields `columns`."""
+    with complete_or_absent(target, MARKER) as folder:
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+        save_file(state, folder / "model.safetensors")
+        with (folder / "history.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: "" if v is None else v for k, v in asdict(row).items()} for row in history)
+        write_json(folder / "metrics.json", metrics.to_dict())
+        write_json(folder / "run.json", run)
+        write_json(folder / MARKER, info.to_dict())
+
+
+def open_model(path: Path) -> Saved:
+    """Read a model directory. Raises `LhcnetError` naming the file that is missing or not what was expected."""
+    info = parse(ModelInfo, read_json(path / MARKER), str(path / MARKER))
+    metrics = parse(Metrics, read_json(path / "metrics.json"), str(path / "metrics.json"))
+    try:
+        with (path / "history.csv").open(newline="", encoding="utf-8") as file:
+            history = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    except (OSError, ValueError) as error:
+        raise LhcnetError(f"{path / 'history.csv'}: expected one row of numbers an epoch: {error}") from None
+    return Saved(path, info, metrics, history)
+
+
+def write_json(path: Path, values: object) -> None:
+    path.write_text(json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LhcnetError(f"{path}: expected a JSON file that an earlier step wrote: {error}") from None

@@ -1,0 +1,44 @@
+"""The registered model: MLflow's pyfunc, made of this code and a model directory (safetensors and JSON)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+
+class FacialExpressions(PythonModel):
+    """Images (N, 48, 48) or rows of 2,304 pixels, 0..255 -> a probability a class."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        from lhcnet.models.saved import open_model
+
+        self.saved = open_model(Path(context.artifacts["model"]))
+        self.network = self.saved.network()
+
+    def predict(
+        self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        from lhcnet.config import Compute
+        from lhcnet.device import open_device
+        from lhcnet.evaluation.predict import predict
+        from lhcnet.evaluation.tta import plain_views
+
+        pixels = np.asarray(model_input)
+        if pixels.size == 0 or pixels.size % 2304 or pixels.min() < 0 or pixels.max() > 255:
+            raise ValueError(f"expected (N, 48, 48) or (N, 2304) pixels of 0..255, not shape {pixels.shape}")
+        probabilities = predict(
+            self.network,
+            pixels.reshape(-1, 48, 48).astype(np.uint8),
+            plain_views(),
+            input_size=self.saved.info.architecture.input_size,
+            device=open_device(Compute(device="cpu")),
+        )
+        return pd.DataFrame(probabilities, columns=list(self.saved.info.classes))
+
+
+set_model(FacialExpressions())
