@@ -10,8 +10,10 @@ def best_of_b(
     variants: list,
     loss_factor: float,
     selection: dsl.Output[dsl.Artifact],
-) -> dict:
-    """The module settings of set B that are best on validation, after the 10 % loss rule."""
+    best: dsl.Output[dsl.Artifact],
+):
+    """The module settings of set B that are best on validation, after the 10 % loss rule, as a JSON file."""
+    import json
     import os
     from pathlib import Path
 
@@ -24,4 +26,6 @@ def best_of_b(
         loss_factor=loss_factor,
         execution=os.environ["LHCNET_EXECUTION"],
     )
-    return next(variant for variant in variants if variant["name"] == report.chosen_variant)
+    variant = next(variant for variant in variants if variant["name"] == report.chosen_variant)
+    Path(best.path).write_text(json.dumps(variant), encoding="utf-8")
+    best.metadata["name"] = report.chosen_variant

@@ -19,7 +19,5 @@ def compare(
     summary = steps.compare(
         Path(selection.path), Path(scores.path), Path(report.path), execution=os.environ["LHCNET_EXECUTION"]
     )
-    Path(tables.path).write_text(
-        (Path(report.path) / "report.md").read_text(encoding="utf-8"), encoding="utf-8"
-    )
+    Path(tables.path).write_text((Path(report.path) / "report.md").read_text(encoding="utf-8"), encoding="utf-8")
     return summary.metrics_digest

@@ -4,10 +4,8 @@ from components import component
 
 
 @component
-def insert_lhc(
-    model: dsl.Input[dsl.Model], variant: dict, set_name: str, seed: int, inserted: dsl.Output[dsl.Model]
-):
-    """Put five fresh LHC modules into a trained ResNet34v2."""
+def insert_lhc(model: dsl.Input[dsl.Model], variant: dict, seed: int, inserted: dsl.Output[dsl.Model]):
+    """Set B: put five fresh LHC modules into a trained ResNet34v2."""
     from pathlib import Path
 
     from lhcnet import config, steps
@@ -16,7 +14,7 @@ def insert_lhc(
         Path(model.path),
         Path(inserted.path),
         variant=config.parse(config.Variant, variant, "variants"),
-        set_=set_name,
+        set_="B",
         seed=seed,
     )
     inserted.metadata.update(id=saved.id, seed=seed)

@@ -13,7 +13,7 @@ def select(
     selection: dsl.Output[dsl.Artifact],
     chosen: dsl.Output[dsl.Model],
 ):
-    """The 10 % loss rule over sets A, B and C; the chosen model is the best kept one of B u C on validation."""
+    """The 10 % loss rule over A, B and C; the chosen model is the best kept one of B u C on validation."""
     import os
     from pathlib import Path
 

@@ -16,9 +16,7 @@ from pipeline.cluster import Cluster, load_cluster
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 Params = Annotated[Path | None, typer.Option(help="A params.yaml.")]
 Profile = Annotated[str | None, typer.Option(help="paper, cpu or demo, instead of --params.")]
-ClusterFile = Annotated[
-    Path | None, typer.Option("--cluster", help="Cluster settings (YAML): image, GPU, resources.")
-]
+ClusterFile = Annotated[Path | None, typer.Option("--cluster", help="Cluster settings (YAML): image, GPU, resources.")]
 
 
 def _config(params: Path | None, name: str | None) -> Config:
@@ -66,9 +64,7 @@ def submit(
     params: Params = None,
     profile: Profile = None,
     cluster: ClusterFile = None,
-    host: Annotated[
-        str | None, typer.Option(help="Kubeflow endpoint; default: KF_PIPELINES_ENDPOINT.")
-    ] = None,
+    host: Annotated[str | None, typer.Option(help="Kubeflow endpoint; default: KF_PIPELINES_ENDPOINT.")] = None,
     namespace: Annotated[str | None, typer.Option()] = None,
     experiment: Annotated[str, typer.Option()] = "lhcnet",
     token: Annotated[str | None, typer.Option(envvar="KF_PIPELINES_TOKEN", help="Bearer token.")] = None,

@@ -1,4 +1,4 @@
-"""The flow of the paper's experiment as a Kubeflow pipeline; read it beside `dvc.yaml`, it is the same flow."""
+"""The flow of the paper's experiment as a Kubeflow pipeline: the same flow as `dvc.yaml`."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from kfp import dsl
 from components.best_of_b import best_of_b
 from components.compare import compare
 from components.evaluate import evaluate
+from components.insert_best import insert_best
 from components.insert_lhc import insert_lhc
 from components.prepare import prepare
 from components.register import register
@@ -18,7 +19,7 @@ from pipeline.cluster import Cluster, place
 
 
 def build(config: Config, cluster: Cluster) -> Any:
-    """The pipeline of a configuration. Its sections are the defaults of pipeline parameters, so a run may change them."""
+    """The pipeline of a configuration. Its sections are the defaults of the pipeline parameters."""
     execution = execution_name(config)
     stages = [stage.to_dict() for stage in (config.stage1, config.stage2, config.stage3, config.stage4)]
     names = [config.variant(name).to_dict() for name in config.variants]
@@ -26,9 +27,7 @@ def build(config: Config, cluster: Cluster) -> Any:
     def on(task: dsl.PipelineTask, *, gpu: bool = False) -> dsl.PipelineTask:
         return place(task, cluster, execution, gpu=gpu)
 
-    @dsl.pipeline(
-        name="lhcnet", description="LHC-Net on FER2013: sets A, B and C, the 10 % loss rule, TTA, registry"
-    )
+    @dsl.pipeline(name="lhcnet", description="LHC-Net on FER2013: sets A, B and C, the 10 % loss rule, TTA, registry")
     def lhcnet(
         source: str = config.data.source,
         data: dict = config.data.to_dict(),
@@ -52,15 +51,10 @@ def build(config: Config, cluster: Cluster) -> Any:
         trainval = faces.outputs["trainval"]
 
         def further(number: int, start: Any, stage: Any, seed: Any) -> Any:
-            task = train(
-                trainval=trainval, start=start, number=number, stage=stage, compute=compute, seed=seed
-            ).set_display_name(f"train stage {number}")
+            task = train(trainval=trainval, start=start, number=number, stage=stage, compute=compute, seed=seed)
             return on(task, gpu=True).outputs["model"]
 
-        first = train_backbone(
-            trainval=trainval, network=network, stage=stage1, compute=compute, seed=seed_backbone
-        )
-        first.set_display_name("train stage 1")
+        first = train_backbone(trainval=trainval, network=network, stage=stage1, compute=compute, seed=seed_backbone)
         second = further(2, on(first, gpu=True).outputs["model"], stage2, seed_backbone)
         backbone = further(3, second, stage3, seed_backbone)
 
@@ -68,15 +62,15 @@ def build(config: Config, cluster: Cluster) -> Any:
             a = further(4, backbone, stage4, seed)
 
         with dsl.ParallelFor(variants, name="set-b", parallelism=cluster.parallelism) as variant:
-            inserted = on(insert_lhc(model=backbone, variant=variant, set_name="B", seed=seed_b))
+            inserted = on(insert_lhc(model=backbone, variant=variant, seed=seed_b))
             b = further(4, inserted.outputs["inserted"], stage4, seed_b)
 
         best = on(
             best_of_b(models=dsl.Collected(b), start=backbone, variants=variants, loss_factor=loss_factor)
-        ).outputs["Output"]
+        ).outputs["best"]
 
         with dsl.ParallelFor(seeds_c, name="set-c", parallelism=cluster.parallelism) as seed:
-            inserted = on(insert_lhc(model=backbone, variant=best, set_name="C", seed=seed))
+            inserted = on(insert_best(model=backbone, best=best, seed=seed))
             c = further(4, inserted.outputs["inserted"], stage4, seed)
 
         def sets() -> dict[str, Any]:  # the compiler wants a new Collected for every use

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import os
+import re
+import warnings
+from datetime import datetime
 from pathlib import Path
 
 from kfp import local
+from tqdm import tqdm
 
 from lhcnet.cli import show
 from lhcnet.config import Config
@@ -14,18 +21,59 @@ from lhcnet.tracking.runs import default_uri, open_client
 from pipeline.cluster import LOCAL
 from pipeline.graph import build
 
+EXECUTOR = re.compile(
+    r"\s*\[KFP Executor [^]]*INFO\]: (?!Looking for|Loading KFP|Got executor_input|Wrote executor)(.*)"
+)
+STARTED = re.compile(r"Executing task \S*?'([\w-]+)'")
+ERROR = re.compile(r"lhcnet\.errors\.LhcnetError: (.*)")
+
+
+class Screen(io.TextIOBase):
+    """Stands in for stdout while kfp runs: everything goes to the log, what the steps say goes above a bar of tasks."""
+
+    def __init__(self, log: io.TextIOBase, bar: tqdm) -> None:
+        self._log, self._bar, self._line = log, bar, ""
+        self.error = ""
+
+    def write(self, text: str) -> int:
+        self._log.write(text)
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            if found := EXECUTOR.match(line):
+                self._bar.write(f"  {found[1]}")
+            elif found := STARTED.search(line):
+                self._bar.update(self._bar.postfix is not None)
+                self._bar.set_postfix_str(found[1])
+            elif found := ERROR.search(line):
+                self.error = found[1]
+        return len(text)
+
+
+def count_tasks(config: Config) -> int:
+    """importer, prepare, three stages; A; B and C with their insertions; best of B, select, evaluate, compare, register"""
+    return 5 + len(config.seeds.a) + 2 * len(config.variants) + 2 * len(config.seeds.c) + 5
+
 
 def run(config: Config, source: Path | None, root: Path) -> Path:
-    """Run to the end and show the comparison. Returns the folder of this run below `root`."""
+    """Run to the end and show the comparison. Returns the folder of this run below `root`; its log lies beside it."""
     source = (source or Path(config.data.source)).absolute()
     if not source.exists():
         raise LhcnetError(f"{source}: is not there; expected FER2013 as a file, folder or zip")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     os.environ["MLFLOW_TRACKING_URI"] = default_uri()  # absolute, for the tasks
     open_client()  # a fresh sqlite store must exist before two tasks open it
-    root = root.absolute()
-    before = set(root.glob("*")) if root.exists() else set()
+    root = root.absolute() / datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    root.mkdir(parents=True)
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
-    build(config, LOCAL)(source=str(source))
-    folder = max(set(root.glob("*")) - before, key=lambda path: path.stat().st_mtime)
-    show(next(folder.glob("compare/**/report")))
-    return folder
+
+    with (root / "log.txt").open("w") as log, tqdm(total=count_tasks(config), unit="task", mininterval=0) as bar:
+        screen = Screen(log, bar)
+        with contextlib.redirect_stdout(screen), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You may be attemping", RuntimeWarning)  # on purpose: no container here
+            try:
+                build(config, LOCAL)(source=str(source))
+            except RuntimeError as error:
+                raise LhcnetError(f"{screen.error or error} (log: {root / 'log.txt'})") from None
+        bar.update()
+    show(next(root.glob("*/compare/report")))
+    return root

@@ -68,9 +68,7 @@ def test_affine_is_the_reference(image: str) -> None:
     expected = torch.from_numpy(np.stack([golden[f"{name}/{image}"] for name in CASES]))[:, None]
     torch.testing.assert_close(affine(images, params), expected, rtol=0, atol=2e-3)
     for i in range(len(CASES)):  # alone as in a batch
-        torch.testing.assert_close(
-            affine(images[:1], params[i : i + 1]), expected[i : i + 1], rtol=0, atol=2e-3
-        )
+        torch.testing.assert_close(affine(images[:1], params[i : i + 1]), expected[i : i + 1], rtol=0, atol=2e-3)
 
 
 def keras_draw(seed: int, rotation: float, shift: float, zoom: float) -> list[float]:
@@ -149,9 +147,7 @@ def test_draw_of_nothing_is_neutral_and_advances_equally() -> None:
     st.floats(0.5, 1.5),
     st.booleans(),
 )
-def test_affine_is_its_matrix(
-    size: int, theta: float, tx: float, ty: float, zx: float, zy: float, flip: bool
-) -> None:
+def test_affine_is_its_matrix(size: int, theta: float, tx: float, ty: float, zx: float, zy: float, flip: bool) -> None:
     """Rot @ Shift @ Zoom about (S/2 + 0.5, S/2 + 0.5), clamped and bilinear, in float64 on a smooth image."""
     rows, columns = np.mgrid[0:size, 0:size].astype(float)
     image = 3 * rows - 2 * columns

@@ -9,8 +9,7 @@ import pytest
 import torch
 from golden_weights import GOLDEN, TABLE_2, Arrays, drawn, fixture, lhc_state, nchw
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.typing import NDArray
+from naive_lhc import modules, naive
 from torch import Tensor
 
 from lhcnet.models.lhc import LHC, LHCIntermediates
@@ -22,9 +21,7 @@ SMALL = [name for name in CONFIGS if name.startswith("v_")]
 def golden_module(name: str) -> tuple[LHC, Arrays, Arrays]:
     """(module with the golden weights, its fixture, the drawn tensors)."""
     c, tensors = CONFIGS[name], drawn("lhc_module", f"lhc_module/{name}/")
-    lhc = LHC(
-        c["C"], c["H"], c["H"], heads=c["heads"], d=c["d"], pool=c["pool"], g=c["g"], kernel=c["kernel"]
-    )
+    lhc = LHC(c["C"], c["H"], c["H"], heads=c["heads"], d=c["d"], pool=c["pool"], g=c["g"], kernel=c["kernel"])
     lhc.load_state_dict(lhc_state(tensors))
     return lhc, fixture(f"lhc_module_{name}"), tensors
 
@@ -79,67 +76,6 @@ def test_gradients_are_the_reference(name: str) -> None:
         torch.testing.assert_close(tensor.grad, expected[key], rtol=0, atol=atol, msg=key)
 
 
-def naive(lhc: LHC, x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Equations (1)-(17) in float64, head by head and window by window; x is one image (C, H, W)."""
-    C, H, W = x.shape
-    w1, b1, w2, b2, kernel, bias = (
-        p.detach().double().numpy()
-        for p in (lhc.w1, lhc.b1, lhc.w2.weight.T, lhc.w2.bias, lhc.conv.weight, lhc.conv.bias)
-    )
-
-    def pooled(z: NDArray[np.float64], p: int, reduce: object) -> NDArray[np.float64]:
-        out = np.empty_like(z)
-        for i in range(H):
-            for j in range(W):
-                rows = slice(max(i - (p - 1) // 2, 0), i + p // 2 + 1)
-                columns = slice(max(j - (p - 1) // 2, 0), j + p // 2 + 1)
-                out[:, i, j] = reduce(z[:, rows, columns], axis=(1, 2))  # type: ignore[operator]
-        return out
-
-    s = lhc.kernel
-    padded = np.pad(x, ((0, 0), ((s - 1) // 2, s // 2), ((s - 1) // 2, s // 2)))
-    convolved = np.empty_like(x)
-    for i in range(H):
-        for j in range(W):
-            convolved[:, i, j] = np.einsum("oihw,ihw->o", kernel, padded[:, i : i + s, j : j + s]) + bias
-
-    Q, K = pooled(x, lhc.pool, np.mean), pooled(x, lhc.pool, np.max)  # (1), (2)
-    V = pooled(convolved, 3, np.mean)  # (3)
-    Q, K, V = (z.reshape(C, H * W) for z in (Q, K, V))
-    L = H * W // lhc.heads
-    y = np.empty((C, H * W))
-    for h in range(lhc.heads):
-        run = slice(h * L, (h + 1) * L)  # (4)-(6)
-        q = Q[:, run] @ w1[h] + b1[h]  # (9)
-        k = K[:, run] @ w1[h] + b1[h]  # (10)
-        S = q @ k.T  # (11)
-        T = 1 / (1 + np.exp(-(S.mean(axis=1) @ w2 + b2)))  # (12), (13)
-        N = S / lhc.d ** (lhc.g + T[:, None])  # (14)
-        weights = np.exp(N - N.max(axis=1, keepdims=True))
-        weights /= weights.sum(axis=1, keepdims=True)  # (15)
-        y[:, run] = weights @ V[:, run]  # (16)
-    return y.reshape(C, H, W)  # (17)
-
-
-@st.composite
-def modules(draw: st.DrawFn) -> LHC:
-    C, H, W = (draw(st.integers(1, 6)) for _ in range(3))
-    torch.manual_seed(draw(st.integers(0, 2**16)))
-    lhc = LHC(
-        C,
-        H,
-        W,
-        heads=draw(st.sampled_from([n for n in range(1, H * W + 1) if H * W % n == 0])),
-        d=draw(st.integers(1, 7)),
-        pool=draw(st.integers(1, 7)),
-        g=draw(st.floats(0, 2)),
-        kernel=draw(st.integers(1, 6)),
-    ).double()
-    for bias in (lhc.b1, lhc.w2.bias, lhc.conv.bias):
-        torch.nn.init.normal_(bias)
-    return lhc
-
-
 @settings(max_examples=40, deadline=None)
 @given(modules())
 def test_forward_is_the_equations(lhc: LHC) -> None:
@@ -148,9 +84,7 @@ def test_forward_is_the_equations(lhc: LHC) -> None:
     with torch.no_grad():
         torch.testing.assert_close(lhc(x), expected, rtol=1e-10, atol=1e-11)
         # as it is trained: another memory layout, another precision
-        torch.testing.assert_close(
-            lhc(x.to(memory_format=torch.channels_last)), expected, rtol=1e-10, atol=1e-11
-        )
+        torch.testing.assert_close(lhc(x.to(memory_format=torch.channels_last)), expected, rtol=1e-10, atol=1e-11)
         narrow = lhc.float()(x.float())
     torch.testing.assert_close(narrow.double(), expected, rtol=1e-3, atol=1e-3)
 
@@ -158,7 +92,7 @@ def test_forward_is_the_equations(lhc: LHC) -> None:
 def module(**changes: object) -> LHC:
     torch.manual_seed(0)
     arguments = {"channels": 6, "height": 4, "width": 6, "heads": 4, "d": 5} | changes
-    return LHC(**arguments)  # type: ignore[arg-type]
+    return LHC(**arguments)
 
 
 def merged(mid: LHCIntermediates, x: Tensor) -> Tensor:
@@ -261,7 +195,7 @@ def test_table_2_sizes() -> None:
     shapes = [(64, 56), (64, 56), (128, 28), (256, 14), (512, 7)]
     with torch.device("meta"):
         counts = [
-            sum(p.numel() for p in LHC(C, S, S, **row).parameters())  # type: ignore[arg-type]
+            sum(p.numel() for p in LHC(C, S, S, **row).parameters())
             for (C, S), row in zip(shapes, TABLE_2, strict=True)
         ]
     assert counts == [657312, 657312, 208392, 658714, 2623714]

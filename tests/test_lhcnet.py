@@ -1,29 +1,16 @@
-"""LHC-Net, ResNet34v2 and LHC-NetC against the reference implementation, and how they are put together."""
+"""How ResNet34v2, LHC-Net and LHC-NetC are put together; their numbers stand in test_golden_network.py."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_weights import (
-    GOLDEN,
-    TABLE_2,
-    Arrays,
-    below,
-    dense,
-    drawn,
-    fixture,
-    lhc_state,
-    nchw,
-    network_state,
-)
-from torch import Tensor, nn
+from golden_weights import GOLDEN, TABLE_2
+from torch import nn
 
-from lhcnet.models.lhc import LHC
 from lhcnet.models.lhcnet import ResidualLHC, add_control, build, count_parameters, insert_modules
 from lhcnet.models.resnetv2 import ResNetV2
 
@@ -39,12 +26,7 @@ ROWS = [
 
 
 def small(**changes: object) -> ResNetV2:
-    return build(**(SMALL | {"seed": 0} | changes))  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def weights() -> Arrays:
-    return drawn("lhcnet", "net/")
+    return build(**(SMALL | {"seed": 0} | changes))
 
 
 def test_parameter_counts() -> None:
@@ -58,126 +40,9 @@ def test_parameter_counts() -> None:
     assert count_parameters(add_control(network)) == COUNTS["lhcnetc_total"]
 
 
-def recorded(network: ResNetV2, x: Tensor) -> dict[str, Tensor]:
-    """Activations by the reference's names: conv1, conv2_1, ..., conv5_3, after the module if there is one."""
-    out: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        return lambda _module, _inputs, y: out.__setitem__(name, y)
-
-    network.attention[0].register_forward_hook(keep("conv1"))
-    for s, stage in enumerate(network.stages):
-        for u, unit in enumerate(stage):
-            last = u == len(stage) - 1
-            (network.attention[s + 1] if last else unit).register_forward_hook(keep(f"conv{s + 2}_{u + 1}"))
-    network.hidden[0].register_forward_hook(keep("fc1"))
-    network.hidden[1].register_forward_hook(keep("fc2"))
-    with torch.no_grad():
-        features = network.forward_features(x)
-        out["gap"] = features.mean(dim=(2, 3))
-        out["logits"] = network.forward_head(features)
-    return out
-
-
-@pytest.mark.parametrize(
-    ("run", "memory"),
-    [
-        ("plain", torch.channels_last),
-        ("lhc", torch.channels_last),
-        ("lhc", torch.contiguous_format),
-        ("ctrlA", torch.channels_last),
-    ],
-)
-def test_network_is_the_reference(run: str, memory: torch.memory_format, weights: Arrays) -> None:
-    everything = fixture("lhcnet_forward")
-    golden = below(everything, f"{run}/")
-    modules = None if run == "plain" else TABLE_2
-    network = build(input_size=224, modules=modules, seed=0)
-    network.load_state_dict(network_state(weights, modules=modules is not None))
-    if run == "ctrlA":
-        add_control(network)
-        assert [slot.w.item() for slot in network.attention] == golden["w"].tolist()  # type: ignore[operator, union-attr]
-    network.eval().to(memory_format=memory)
-    grey = torch.from_numpy(everything["input_u8"])[:, None].float()
-    ours = recorded(network, grey.expand(-1, 3, -1, -1))
-
-    torch.testing.assert_close(ours["logits"], torch.from_numpy(golden["logits"]), rtol=0, atol=5e-5)
-    torch.testing.assert_close(
-        ours["logits"].softmax(1), torch.from_numpy(golden["probs"]), rtol=0, atol=1e-5
-    )
-    torch.testing.assert_close(ours["gap"], torch.from_numpy(golden["gap"]), rtol=0, atol=5e-5)
-    for layer in ("fc1", "fc2"):
-        expected = torch.from_numpy(golden[f"{layer}_first64"])
-        torch.testing.assert_close(ours[layer][:, :64].relu(), expected, rtol=0, atol=5e-5)
-    blocks = sorted({key.split("/")[0] for key in golden if key.endswith("/slice")})
-    assert len(blocks) == 17
-    for block in blocks:
-        a = ours[block]
-        with_module = block in ("conv1", "conv2_3", "conv3_4", "conv4_6", "conv5_3")
-        s, c = max(1, a.shape[2] // 7), 1 if with_module else max(1, a.shape[1] // 64)
-        torch.testing.assert_close(
-            a[:, ::c, ::s, ::s], nchw(golden[f"{block}/slice"]), rtol=0, atol=2e-4, msg=block
-        )
-        mean, std = a.mean(dim=(2, 3)), a.std(dim=(2, 3), correction=0)
-        torch.testing.assert_close(mean, torch.from_numpy(golden[f"{block}/mean"]), rtol=0, atol=1e-4)
-        torch.testing.assert_close(std, torch.from_numpy(golden[f"{block}/std"]), rtol=0, atol=1e-4)
-
-
-class OneModule(nn.Module):
-    """The reference's training check: one module, flattened in its layout (h, w, c), one dense layer."""
-
-    def __init__(self, arrays: Arrays) -> None:
-        super().__init__()
-        self.slot = ResidualLHC(LHC(8, 6, 6, heads=4, d=5))
-        self.fc = nn.Linear(288, 7)
-        self.load_state_dict(one_module_state(arrays))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.fc(self.slot(x).permute(0, 2, 3, 1).flatten(1))
-        return y
-
-
-def one_module_state(arrays: Arrays) -> dict[str, Tensor]:
-    state = {f"slot.lhc.{name}": tensor for name, tensor in lhc_state(below(arrays, "LHC1/")).items()}
-    return state | {"fc.weight": dense(arrays["fc/kernel"]), "fc.bias": torch.from_numpy(arrays["fc/bias"])}
-
-
-@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
-def test_optimiser_steps_are_the_reference(optimiser: str) -> None:
-    golden, start = below(fixture("bn_train_step"), "tiny/"), drawn("bn_train_step", "tiny/")
-    model, x, labels = OneModule(start), nchw(start["x"]), torch.from_numpy(golden["labels"])
-    if optimiser == "sgd":
-        steps, tolerance, step = 1, 1e-6, torch.optim.SGD(model.parameters(), lr=0.01)
-    else:
-        # Keras adds eps before the bias correction, torch after it: up to 2.9e-5 apart in moves of 3e-4
-        steps, tolerance, step = 3, 3e-5, torch.optim.Adam(model.parameters(), lr=1e-4, eps=1e-7)
-    losses = []
-    for i in range(steps):
-        logits = model(x)
-        loss = F.cross_entropy(logits, labels)
-        losses.append(loss.item())
-        step.zero_grad()
-        loss.backward()
-        if i == 0:
-            probabilities = torch.from_numpy(golden["probs_before"])
-            torch.testing.assert_close(logits.softmax(1), probabilities, rtol=0, atol=1e-6)
-            gradients = one_module_state(below(golden, "grad/"))
-            for name, parameter in model.named_parameters():
-                atol = 1e-4 * gradients[name].abs().max().item()
-                torch.testing.assert_close(parameter.grad, gradients[name], rtol=0, atol=atol, msg=name)
-        step.step()
-    np.testing.assert_allclose(losses, golden[f"{optimiser}_losses"], rtol=1e-5)
-    np.testing.assert_allclose(
-        F.cross_entropy(model(x), labels).item(), golden[f"{optimiser}_loss_after"], rtol=1e-5
-    )
-    after = one_module_state(below(golden, f"{optimiser}_after/"))
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(tensor, after[name], rtol=0, atol=tolerance, msg=name)
-
-
 def test_insertion_keeps_the_backbone() -> None:
     plain = small().eval()
-    plain.bn.running_mean += 1  # type: ignore[operator]
+    plain.bn.running_mean += 1
     before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
     network = insert_modules(plain, ROWS, 3)
     assert network is plain
@@ -194,7 +59,7 @@ def test_insertion_keeps_the_backbone() -> None:
 def test_inserted_modules_are_added_to_their_input() -> None:
     network = small(modules=ROWS)
     for slot in network.attention:
-        torch.nn.init.zeros_(slot.lhc.conv.weight)  # type: ignore[union-attr, arg-type]
+        torch.nn.init.zeros_(slot.lhc.conv.weight)
     x = 255 * torch.rand(2, 3, 64, 64)
     network.eval()
     with torch.no_grad():
@@ -251,6 +116,20 @@ def test_parts_draw_from_streams_of_their_own() -> None:
             assert torch.equal(inserted[name], tensor)
         if name.startswith("attention.1."):
             assert torch.equal(changed[name], tensor)
+
+
+def test_equal_modules_start_differently() -> None:
+    state = small(modules=[ROWS[0], ROWS[0], *ROWS[2:]]).state_dict()
+    assert not torch.equal(state["attention.0.lhc.w1"], state["attention.1.lhc.w1"])
+
+
+def test_reset_of_the_network_leaves_its_modules() -> None:
+    network = small(modules=ROWS)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.reset_parameters(torch.Generator().manual_seed(1))
+    changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert "stem_conv.weight" in changed
+    assert not any(name.startswith("attention.") for name in changed)
 
 
 def test_without_a_seed_the_global_generator_draws() -> None:

@@ -1,6 +1,6 @@
 """ResNet34v2: BatchNorm semantics against the reference implementation, structure, start weights, errors.
 
-The whole network stands against the reference in test_lhcnet.py, with and without its modules.
+The whole network stands against the reference in test_golden_network.py.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from lhcnet.models.resnetv2 import BN_EPS, InputNorm, ResNetV2
 def tiny(**changes: object) -> ResNetV2:
     torch.manual_seed(0)
     settings = {"input_size": 64, "depths": (1, 2, 1, 1), "widths": (8, 12, 16, 20), "head": (24, 16)}
-    return ResNetV2(**(settings | changes))  # type: ignore[arg-type]
+    return ResNetV2(**(settings | changes))
 
 
 def seen(network: ResNetV2, x: Tensor) -> list[Tensor]:
     """What arrives at the five attention slots."""
     inputs: list[Tensor] = []
-    hooks = [
-        slot.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for slot in network.attention
-    ]
+    hooks = [slot.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for slot in network.attention]
     network(x)
     for hook in hooks:
         hook.remove()
@@ -147,7 +145,7 @@ def test_start_is_he_for_convolutions_and_glorot_for_the_head() -> None:
     network = tiny(widths=(32, 64, 64, 64), head=(256,))
     for weight, limit in (
         (network.stem_conv.weight, (6 / (49 * 3)) ** 0.5),
-        (network.stages[1][0].conv1.weight, (6 / (9 * 32)) ** 0.5),  # type: ignore[index]
+        (network.stages[1][0].conv1.weight, (6 / (9 * 32)) ** 0.5),
         (network.hidden[0].weight, (6 / (64 + 256)) ** 0.5),
         (network.logits.weight, (6 / (256 + 7)) ** 0.5),
     ):

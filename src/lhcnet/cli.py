@@ -52,9 +52,7 @@ def model_folders(config: Config, folder: Path, sets: str) -> list[Path]:
 @app.command("profile")
 def profile_(
     name: Annotated[str, typer.Argument(help="paper, cpu or demo.")],
-    change: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, e.g. stage4.patience=1")
-    ] = None,
+    change: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. stage4.patience=1")] = None,
 ) -> None:
     """Print a profile as a complete params.yaml: `lhcnet profile cpu > params.yaml`."""
     overrides: dict[str, Any] = {}
@@ -128,9 +126,7 @@ def insert(
     model: Path,
     out: Path,
     variant: Annotated[str | None, typer.Option(help="Set B: a name under `variants`.")] = None,
-    best_of: Annotated[
-        Path | None, typer.Option(help="Set C: the selection whose best variant is taken.")
-    ] = None,
+    best_of: Annotated[Path | None, typer.Option(help="Set C: the selection whose best variant is taken.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Default: seeds.b.")] = None,
     params: Params = PARAMS,
 ) -> None:
@@ -247,9 +243,7 @@ def show(report: Annotated[Path, typer.Argument(help="The folder that `compare` 
     for name, title in titles.items():
         file = report / f"{name}.csv"
         if not file.is_file():
-            raise LhcnetError(
-                f"{report}: expected the folder that `lhcnet compare` wrote, but {file.name} is missing"
-            )
+            raise LhcnetError(f"{report}: expected the folder that `lhcnet compare` wrote, but {file.name} is missing")
         with file.open(newline="", encoding="utf-8") as lines:
             header, *rows = csv.reader(lines)
         table = Table(*header, title=title)

@@ -142,9 +142,7 @@ class Seeds(Section):
         for name in ("a", "c"):
             seeds = getattr(self, name)
             if len(set(seeds)) != len(seeds):
-                raise ValueError(
-                    f"the seeds of set {name.upper()} must differ from each other, not {list(seeds)}"
-                )
+                raise ValueError(f"the seeds of set {name.upper()} must differ from each other, not {list(seeds)}")
         return self
 
 
@@ -187,15 +185,11 @@ class Config(Section):
         patience=30,
         augmentation=Augmentation(rotation=30.0, flip=True),
     )
-    stage2: Stage = Stage(
-        patience=10, augmentation=Augmentation(rotation=10.0, shift=0.1, zoom=0.1, flip=True)
-    )
+    stage2: Stage = Stage(patience=10, augmentation=Augmentation(rotation=10.0, shift=0.1, zoom=0.1, flip=True))
     stage3: Stage = Stage(patience=5)
     stage4: Stage = Stage(patience=3)
     seeds: Seeds = Seeds()
-    variants: Annotated[dict[Name, Modules], Field(min_length=1)] = Field(
-        default_factory=lambda: {"table2": TABLE_2}
-    )
+    variants: Annotated[dict[Name, Modules], Field(min_length=1)] = Field(default_factory=lambda: {"table2": TABLE_2})
     selection: Selection = Selection()
     evaluation: Evaluation = Evaluation()
     registry: Registry = Registry()

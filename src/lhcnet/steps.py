@@ -25,7 +25,6 @@ from lhcnet.data.sources import CLASSES, read
 from lhcnet.data.store import open_store, write_stores
 from lhcnet.device import open_device
 from lhcnet.errors import LhcnetError
-from lhcnet.evaluation import plots
 from lhcnet.evaluation.predict import loss_and_accuracy, predict
 from lhcnet.evaluation.score import Score, confusion, score
 from lhcnet.evaluation.selection import SelectionReport
@@ -75,7 +74,7 @@ def prepare(
     with _tracked(execution, digest, "prepare") as run:
         if run:
             run.params({"data": data.to_dict()})
-            run.metrics({f"images_{name}": sum(counts) for name, counts in findings["counts"].items()})
+            run.metrics({f"images_{name}": sum(counts.values()) for name, counts in findings["counts"].items()})
             run.dataset("FER2013", digest, str(source.absolute()), "training")
             run.file(report)
     return result
@@ -279,9 +278,7 @@ def evaluate(
         scores: dict[str, Score] = {}
         for views in (plain_views(), tta_views(evaluation.tta_rotation))[: 2 if id_ in with_tta else 1]:
             for split, (images, labels) in splits.items():
-                p = predict(
-                    network, images, views, input_size=size, device=device, batch_size=evaluation.batch_size
-                )
+                p = predict(network, images, views, input_size=size, device=device, batch_size=evaluation.batch_size)
                 name = f"{split}_tta" if len(views) > 1 else split
                 scores[name] = score(p, labels, split=split, views=len(views))
                 probabilities[f"{id_}/{name}"] = p
@@ -308,24 +305,20 @@ def evaluate(
             writer.writerow(["actual", "predicted"])
             writer.writerows((CLASSES[a], CLASSES[b]) for a, b in zip(labels, best.argmax(1), strict=True))
     if execution:
+        from lhcnet.evaluation import plots  # matplotlib is slow to load
+
         for evaluated in report.models:
-            with child(
-                Execution(execution, chosen.data), f"train/{evaluated.id}", tags={}, fresh=False
-            ) as run:
+            with child(Execution(execution, chosen.data), f"train/{evaluated.id}", tags={}, fresh=False) as run:
                 run.metrics(evaluated.accuracies())
                 if evaluated.id == chosen.chosen:
-                    run.figure(
-                        plots.confusion_matrix(confusion(best, labels), CLASSES), "confusion_matrix.png"
-                    )
+                    run.figure(plots.confusion_matrix(confusion(best, labels), CLASSES), "confusion_matrix.png")
     return report
 
 
 def compare(selection: Path, evaluation: Path, out: Path, *, execution: str | None = None) -> Summary:
     """Table 7 and Table A2 beside the paper's figures, the table of sets, and the metrics digest."""
     chosen = parse(SelectionReport, read_json(selection), str(selection))
-    scored = parse(
-        EvaluationReport, read_json(evaluation / "evaluation.json"), str(evaluation / "evaluation.json")
-    )
+    scored = parse(EvaluationReport, read_json(evaluation / "evaluation.json"), str(evaluation / "evaluation.json"))
     summary = summarise(chosen, scored)
     with complete_or_absent(out, "summary.json") as folder:
         write_json(folder / "summary.json", summary.to_dict())
@@ -343,9 +336,7 @@ def compare(selection: Path, evaluation: Path, out: Path, *, execution: str | No
 def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution: str) -> dict[str, Any]:
     """Register the chosen model with the alias `champion`; ends the execution's parent run."""
     saved = open_model(chosen)
-    scored = parse(
-        EvaluationReport, read_json(evaluation / "evaluation.json"), str(evaluation / "evaluation.json")
-    )
+    scored = parse(EvaluationReport, read_json(evaluation / "evaluation.json"), str(evaluation / "evaluation.json"))
     if scored.chosen != saved.id:
         raise LhcnetError(f"{chosen}: is {saved.id}, but {evaluation} was made for {scored.chosen}")
     accuracies = scored.chosen_model().accuracies()

@@ -51,9 +51,7 @@ def _check_replaceable(target: Path, marker: str) -> None:
     except OSError as error:
         raise _cannot_write(target, error) from error
     if entries and marker not in entries:
-        raise LhcnetError(
-            f"{target} holds other files, expected it absent, empty or with {marker} from a former run"
-        )
+        raise LhcnetError(f"{target} holds other files, expected it absent, empty or with {marker} from a former run")
 
 
 def _flush(directory: Path) -> None:
@@ -82,6 +80,4 @@ def _swap(new: Path, target: Path) -> None:
 
 
 def _cannot_write(target: Path, error: OSError) -> LhcnetError:
-    return LhcnetError(
-        f"{target} cannot be written, expected a writable directory: {error.strerror or error}"
-    )
+    return LhcnetError(f"{target} cannot be written, expected a writable directory: {error.strerror or error}")

@@ -29,9 +29,7 @@ def audit(faces: Faces) -> dict[str, Any]:
     of_split = {name: faces.splits == split for split, name in enumerate(SPLITS)}
     return {
         "images": len(flat),
-        "counts": {
-            name: dict(zip(CLASSES, counts[s].tolist(), strict=True)) for s, name in enumerate(SPLITS)
-        },
+        "counts": {name: dict(zip(CLASSES, counts[s].tolist(), strict=True)) for s, name in enumerate(SPLITS)},
         "distinct": len(distinct),
         "repeats": len(flat) - len(distinct),
         "in_several_splits": int((in_split.sum(axis=1) > 1).sum()),

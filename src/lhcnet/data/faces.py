@@ -51,15 +51,9 @@ class _Look:
 
 
 _LOOKS = {
-    "anger": _Look(
-        inner=-0.17, outer=0.10, lids=0.72, slant=-0.10, curve=-0.13, gape=0.13, width=1.05, teeth=0.9
-    ),
-    "disgust": _Look(
-        inner=-0.12, outer=-0.05, lids=0.42, curve=-0.22, gape=0.15, width=0.75, teeth=0.35, folds=1
-    ),
-    "fear": _Look(
-        inner=0.20, outer=-0.02, lids=1.55, slant=0.05, curve=-0.10, gape=0.17, width=1.30, teeth=0.45
-    ),
+    "anger": _Look(inner=-0.17, outer=0.10, lids=0.72, slant=-0.10, curve=-0.13, gape=0.13, width=1.05, teeth=0.9),
+    "disgust": _Look(inner=-0.12, outer=-0.05, lids=0.42, curve=-0.22, gape=0.15, width=0.75, teeth=0.35, folds=1),
+    "fear": _Look(inner=0.20, outer=-0.02, lids=1.55, slant=0.05, curve=-0.10, gape=0.17, width=1.30, teeth=0.45),
     "happiness": _Look(
         inner=0.03, outer=0.03, arch=0.09, lids=0.62, curve=0.27, gape=0.2, width=1.35, teeth=0.6, folds=-1
     ),
@@ -108,9 +102,7 @@ def write_zip(faces: Faces, path: Path) -> None:
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, "PNG")
             folder = "train" if name == "Training" else "test"
-            entry = zipfile.ZipInfo(
-                f"{folder}/{FOLDERS[label]}/{name}_{numbers[split]:05d}.png"
-            )  # dated 1980
+            entry = zipfile.ZipInfo(f"{folder}/{FOLDERS[label]}/{name}_{numbers[split]:05d}.png")  # dated 1980
             archive.writestr(entry, buffer.getvalue())
             numbers[split] += 1
 
@@ -121,7 +113,8 @@ def _apportion(n: int) -> NDArray[np.intp]:
         least = _LEAST * OFFICIAL_COUNTS.size
         raise LhcnetError(f"{n} faces cannot be drawn, expected at least {least}: two a class and split")
     share = OFFICIAL_COUNTS * (n / OFFICIAL_COUNTS.sum())
-    counts = np.maximum(np.floor(share + 1e-9).astype(np.intp), _LEAST)  # 1e-9: the full size is exact
+    # 1e-9, so that the full size is FER2013's counts exactly
+    counts: NDArray[np.intp] = np.maximum(np.floor(share + 1e-9).astype(np.intp), _LEAST)
     while counts.sum() != n:
         if counts.sum() < n:
             counts.flat[np.argmax(share - counts)] += 1
@@ -137,8 +130,8 @@ class _Pen:
         size = SIDE * _SCALE
         self.image = Image.new("L", (size, size), background)
         self._draw = ImageDraw.Draw(self.image)
-        self.unit = size * rng.uniform(0.40, 0.48)  # pixels
-        self._x, self._y = size * (0.5 + rng.uniform(-0.07, 0.07, 2))
+        self.unit = size * rng.uniform(0.36, 0.48)  # pixels
+        self._x, self._y = size * (0.5 + rng.uniform(-0.08, 0.08, 2))
         angle = math.radians(rng.uniform(-15, 15))
         self._cos, self._sin = math.cos(angle) * self.unit, math.sin(angle) * self.unit
 
@@ -163,10 +156,10 @@ _CIRCLE = [(math.cos(a), math.sin(a)) for a in np.linspace(0, 2 * math.pi, 28, e
 def _draw_face(expression: str, rng: np.random.Generator) -> Bytes:
     """One face, (48, 48)."""
     uniform = rng.uniform
-    strength = uniform(0.6, 1.15)
+    strength = uniform(0.25, 1.1)
     look = _Look(
         *(
-            calm + strength * (full - calm) + rng.normal(0, 0.012)
+            calm + strength * (full - calm) + rng.normal(0, 0.03)
             for calm, full in zip(astuple(_Look()), astuple(_LOOKS[expression]), strict=True)
         )
     )
@@ -205,9 +198,7 @@ def _draw_face(expression: str, rng: np.random.Generator) -> Bytes:
     return _light(pen.image, rng)
 
 
-def _draw_eyes(
-    pen: _Pen, look: _Look, rng: np.random.Generator, skin: float, hair: float, dark: float
-) -> None:
+def _draw_eyes(pen: _Pen, look: _Look, rng: np.random.Generator, skin: float, hair: float, dark: float) -> None:
     apart, y = rng.uniform(0.30, 0.37), rng.uniform(-0.20, -0.12)
     rx, ry = rng.uniform(0.145, 0.18), 0.085 * rng.uniform(0.9, 1.1) * max(look.lids, 0.15)
     gaze = rng.uniform(-0.05, 0.05)
@@ -221,9 +212,7 @@ def _draw_eyes(
         lid = [(-rx * 1.1, 0.0), (-rx * 0.5, -ry), (rx * 0.5, -ry), (rx * 1.1, 0.0)]
         falling = [(x + side * u, y + v + look.slant * (u / rx + 1) / 2 * (v < 0 or u > 0)) for u, v in lid]
         if abs(look.slant) > 0.03:
-            pen.patch(
-                [*falling, (x + side * rx * 1.1, y - ry * 1.4), (x - side * rx * 1.1, y - ry * 1.4)], skin
-            )
+            pen.patch([*falling, (x + side * rx * 1.1, y - ry * 1.4), (x - side * rx * 1.1, y - ry * 1.4)], skin)
         pen.stroke(falling, 0.04, dark)
         ends = [(-0.20, -look.inner), (0.0, -(look.inner + look.outer) / 2 - look.arch), (0.21, -look.outer)]
         pen.stroke([(x + side * u, brow_y + v) for u, v in ends], brow_width, brow)
@@ -241,9 +230,7 @@ def _draw_mouth(pen: _Pen, look: _Look, rng: np.random.Generator, skin: float, d
     tilt = 0.06 * look.folds * (look.folds > 0) * rng.choice([-1, 1])  # a disgusted lip rises on one side
     gape = max(look.gape, 0.0)
     upper = [(half * t, y - look.curve * (t * t - 0.5) - gape * 0.4 * (1 - t**4) + tilt * t) for t in along]
-    lower = [
-        (half * t, y - look.curve * (t * t - 0.5) + gape * 0.8 * (1 - t * t) ** 0.5 + tilt * t) for t in along
-    ]
+    lower = [(half * t, y - look.curve * (t * t - 0.5) + gape * 0.8 * (1 - t * t) ** 0.5 + tilt * t) for t in along]
     if gape > 0.05:
         pen.patch([*upper, *lower[::-1]], dark * 0.5)
         if look.teeth > 0.15:
@@ -261,5 +248,5 @@ def _light(image: Image.Image, rng: np.random.Generator) -> Bytes:
     ramp = np.linspace(-1, 1, SIDE, dtype=np.float32)
     grey *= 1 + strength * (math.cos(direction) * ramp[None, :] + math.sin(direction) * ramp[:, None])
     middle, contrast = rng.uniform(90, 150), rng.uniform(0.5, 1.1)
-    grey = middle + contrast * (grey - 120) + rng.normal(0, rng.uniform(2, 10), grey.shape)
-    return grey.clip(0, 255).astype(np.uint8)
+    noise = rng.normal(0, rng.uniform(2, 14), grey.shape)
+    return (middle + contrast * (grey - 120) + noise).clip(0, 255).astype(np.uint8)

@@ -60,9 +60,7 @@ def warp(images: Tensor, linear: Tensor, shift: Tensor) -> Tensor:
     """
     size = images.shape[-1]
     half = size / 2  # affine_grid wants (x, y) with -1 and 1 at the image's outer edges
-    theta = torch.cat([linear.flip(1, 2), shift.flip(1)[..., None] / half], dim=2).to(
-        images
-    )  # (B or 1, 2, 3)
+    theta = torch.cat([linear.flip(1, 2), shift.flip(1)[..., None] / half], dim=2).to(images)  # (B or 1, 2, 3)
     grid = F.affine_grid(theta, [len(theta), 1, size, size], align_corners=False)
     grid = grid.expand(len(images), -1, -1, -1)  # (B, S, S, 2)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)

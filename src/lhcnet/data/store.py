@@ -67,9 +67,7 @@ def open_store(path: Path) -> Store:
         whole = digest == meta["own_digest"] and images.shape == (len(labels), SIDE, SIDE)
         store = Store(path, images, labels, splits, meta)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise LhcnetError(
-            f"{path} is no store, expected a directory with {MARKER} and three arrays"
-        ) from error
+        raise LhcnetError(f"{path} is no store, expected a directory with {MARKER} and three arrays") from error
     except (OSError, ValueError, TypeError, KeyError) as error:  # ValueError: bad JSON, truncated array
         raise LhcnetError(f"{path} is a damaged store, expected it as prepared: {error}") from error
     if not whole:

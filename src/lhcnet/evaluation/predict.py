@@ -20,7 +20,7 @@ def _batches(
 ) -> Iterator[tuple[slice, Tensor]]:
     for start in range(0, len(images), batch_size):
         rows = slice(start, min(start + batch_size, len(images)))
-        pixels = torch.from_numpy(np.ascontiguousarray(images[rows])).to(device.torch)
+        pixels = torch.from_numpy(np.array(images[rows])).to(device.torch)
         yield rows, upscale(pixels, input_size, truncate=truncate)
 
 

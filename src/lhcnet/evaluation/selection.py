@@ -63,9 +63,7 @@ def select(models: Sequence[Saved], start: Saved, loss_factor: float) -> Selecti
         raise LhcnetError(f"{start.path}: the starting network has no finite training loss to compare with")
     data = {saved.info.provenance.data for saved in [*models, start]}
     if len(data) != 1:
-        raise LhcnetError(
-            f"expected models trained on one data set, not on {len(data)}: {', '.join(sorted(data))}"
-        )
+        raise LhcnetError(f"expected models trained on one data set, not on {len(data)}: {', '.join(sorted(data))}")
     ids = [saved.id for saved in models]
     if len(set(ids)) != len(ids):
         raise LhcnetError(

@@ -147,9 +147,7 @@ def write_tables(folder: Path, selection: SelectionReport, evaluation: Evaluatio
         "table7": ("Table 7: test accuracy in per cent, no TTA", table_7(evaluation)),
         "table_a2": ("Table A2: test accuracy in per cent", table_a2(selection, evaluation)),
     }
-    text = (
-        "# Comparison\n\nModels were chosen on validation; the test split was opened once, by `evaluate`.\n"
-    )
+    text = "# Comparison\n\nModels were chosen on validation; the test split was opened once, by `evaluate`.\n"
     for name, (title, rows) in tables.items():
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

@@ -7,6 +7,7 @@ working directory with the artifacts beside it, at an absolute path.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -98,13 +99,11 @@ class Run:
         self._client.log_batch(self.id, metrics=[Metric(k, v, now, step or 0) for k, v in numbers.items()])
 
     def dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        from mlflow.data.http_dataset_source import HTTPDatasetSource
-        from mlflow.data.meta_dataset import MetaDataset
-        from mlflow.entities import DatasetInput, InputTag
+        from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        dataset = MetaDataset(HTTPDatasetSource(source), name=name, digest=digest[:36])
-        entity = DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])
-        self._client.log_inputs(self.id, datasets=[entity])
+        dataset = Dataset(name, digest[:36], source_type="local", source=json.dumps({"uri": source}))
+        tag = InputTag("mlflow.data.context", context)
+        self._client.log_inputs(self.id, datasets=[DatasetInput(dataset, [tag])])
 
     def figure(self, figure: Figure, path: str) -> None:
         self._client.log_figure(self.id, figure, path)
@@ -134,9 +133,7 @@ def child(execution: Execution, step: str, *, tags: Mapping[str, object], fresh:
         parent_id = client.get_run(injected).data.tags.get(MLFLOW_PARENT_RUN_ID)
         run = client.get_run(injected)
     else:
-        parent_id = _find_or_create(
-            client, experiment, execution.key, {MLFLOW_RUN_NAME: execution.key}
-        ).info.run_id
+        parent_id = _find_or_create(client, experiment, execution.key, {MLFLOW_RUN_NAME: execution.key}).info.run_id
         run = _find_or_create(
             client,
             experiment,
@@ -167,9 +164,7 @@ def register(run: Run, name: str, model: Path, *, tags: Mapping[str, str]) -> in
 
     client = run._client
     try:
-        client.create_registered_model(
-            name, description="LHC-Net for facial expression recognition (FER2013)"
-        )
+        client.create_registered_model(name, description="LHC-Net for facial expression recognition (FER2013)")
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

@@ -77,13 +77,11 @@ def fit(
     """
     network.to(device.torch)
     optimizer = _optimizer(network, stage)
-    images = torch.from_numpy(np.ascontiguousarray(train.images)).to(device.torch)
+    images = torch.from_numpy(np.array(train.images)).to(device.torch)
     labels = torch.from_numpy(train.labels.astype(np.int64)).to(device.torch)
 
     def validate() -> tuple[float, float]:
-        return loss_and_accuracy(
-            network, validation.images, validation.labels, input_size=input_size, device=device
-        )
+        return loss_and_accuracy(network, validation.images, validation.labels, input_size=input_size, device=device)
 
     val_loss, val_accuracy = validate()
     history = [Epoch(0, None, None, finite(val_loss), val_accuracy)]
@@ -137,14 +135,12 @@ def _train_epoch(
     """Mean loss and accuracy over one shuffled pass. Raises FloatingPointError when the loss is not finite."""
     network.train()
     torch.manual_seed(seed)  # dropout
-    generator = torch.Generator().manual_seed(
-        seed
-    )  # order and augmentation, drawn on the CPU for every device
+    generator = torch.Generator().manual_seed(seed)  # order and augmentation, drawn on the CPU for every device
     order = torch.randperm(len(images), generator=generator)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device.torch)
     hits = torch.zeros((), dtype=torch.int64, device=device.torch)
 
-    for step, rows in enumerate(tqdm(_split(order, stage.batch_size), desc=title, unit="batch", leave=False)):
+    for step, rows in enumerate(tqdm(_split(order, stage.batch_size), desc=title, unit="batch", leave=False, disable=None)):
         rows = rows.to(device.torch)
         grey = upscale(images[rows], input_size, truncate=True)
         grey = _augment(grey, stage, input_size, generator)
