@@ -34,7 +34,7 @@ class Cluster(Section):
     secret_keys: tuple[str, ...] = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
 
-LOCAL = Cluster(gpus=0, tolerations=(), retries=0, parallelism=1)
+LOCAL = Cluster(gpus=0, tolerations=(), retries=0, parallelism=2)
 
 
 def load_cluster(path: Path) -> Cluster:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -225,7 +226,17 @@ def test_fuzzed_zip(tmp_path: Path) -> None:
 
 COLOUR = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8))
 TRANSPARENT = Image.new("RGBA", (48, 48), (9, 9, 9, 0))
+HEAD = encoded(grey())[:33]
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
+
+
 BAD_IMAGES = {
+    "short png": (HEAD + chunk(b"IDAT", zlib.compress(bytes(49 * 40))) + chunk(b"IEND", b""), "cannot be read"),
+    "no filter 9": (HEAD + chunk(b"IDAT", zlib.compress(b"\x09" * 49 * 48)) + chunk(b"IEND", b""), "cannot be read"),
+    "no deflate": (HEAD + chunk(b"IDAT", b"junk") + chunk(b"IEND", b""), "cannot be read"),
     "no image": (b"hello", "cannot be read, expected an undamaged PNG or JPEG"),
     "empty": (b"", "cannot be read"),
     "truncated png": (encoded(Image.effect_noise((48, 48), 9))[:1000], "cannot be read"),

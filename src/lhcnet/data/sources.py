@@ -52,10 +52,7 @@ _LABELS = {str(label).encode(): label for label in range(len(CLASSES))}
 _VALUES = {str(value).encode() for value in range(256)}
 
 _MAX_CSV, _MAX_IMAGE, _MAX_LINE, _MAX_MEMBERS = 2 << 30, 1 << 20, 1 << 16, 200_000
-_EXPECTED = (
-    "expected fer2013.csv, icml_face_data.csv, the competition's train.csv and test.csv, "
-    "or images in train/<class>/ and test/<class>/, as a file, folder or zip"
-)
+_EXPECTED = "expected FER2013 as CSV, train.csv with test.csv, or train/<class>/ and test/<class>/ (folder or zip)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -330,10 +327,9 @@ def _parse_pixels(cell: bytes, where: str) -> bytes:
     raise LhcnetError(f"{where}: pixel value {_shown(wrong)}, expected whole numbers 0..255 between blanks")
 
 
-_MARK = re.compile(r"(Training|PublicTest|PrivateTest)_")
+_MARK, _NUMBER = re.compile(r"(Training|PublicTest|PrivateTest)_"), re.compile(r"im(\d{1,9})\.")
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x000\0\0\x000\x08\0\0\0\0ri\xa6["  # 48x48, 8-bit grey
 _PNG_TAIL = b"\0\0\0\0IEND\xaeB`\x82"
-_NUMBER = re.compile(r"im(\d{1,9})\.")
 
 
 def _read_pictures(source: Path, pictures: list[_Member]) -> tuple[Bytes, Bytes, Bytes, str]:
@@ -372,11 +368,14 @@ def _read_pictures(source: Path, pictures: list[_Member]) -> tuple[Bytes, Bytes,
 
 
 def _plain_png(data: bytes) -> bytes | None:
-    """The pixels of a 48x48 grey PNG that holds nothing else, else None: Image.open takes half as long again."""
+    """The pixels of a 48x48 grey PNG that holds nothing else, or None. Image.open takes half as long again."""
     end = len(data) - len(_PNG_TAIL) - 4
     plain = data.startswith(_PNG_HEAD) and data.endswith(_PNG_TAIL) and data[37:41] == b"IDAT"
     sizes = int.from_bytes(data[33:37]), zlib.crc32(data[37:end])
     if plain and sizes == (end - 41, int.from_bytes(data[end : end + 4])):
+        rows = zlib.decompressobj().decompress(data[41:end], 2 * SIDE * SIDE)
+        if len(rows) != SIDE * (1 + SIDE):  # Pillow would fill missing rows with black
+            raise ValueError(f"{len(rows):,} bytes of rows")
         return Image.frombytes("L", (SIDE, SIDE), data[41:end], "zip", "L").tobytes()
     return None
 

@@ -7,6 +7,7 @@ step that was not given the test store cannot read a test image.
 
 import json
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,20 @@ MARKER = "store.json"
 ARRAYS = ("images", "labels", "splits")
 
 
+@dataclass(frozen=True, eq=False)
 class Store:
-    """A store opened read-only; `images` (N, 48, 48) stay on disk until they are touched.
+    """A store opened read-only; `images` stay on disk until they are touched."""
 
-    `labels` and `splits` are (N,) uint8, `digest` is that of the whole data set (train, validation and test,
-    the same in both stores), `meta` is the content of store.json.
-    """
+    path: Path
+    images: Bytes  # (N, 48, 48), memory-mapped
+    labels: Bytes  # (N,), index into CLASSES
+    splits: Bytes  # (N,), index into SPLITS
+    meta: dict[str, Any]  # the content of store.json
 
-    def __init__(self, path: Path, images: Bytes, labels: Bytes, splits: Bytes, meta: dict[str, Any]) -> None:
-        self.path = path
-        self.images = images
-        self.labels = labels
-        self.splits = splits
-        self.meta = meta
-        self.digest: str = meta["digest"]
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the whole data set: train, validation and test, the same in both stores."""
+        return str(self.meta["digest"])
 
     def split(self, name: str) -> tuple[Bytes, Bytes]:
         """Images (n, 48, 48), still memory-mapped, and labels (n,) of "train", "validation" or "test".
