@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
+import json
 import os
 import re
+import sys
+import threading
 import warnings
+from collections import defaultdict
 from datetime import datetime
 from pathlib import Path
 
@@ -32,25 +35,32 @@ class Screen(io.TextIOBase):
     """Stands in for stdout while kfp runs: everything goes to the log, what the steps say goes above a bar of tasks."""
 
     def __init__(self, log: io.TextIOBase, bar: tqdm) -> None:
-        self._log, self._bar, self._line = log, bar, ""
+        self._log, self._bar = log, bar
+        self._lock, self._lines = threading.Lock(), defaultdict[int, str](str)
+        self._terminal = sys.stdout
         self.error = ""
 
     def write(self, text: str) -> int:
-        self._log.write(text)
-        *lines, self._line = (self._line + text).split("\n")
-        for line in lines:
-            if found := EXECUTOR.match(line):
-                self._bar.write(f"  {found[1]}")
-            elif found := STARTED.search(line):
-                self._bar.update(self._bar.postfix is not None)
-                self._bar.set_postfix_str(found[1])
-            elif found := ERROR.search(line):
-                self.error = found[1]
+        thread = threading.get_ident()  # two tasks of a loop speak at once
+        *lines, self._lines[thread] = (self._lines[thread] + text).split("\n")
+        with self._lock:
+            for line in lines:
+                self._log.write(f"{line}\n")
+                self._show(line)
         return len(text)
+
+    def _show(self, line: str) -> None:
+        if found := EXECUTOR.match(line):
+            self._bar.write(f"  {found[1]}", file=self._terminal)
+        elif found := STARTED.search(line):
+            self._bar.update(self._bar.postfix is not None)
+            self._bar.set_postfix_str(found[1])
+        elif found := ERROR.search(line):
+            self.error = found[1]
 
 
 def count_tasks(config: Config) -> int:
-    """importer, prepare, three stages; A; B and C with their insertions; best of B, select, evaluate, compare, register"""
+    """Importer, prepare, stages 1-3; A; B and C with insertions; best of B, select, evaluate, compare, register."""
     return 5 + len(config.seeds.a) + 2 * len(config.variants) + 2 * len(config.seeds.c) + 5
 
 
@@ -59,7 +69,6 @@ def run(config: Config, source: Path | None, root: Path) -> Path:
     source = (source or Path(config.data.source)).absolute()
     if not source.exists():
         raise LhcnetError(f"{source}: is not there; expected FER2013 as a file, folder or zip")
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
     os.environ["MLFLOW_TRACKING_URI"] = default_uri()  # absolute, for the tasks
     open_client()  # a fresh sqlite store must exist before two tasks open it
     root = root.absolute() / datetime.now().strftime("%Y-%m-%d-%H%M%S")
@@ -76,4 +85,6 @@ def run(config: Config, source: Path | None, root: Path) -> Path:
                 raise LhcnetError(f"{screen.error or error} (log: {root / 'log.txt'})") from None
         bar.update()
     show(next(root.glob("*/compare/report")))
+    registered = json.loads(next(root.glob("*/register/registered")).read_text())
+    print(f"Registered {registered['model']} as {registered['name']} version {registered['version']}, alias champion.")
     return root

@@ -75,7 +75,7 @@ def test_errors_name_the_key(changes: dict[str, object], key: str, says: str) ->
 def test_a_file_that_is_no_configuration_is_one_sentence(text: str, tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text(text)
-    with pytest.raises(LhcnetError, match="params.yaml") as error:
+    with pytest.raises(LhcnetError, match=r"params\.yaml") as error:
         config.load(file)
     assert "\n" not in str(error.value)
 

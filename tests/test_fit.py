@@ -13,7 +13,8 @@ from lhcnet.evaluation.score import confusion, score
 from lhcnet.evaluation.tta import plain_views, tta_views
 from lhcnet.models.lhcnet import build
 from lhcnet.models.resnetv2 import ResNetV2
-from lhcnet.training.fit import Epoch, Fit, Split, fit
+from lhcnet.models.saved import Epoch
+from lhcnet.training.fit import Fit, Split, fit
 
 CPU = Device(torch.device("cpu"), "float32")
 MODULES = [{"heads": 1, "d": 3}] * 5

@@ -38,7 +38,7 @@ def main() -> NoReturn:
 
 
 def model_folders(config: Config, folder: Path, sets: str) -> list[Path]:
-    """Where the trained models of the sets (letters of "ABC") lie below `folder`; seeds no longer listed are left out."""
+    """Where the models of the sets (letters of "ABC") lie below `folder`; seeds no longer listed are left out."""
     places = {
         "A": [folder / "a" / f"seed-{seed}" for seed in config.seeds.a],
         "B": [folder / "b" / name for name in config.variants],
@@ -73,7 +73,7 @@ def check(params: Params = PARAMS) -> None:
 @app.command()
 def faces(
     out: Annotated[Path, typer.Argument(help="faces.zip or faces.csv, in the shapes of FER2013.")],
-    images: Annotated[int, typer.Option(min=200, help="How many faces, all splits together.")] = 3000,
+    images: Annotated[int, typer.Option(min=200, help="How many faces, all splits together.")] = 2000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Draw faces with the seven expressions, as a stand-in for FER2013."""
@@ -246,7 +246,11 @@ def show(report: Annotated[Path, typer.Argument(help="The folder that `compare` 
             raise LhcnetError(f"{report}: expected the folder that `lhcnet compare` wrote, but {file.name} is missing")
         with file.open(newline="", encoding="utf-8") as lines:
             header, *rows = csv.reader(lines)
-        table = Table(*header, title=title)
+        shown = [i for i, column in enumerate(header) if column != "reason"]
+        table = Table(*(header[i] for i in shown), title=title)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(row[i] for i in shown))
         console.print(table)
+        for row in rows:
+            if row[header.index("kept") if "kept" in header else 0] == "no":
+                console.print(f"rejected {row[1]}: {row[-1]}")

@@ -2,7 +2,7 @@
 
 A step is a plain function: paths and frozen settings in, files out, a small result back. DVC calls it through the
 command line, Kubeflow through a thin component, a test or notebook directly; the same inputs give the same bytes.
-`execution` names the pipeline execution in MLflow; None logs nothing.
+`execution` names the pipeline execution in MLflow; None logs nothing. torch is loaded by the steps that compute.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,14 @@ from lhcnet.data.atomic import complete_or_absent
 from lhcnet.data.audit import audit
 from lhcnet.data.sources import CLASSES, read
 from lhcnet.data.store import open_store, write_stores
-from lhcnet.device import open_device
 from lhcnet.errors import LhcnetError
-from lhcnet.evaluation.predict import loss_and_accuracy, predict
 from lhcnet.evaluation.score import Score, confusion, score
 from lhcnet.evaluation.selection import SelectionReport
 from lhcnet.evaluation.selection import select as choose
 from lhcnet.evaluation.summary import Evaluated, EvaluationReport, Summary, summarise, write_tables
-from lhcnet.evaluation.tta import plain_views, tta_views
-from lhcnet.models.lhcnet import insert_modules
 from lhcnet.models.saved import (
     Architecture,
+    Epoch,
     Metrics,
     ModelInfo,
     Provenance,
@@ -43,13 +40,10 @@ from lhcnet.models.saved import (
     save,
     write_json,
 )
-from lhcnet.models.weights import load_start
 from lhcnet.tracking.runs import Execution, Run, child
 from lhcnet.tracking.runs import register as register_model
-from lhcnet.training.fit import Epoch, Split, finite, fit
 
 log = logging.getLogger("lhcnet")
-HISTORY = [field.name for field in fields(Epoch)]
 
 
 def prepare(
@@ -97,6 +91,11 @@ def train(
     A run that diverges is written like any other, with status `diverged` and its reason: selection rejects it and
     the pipeline goes on.
     """
+    from lhcnet.device import open_device
+    from lhcnet.evaluation.predict import loss_and_accuracy
+    from lhcnet.models.weights import load_start
+    from lhcnet.training.fit import Split, finite, fit
+
     device = open_device(compute)
     store = open_store(trainval)
     if (start is None) == (network is None):
@@ -180,7 +179,7 @@ def train(
             "execution": Execution(execution, store.digest).key if execution else "",
             "step": f"train/{id_}",
         }
-        save(out, model, info, metrics, result.history, HISTORY, key)
+        save(out, model, info, metrics, result.history, key)
         if run:
             run.metrics(_final(metrics))
             run.tags({"status": metrics.status, "reason": metrics.reason or "-"})
@@ -196,6 +195,8 @@ def train(
 
 def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed: int) -> Saved:
     """Put five fresh LHC modules (Glorot start, drawn from `seed`) into a trained ResNet; nothing is frozen."""
+    from lhcnet.models.lhcnet import insert_modules
+
     saved = open_model(model)
     if saved.info.architecture.modules is not None:
         raise LhcnetError(f"{model}: has LHC modules already; expected a plain ResNet34v2")
@@ -216,7 +217,7 @@ def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed:
             start=saved.weights_digest(),
         ),
     )
-    save(out, network, info, Metrics(status="inserted"), [], HISTORY, {})
+    save(out, network, info, Metrics(status="inserted"), [], {})
     log.info("%s: five LHC modules inserted (%s, seed %d)", out, variant.name, seed)
     return open_model(out)
 
@@ -230,7 +231,7 @@ def select(
     chosen: Path | None = None,
     execution: str | None = None,
 ) -> SelectionReport:
-    """The 10 % loss rule over trained models; writes `selection.json` and, where asked for, a copy of the chosen model."""
+    """The 10 % loss rule over trained models; writes `selection.json` and, where asked for, the chosen model."""
     saved = [open_model(path) for path in models]
     first = open_model(start)
     report = choose(saved, first, loss_factor)
@@ -262,6 +263,10 @@ def evaluate(
     execution: str | None = None,
 ) -> EvaluationReport:
     """Score every kept model, plain and with TTA. The only step that receives the sealed test split."""
+    from lhcnet.device import open_device
+    from lhcnet.evaluation.predict import predict
+    from lhcnet.evaluation.tta import plain_views, tta_views
+
     device = open_device(compute)
     chosen = parse(SelectionReport, read_json(selection), str(selection))
     kept = {entry.id: entry for entry in chosen.entries if entry.kept}
@@ -369,8 +374,8 @@ def _tracked(
 def _record(models: Sequence[Saved], execution: Execution) -> None:
     """Complete the execution's record with models that a cache brought back: their step never ran under it."""
     for saved in models:
-        run_json = read_json(saved.path / "run.json")
-        if run_json.get("execution") == execution.key:
+        logged = saved.logged_in()
+        if logged == execution.key:
             continue
         p = saved.info.provenance
         tags: dict[str, object] = {
@@ -380,7 +385,7 @@ def _record(models: Sequence[Saved], execution: Execution) -> None:
             "variant": p.variant or "-",
             "status": saved.metrics.status,
         }
-        tags["reused_from"] = run_json.get("execution") or "-"
+        tags["reused_from"] = logged or "-"
         with child(execution, f"train/{saved.id}", tags=tags, fresh=True) as run:
             run.params({"network": saved.info.architecture.to_dict(), "seed": p.seed})
             for row in saved.history:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, f1_score
 
 from lhcnet.config import Section
 
@@ -25,6 +23,9 @@ class Score(Section):
 
 def score(probabilities: NDArray[np.float32], labels: NDArray[np.uint8], *, split: str, views: int) -> Score:
     """Score (N, 7) probabilities against (N,) labels 0..6."""
+    from scipy.stats import binomtest  # both take a second to load, and most steps never score
+    from sklearn.metrics import f1_score
+
     predicted = probabilities.argmax(1)
     hits, n = int((predicted == labels).sum()), len(labels)
     interval = binomtest(hits, n).proportion_ci(0.95, method="wilson")
@@ -40,5 +41,7 @@ def score(probabilities: NDArray[np.float32], labels: NDArray[np.uint8], *, spli
 
 def confusion(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArray[np.int64]:
     """(7, 7) counts, rows the true class, columns the predicted one."""
+    from sklearn.metrics import confusion_matrix
+
     matrix: NDArray[np.int64] = confusion_matrix(labels, probabilities.argmax(1), labels=LABELS)
     return matrix

@@ -109,7 +109,7 @@ def table_7(evaluation: EvaluationReport) -> list[dict[str, str]]:
 
 
 def table_a2(selection: SelectionReport, evaluation: EvaluationReport) -> list[dict[str, str]]:
-    """The best on validation of A and of B u C, with and without TTA, beside the rows of Table A2 that they answer to."""
+    """The best on validation of A and of B u C, with and without TTA, beside the rows of Table A2 they answer to."""
     rows = []
     scores = {model.id: model for model in evaluation.models}
     for name, id_ in (("ResNet34v2", selection.best.get("A")), ("LHC-Net", selection.chosen)):

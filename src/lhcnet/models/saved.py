@@ -1,6 +1,7 @@
 """The model directory: `model.safetensors`, `model.json`, `history.csv`, `metrics.json`, `run.json`. No pickles.
 
-A directory is complete or absent: it is written beside its place and renamed.
+A directory is complete or absent: it is written beside its place and renamed. Reading all but the weights loads no
+torch.
 """
 
 from __future__ import annotations
@@ -9,23 +10,33 @@ import csv
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from lhcnet import __version__
 from lhcnet.config import Count, Fraction, Modules, Network, Section, SetName, parse
 from lhcnet.data.atomic import complete_or_absent
 from lhcnet.errors import LhcnetError
-from lhcnet.models.lhcnet import build
-from lhcnet.models.resnetv2 import ResNetV2
+
+if TYPE_CHECKING:
+    from lhcnet.models.resnetv2 import ResNetV2
 
 MARKER = "model.json"
 Status = Literal["trained", "diverged", "inserted"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of `history.csv`. Training figures are running means over the epoch, under augmentation and dropout."""
+
+    epoch: int
+    train_loss: float | None
+    train_accuracy: float | None
+    val_loss: float | None
+    val_accuracy: float
 
 
 class Architecture(Section):
@@ -44,6 +55,8 @@ class Architecture(Section):
         return cls(**network.model_dump(exclude={"weights"}))
 
     def build(self, seed: int | None) -> ResNetV2:
+        from lhcnet.models.lhcnet import build
+
         modules = None if self.modules is None else [module.to_dict() for module in self.modules]
         return build(**self.model_dump(exclude={"modules"}), classes=7, modules=modules, seed=seed)
 
@@ -99,6 +112,11 @@ class Saved:
     def id(self) -> str:
         return self.info.provenance.id
 
+    def logged_in(self) -> str:
+        """Key of the MLflow execution that holds this model's record; empty where there is none."""
+        values = read_json(self.path / "run.json")
+        return str(values.get("execution", "")) if isinstance(values, dict) else ""
+
     def weights_digest(self) -> str:
         """SHA-256 of `model.safetensors`."""
         with (self.path / "model.safetensors").open("rb") as file:
@@ -106,6 +124,9 @@ class Saved:
 
     def network(self) -> ResNetV2:
         """The network with its weights, on the CPU, in evaluation mode."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
         file = self.path / "model.safetensors"
         network = self.info.architecture.build(seed=None)
         try:
@@ -121,16 +142,17 @@ def save(
     network: ResNetV2,
     info: ModelInfo,
     metrics: Metrics,
-    history: Sequence[Any],
-    columns: Sequence[str],
+    history: Sequence[Epoch],
     run: dict[str, str],
 ) -> None:
-    """Write a model directory at `target`; `history` are dataclass rows with the fields `columns`."""
+    """Write a model directory at `target`; `run` says where its record is in MLflow."""
+    from safetensors.torch import save_file
+
     with complete_or_absent(target, MARKER) as folder:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
         save_file(state, folder / "model.safetensors")
         with (folder / "history.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer = csv.DictWriter(file, [f.name for f in fields(Epoch)], lineterminator="\n")
             writer.writeheader()
             writer.writerows({k: "" if v is None else v for k, v in asdict(row).items()} for row in history)
         write_json(folder / "metrics.json", metrics.to_dict())
@@ -154,7 +176,7 @@ def write_json(path: Path, values: object) -> None:
     path.write_text(json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> object:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -18,7 +18,7 @@ def load_start(weights: str, network: ResNetV2) -> tuple[ResNetV2, str]:
         return network, "none"
     if not Path(weights).is_file():
         raise LhcnetError(
-            f"network.weights: {weights} is not a file; expected ImageNet weights there, or `weights: none` for a random start"
+            f"network.weights: {weights} is not a file; expected ImageNet weights, or none for a random start"
         )
     raise LhcnetError(
         f"network.weights: {weights}: importing ImageNet weights is not built yet; `weights: none` starts at random"

@@ -1,8 +1,8 @@
 """MLflow, and the only importer of it: one parent run a pipeline execution, one child a step and seed.
 
 Runs carry a key as a tag. A step that runs again replaces its own run (the old one goes to MLflow's bin), a later
-step that adds to it finds it again: a record is never double and never orphaned. MLFLOW_TRACKING_URI wins; the default is `mlflow.db` in the
-working directory with the artifacts beside it, at an absolute path.
+step that adds to it finds it again: a record is never double and never orphaned. MLFLOW_TRACKING_URI wins; the
+default is `mlflow.db` in the working directory with the artifacts beside it, at an absolute path.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KEY = "lhcnet.key"
 
 @dataclass(frozen=True)
 class Execution:
-    """One pipeline execution: `name` comes from the driver (profile and configuration digest), `data` from the store."""
+    """One pipeline execution: `name` comes from the driver, `data` is the digest of the store."""
 
     name: str
     data: str
@@ -46,6 +46,7 @@ def open_client() -> tuple[MlflowClient, str]:
     """(client, experiment id). Bounds MLflow's retries, which otherwise block four minutes a call."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -84,8 +85,9 @@ class Run:
         self._client.log_batch(self.id, params=[Param(k, str(v)[:6000]) for k, v in _flatten(values)])
 
     def tags(self, values: Mapping[str, object]) -> None:
-        for key, value in values.items():
-            self._client.set_tag(self.id, key, str(value))
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self.id, tags=[RunTag(key, str(value)) for key, value in values.items()])
 
     def metrics(self, values: Mapping[str, object], step: int | None = None) -> None:
         """Numbers only; None and text are left out. With a step, one point of a curve; without, a figure, once."""
@@ -123,7 +125,8 @@ class Run:
 def child(execution: Execution, step: str, *, tags: Mapping[str, object], fresh: bool) -> Iterator[Run]:
     """The run of one step (with its seed in the name), under the execution's parent.
 
-    `fresh` replaces the run of an earlier time; otherwise that run is opened again to add to it. An injected MLFLOW_RUN_ID is adopted as this step's run and left to whoever injected it to end.
+    `fresh` replaces the run of an earlier time; otherwise that run is opened again to add to it. An injected
+    MLFLOW_RUN_ID is adopted as this step's run and left to whoever injected it to end.
     """
     client, experiment = open_client()
     from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME

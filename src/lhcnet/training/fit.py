@@ -24,6 +24,7 @@ from lhcnet.config import Stage
 from lhcnet.data.images import affine, draw_affine, upscale
 from lhcnet.device import Device
 from lhcnet.evaluation.predict import loss_and_accuracy
+from lhcnet.models.saved import Epoch
 
 LOOK_EVERY = 50  # batches between looks at the loss: a look waits for the device
 
@@ -34,17 +35,6 @@ class Split:
 
     images: NDArray[np.uint8]
     labels: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One row of `history.csv`. Training figures are running means over the epoch, under augmentation and dropout."""
-
-    epoch: int
-    train_loss: float | None
-    train_accuracy: float | None
-    val_loss: float | None
-    val_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -140,7 +130,9 @@ def _train_epoch(
     loss_sum = torch.zeros((), dtype=torch.float64, device=device.torch)
     hits = torch.zeros((), dtype=torch.int64, device=device.torch)
 
-    for step, rows in enumerate(tqdm(_split(order, stage.batch_size), desc=title, unit="batch", leave=False, disable=None)):
+    for step, rows in enumerate(
+        tqdm(_split(order, stage.batch_size), desc=title, unit="batch", leave=False, disable=None)
+    ):
         rows = rows.to(device.torch)
         grey = upscale(images[rows], input_size, truncate=True)
         grey = _augment(grey, stage, input_size, generator)
