@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lhcnet.cli import app, model_folders
+from lhcnet.config import Config, load, profile
+from lhcnet.data.sources import read
+from lhcnet.errors import LhcnetError
+
+runner = CliRunner()
+
+
+def lhcnet(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from lhcnet.cli import main; main()", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_profile_prints_a_complete_params_yaml(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["profile", "cpu", "--set", "stage4.patience=2", "--set", "seeds.a=[3, 4]"])
+    assert result.exit_code == 0
+    (tmp_path / "params.yaml").write_text(result.stdout)
+    config = load(tmp_path / "params.yaml")
+    assert config == profile("cpu", {"stage4.patience": 2, "seeds.a": [3, 4]})
+
+
+def test_faces_writes_both_shapes_of_the_same_pixels(tmp_path: Path) -> None:
+    for name in ("faces.zip", "faces.csv"):
+        assert runner.invoke(app, ["faces", str(tmp_path / name), "--images", "250"]).exit_code == 0
+    assert read(tmp_path / "faces.zip").digest == read(tmp_path / "faces.csv").digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["profile", "gpu"], "profile 'gpu' is unknown: expected one of paper, cpu, demo"),
+        (["profile", "demo", "--set", "stage4.patience=-1"], "stage4.patience"),
+        (["check"], "params.yaml: cannot be read as configuration"),
+        (["faces", "faces.txt"], "faces.txt: expected a name that ends in .zip or .csv"),
+        (["show", "nothing"], "nothing: expected the folder that `lhcnet compare` wrote"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_1(arguments: list[str], says: str, tmp_path: Path) -> None:
+    result = lhcnet(*arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_bad_data_through_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "raw.csv").write_text("emotion,pixels,Usage\n7," + " ".join(["0"] * 2304) + ",Training\n")
+    params = runner.invoke(app, ["profile", "demo", "--set", "data.source=raw.csv"]).stdout
+    (tmp_path / "params.yaml").write_text(params)
+    result = lhcnet("prepare", "trainval", "test", "report.json", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "raw.csv" in result.stderr
+    assert "line 2" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["params.yaml", "raw.csv"]
+
+
+def test_model_folders_follow_the_configured_seeds(tiny: Config) -> None:
+    folders = [str(path) for path in model_folders(tiny, Path("x"), "ABC")]
+    assert folders == ["x/a/seed-0", "x/a/seed-1", "x/b/wide", "x/b/narrow", "x/c/seed-1", "x/c/seed-2"]
+    with pytest.raises(LhcnetError, match="letters of ABC"):
+        model_folders(tiny, Path("x"), "AD")
+
+
+def test_help_and_configuration_load_no_torch(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom lhcnet.cli import app\nimport lhcnet.steps\n"
+        "print([m for m in ('torch', 'mlflow', 'kfp', 'dvc', 'sklearn') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert result.stdout.strip() == "[]"

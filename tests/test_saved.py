@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lhcnet.errors import LhcnetError
+from lhcnet.models.saved import Architecture, Epoch, Metrics, ModelInfo, Provenance, open_model, save
+
+ARCHITECTURE = Architecture(
+    input_size=32, depths=(1, 1, 1, 1), widths=(4, 4, 4, 4), head=(8,), dropout=0.4, bn_momentum=0.1
+)
+INFO = ModelInfo(
+    architecture=ARCHITECTURE,
+    provenance=Provenance(id="A/seed-0", set="A", stage=4, seed=0, variant=None, data="d" * 64, start="none"),
+)
+HISTORY = [Epoch(0, None, None, 1.9, 0.2), Epoch(1, 1.5, 0.4, None, 0.3)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    target = tmp_path / "model"
+    save(
+        target, ARCHITECTURE.build(seed=3), INFO, Metrics(status="trained", train_loss=1.5), HISTORY, {"execution": "x"}
+    )
+    return target
+
+
+def test_what_is_saved_comes_back(folder: Path) -> None:
+    saved = open_model(folder)
+    assert (saved.info, saved.metrics.train_loss, saved.logged_in()) == (INFO, 1.5, "x")
+    assert saved.history == [
+        {"epoch": 0, "val_loss": 1.9, "val_accuracy": 0.2},
+        {"epoch": 1, "train_loss": 1.5, "train_accuracy": 0.4, "val_accuracy": 0.3},
+    ]
+    images = torch.rand(2, 3, 32, 32) * 255
+    expected = ARCHITECTURE.build(seed=3).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(saved.network()(images), expected(images), rtol=0, atol=0)
+
+
+def test_nothing_is_pickled(folder: Path) -> None:
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "history.csv",
+        "metrics.json",
+        "model.json",
+        "model.safetensors",
+        "run.json",
+    ]
+
+
+def test_saving_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    metrics = Metrics(status="trained", train_loss=1.5)
+    save(tmp_path / "again", ARCHITECTURE.build(seed=3), INFO, metrics, HISTORY, {"execution": "x"})
+    for file in folder.iterdir():
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes(), file.name
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("model.json", "{", "model.json: expected a JSON file"),
+        ("model.json", '{"format": 2}', "format"),
+        ("metrics.json", '{"status": "fine"}', "metrics.json: status"),
+        ("history.csv", "epoch,val_loss\n0,low\n", "history.csv: expected one row of numbers"),
+        ("model.safetensors", "not weights", "model.safetensors: expected the weights"),
+    ],
+)
+def test_a_damaged_directory_is_one_sentence(folder: Path, name: str, content: str, says: str) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(LhcnetError, match=says) as error:
+        open_model(folder).network()
+    assert "\n" not in str(error.value)
+
+
+def test_weights_of_another_architecture_are_refused(folder: Path) -> None:
+    info = json.loads((folder / "model.json").read_text())
+    info["architecture"]["head"] = [16]
+    (folder / "model.json").write_text(json.dumps(info))
+    with pytest.raises(LhcnetError, match="expected the weights of the network"):
+        open_model(folder).network()
+
+
+def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
+    class Broken:
+        def state_dict(self) -> dict[str, torch.Tensor]:
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        save(tmp_path / "model", Broken(), INFO, Metrics(status="trained"), HISTORY, {})  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []

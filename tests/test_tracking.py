@@ -1,0 +1,166 @@
+"""The record in MLflow: a real sqlite store."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+
+from lhcnet import steps
+from lhcnet.config import Config
+from lhcnet.tracking.runs import KEY, Execution, child, open_client
+
+EXECUTION = Execution("demo-1234", "d" * 64)
+
+
+def runs(client: mlflow.MlflowClient) -> dict[str, mlflow.entities.Run]:
+    experiment = client.get_experiment_by_name("lhcnet")
+    return {run.data.tags[KEY]: run for run in client.search_runs([experiment.experiment_id])}
+
+
+def test_one_parent_and_a_child_a_step(tracking: str) -> None:
+    for step in ("train/A/seed-0", "train/A/seed-1"):
+        with child(EXECUTION, step, tags={"seed": step[-1]}, fresh=True) as run:
+            run.params({"stage": {"batch_size": 32}})
+            for epoch in range(3):
+                run.metrics({"val_accuracy": 0.1 * epoch, "train_loss": None, "note": "text"}, step=epoch)
+    client, _ = open_client()
+    found = runs(client)
+    assert set(found) == {EXECUTION.key, f"{EXECUTION.key}/train/A/seed-0", f"{EXECUTION.key}/train/A/seed-1"}
+    one = found[f"{EXECUTION.key}/train/A/seed-0"]
+    assert one.data.tags["mlflow.parentRunId"] == found[EXECUTION.key].info.run_id
+    assert one.data.params == {"stage.batch_size": "32"}
+    assert one.info.status == "FINISHED"
+    assert [p.value for p in client.get_metric_history(one.info.run_id, "val_accuracy")] == [0.0, 0.1, 0.2]
+    assert "train_loss" not in one.data.metrics
+
+
+def test_a_step_that_runs_again_replaces_its_run_and_additions_reopen_it(tracking: str) -> None:
+    for value in (0.1, 0.2):
+        with child(EXECUTION, "train/B/x", tags={}, fresh=True) as run:
+            run.metrics({"val_accuracy": value}, step=0)
+    for _ in range(2):
+        with child(EXECUTION, "train/B/x", tags={"kept": True}, fresh=False) as run:
+            run.metrics({"test_accuracy": 0.7})
+    client, _ = open_client()
+    found = runs(client)
+    assert len(found) == 2
+    run_id = found[f"{EXECUTION.key}/train/B/x"].info.run_id
+    assert [p.value for p in client.get_metric_history(run_id, "val_accuracy")] == [0.2]
+    assert [p.value for p in client.get_metric_history(run_id, "test_accuracy")] == [0.7]
+    assert found[f"{EXECUTION.key}/train/B/x"].data.tags["kept"] == "True"
+
+
+def test_a_failed_step_says_so(tracking: str) -> None:
+    with pytest.raises(ZeroDivisionError), child(EXECUTION, "prepare", tags={}, fresh=True):
+        raise ZeroDivisionError
+    client, _ = open_client()
+    assert {run.info.status for run in runs(client).values()} == {"FAILED"}
+
+
+def test_an_injected_run_is_adopted_and_left_open(tracking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, experiment = open_client()
+    injected = client.create_run(experiment)
+    monkeypatch.setenv("MLFLOW_RUN_ID", injected.info.run_id)
+    with child(EXECUTION, "train/A/seed-0", tags={"set": "A"}, fresh=True) as run:
+        assert run.id == injected.info.run_id
+        run.metrics({"val_accuracy": 0.5}, step=0)
+    found = client.get_run(injected.info.run_id)
+    assert found.info.status == "RUNNING"
+    assert found.data.metrics == {"val_accuracy": 0.5}
+    assert len(client.search_runs([experiment])) == 1
+
+
+def test_the_default_store_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    client, experiment = open_client()
+    assert sqlite3.connect(tmp_path / "mlflow.db").execute("select count(*) from experiments").fetchone()[0] >= 1
+    assert client.get_experiment(experiment).artifact_location == (tmp_path / "mlartifacts").as_uri()
+
+
+def test_a_model_from_a_cache_gets_its_record_under_the_new_execution(
+    tracking: str, stores: tuple[Path, Path], tiny: Config, tmp_path: Path
+) -> None:
+    common = {"compute": tiny.compute, "seed": 0}
+    start = steps.train(
+        stores[0],
+        tmp_path / "stage1",
+        number=1,
+        stage=tiny.stage1,
+        network=tiny.network,
+        execution="old",
+        **common,  # type: ignore[arg-type]
+    )
+    inserted = steps.insert_lhc(start.path, tmp_path / "in", variant=tiny.variant("wide"), set_="B", seed=0)
+    model = steps.train(
+        stores[0],
+        tmp_path / "b",
+        number=4,
+        stage=tiny.stage4,
+        start=inserted.path,
+        execution="new",
+        **common,  # type: ignore[arg-type]
+    )
+    for _ in range(2):
+        steps.select([model.path], start.path, tmp_path / "selection.json", loss_factor=9.0, execution="new")
+    client, _ = open_client()
+    key = Execution("new", start.info.provenance.data).key
+    found = runs(client)
+    reused = found[f"{key}/train/backbone/stage1"]
+    assert reused.data.tags["reused_from"].startswith("old-")
+    curve = client.get_metric_history(reused.info.run_id, "val_accuracy")
+    assert [p.step for p in curve] == [int(row["epoch"]) for row in start.history]
+    assert found[f"{key}/train/B/wide"].data.tags["kept"] == "True"
+    assert len([k for k in found if k.startswith(key)]) == 3  # parent, reused start, model
+
+
+def test_the_champion_loads_in_a_fresh_process_and_predicts(
+    tracking: str, stores: tuple[Path, Path], tiny: Config, tmp_path: Path
+) -> None:
+    args = {"compute": tiny.compute, "seed": 0}
+    start = steps.train(stores[0], tmp_path / "s", number=1, stage=tiny.stage1, network=tiny.network, **args)  # type: ignore[arg-type]
+    inserted = steps.insert_lhc(start.path, tmp_path / "i", variant=tiny.variant("narrow"), set_="B", seed=0)
+    model = steps.train(stores[0], tmp_path / "b", number=4, stage=tiny.stage4, start=inserted.path, **args)  # type: ignore[arg-type]
+    steps.select([model.path], start.path, tmp_path / "sel.json", loss_factor=9.0, chosen=tmp_path / "chosen")
+    steps.evaluate(
+        [model.path],
+        tmp_path / "sel.json",
+        *stores,
+        tmp_path / "ev",
+        evaluation=tiny.evaluation,
+        compute=tiny.compute,
+        execution="demo",
+    )
+    arguments = (tmp_path / "chosen", tmp_path / "ev")
+    first = steps.register(*arguments, tmp_path / "r.json", name="faces", execution="demo")
+    again = steps.register(*arguments, tmp_path / "r.json", name="faces", execution="demo")
+    assert (first["version"], again["version"]) == (1, 1)
+    assert json.loads((tmp_path / "r.json").read_text())["alias"] == "champion"
+
+    client, _ = open_client()
+    version = client.get_model_version_by_alias("faces", "champion")
+    assert version.tags["weights"] == model.weights_digest()
+    assert "test_accuracy" in version.tags
+
+    with np.load(tmp_path / "ev" / "probabilities.npz") as saved:
+        expected = saved["B/narrow/test"][:5]
+    np.save(tmp_path / "images.npy", np.load(stores[1] / "images.npy")[:5])
+    program = f"""
+import mlflow, numpy as np
+mlflow.set_tracking_uri({tracking!r})
+model = mlflow.pyfunc.load_model("models:/faces@champion")
+out = model.predict(np.load({str(tmp_path / "images.npy")!r}).reshape(5, 2304))
+np.save({str(tmp_path / "out.npy")!r}, out.to_numpy())
+print(",".join(out.columns))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "anger,disgust,fear,happiness,sadness,surprise,neutral"
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
