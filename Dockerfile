@@ -13,7 +13,7 @@ COPY src ./src
 RUN pip install --no-deps --no-build-isolation .
 
 RUN useradd --create-home --uid 10001 lhcnet
-USER lhcnet
+USER 10001
 WORKDIR /home/lhcnet
 
 ARG COMMIT=""

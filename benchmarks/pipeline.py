@@ -36,6 +36,7 @@ def main() -> None:
         folder = Path(temporary)
         for name in ("dvc.yaml", "params.yaml"):
             shutil.copy(ROOT / name, folder)
+        shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         faces = seconds(folder, "lhcnet", "faces", "data/raw/faces.zip")
         demo = seconds(folder, sys.executable, "-m", "pipeline", "local", "--profile", "demo")
         (folder / "params.yaml").write_bytes(subprocess.check_output(["lhcnet", "profile", "demo"], env=ENVIRONMENT))

@@ -65,6 +65,7 @@ def submit(
     profile: Profile = None,
     cluster: ClusterFile = None,
     host: Annotated[str | None, typer.Option(help="Kubeflow endpoint; default: KF_PIPELINES_ENDPOINT.")] = None,
+    source: Annotated[str | None, typer.Option(help="FER2013: s3://, gs:// or minio://; default: data.source.")] = None,
     namespace: Annotated[str | None, typer.Option()] = None,
     experiment: Annotated[str, typer.Option()] = "lhcnet",
     token: Annotated[str | None, typer.Option(envvar="KF_PIPELINES_TOKEN", help="Bearer token.")] = None,
@@ -75,7 +76,17 @@ def submit(
     host = host or os.environ.get("KF_PIPELINES_ENDPOINT")
     if not host:
         raise LhcnetError("submit: expected --host or KF_PIPELINES_ENDPOINT")
-    typer.echo(submit_run(_config(params, profile), _cluster(cluster), host, namespace, experiment, token))
+    config = _config(params, profile)
+    run_id = submit_run(
+        config,
+        _cluster(cluster),
+        source or config.data.source,
+        host=host,
+        namespace=namespace,
+        experiment=experiment,
+        token=token,
+    )
+    typer.echo(run_id)
 
 
 if __name__ == "__main__":

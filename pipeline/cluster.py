@@ -23,8 +23,8 @@ class Cluster(Section):
     image: str = IMAGE
     gpu: str = "nvidia.com/gpu"
     gpus: Annotated[int, Field(ge=0)] = 1
-    cpu: str = "4"
-    memory: str = "16G"
+    cpu: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?m?$")] = "4"
+    memory: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[KMGT]i?$")] = "16G"
     node_selector: dict[str, str] = {}
     tolerations: tuple[str, ...] = ("nvidia.com/gpu",)
     retries: Annotated[int, Field(ge=0)] = 2
@@ -32,6 +32,7 @@ class Cluster(Section):
     env: dict[str, str] = {}
     secret: str = ""
     secret_keys: tuple[str, ...] = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    tracking_injected: bool = False  # the back end hands every task its MLflow run
 
 
 LOCAL = Cluster(gpus=0, tolerations=(), retries=0, parallelism=2)

@@ -18,14 +18,19 @@ from lhcnet.config import Config, execution_name
 from pipeline.cluster import Cluster, place
 
 
-def build(config: Config, cluster: Cluster) -> Any:
-    """The pipeline of a configuration. Its sections are the defaults of the pipeline parameters."""
-    execution = execution_name(config)
+def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
+    """The pipeline of a configuration. Its sections are the defaults of the pipeline parameters.
+
+    `execution` names the record in MLflow, by default after settings and code: who changes a parameter of a compiled
+    pipeline by hand should compile anew, or the record goes under the old name.
+    """
+    execution = execution or execution_name(config)
+    on_gpu = config.compute.device == "cuda"
     stages = [stage.to_dict() for stage in (config.stage1, config.stage2, config.stage3, config.stage4)]
     names = [config.variant(name).to_dict() for name in config.variants]
 
     def on(task: dsl.PipelineTask, *, gpu: bool = False) -> dsl.PipelineTask:
-        return place(task, cluster, execution, gpu=gpu)
+        return place(task, cluster, execution, gpu=gpu and on_gpu)
 
     @dsl.pipeline(name="lhcnet", description="LHC-Net on FER2013: sets A, B and C, the 10 % loss rule, TTA, registry")
     def lhcnet(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import io
 import json
+import logging
 import os
 import re
 import sys
 import threading
 import warnings
 from collections import defaultdict
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from kfp import local
 from tqdm import tqdm
 
 from lhcnet.cli import show
-from lhcnet.config import Config
+from lhcnet.config import Config, execution_name
 from lhcnet.errors import LhcnetError
 from lhcnet.tracking.runs import default_uri, open_client
 from pipeline.cluster import LOCAL
@@ -64,6 +67,16 @@ def count_tasks(config: Config) -> int:
     return 5 + len(config.seeds.a) + 2 * len(config.variants) + 2 * len(config.seeds.c) + 5
 
 
+@contextlib.contextmanager
+def _left_as_found() -> Iterator[None]:
+    """kfp's loops leave `print` and the root logger's handlers patched."""
+    printer, handlers = builtins.print, logging.getLogger().handlers[:]
+    try:
+        yield
+    finally:
+        builtins.print, logging.getLogger().handlers[:] = printer, handlers
+
+
 def run(config: Config, source: Path | None, root: Path) -> Path:
     """Run to the end and show the comparison. Returns the folder of this run below `root`; its log lies beside it."""
     source = (source or Path(config.data.source)).absolute()
@@ -71,16 +84,17 @@ def run(config: Config, source: Path | None, root: Path) -> Path:
         raise LhcnetError(f"{source}: is not there; expected FER2013 as a file, folder or zip")
     os.environ["MLFLOW_TRACKING_URI"] = default_uri()  # absolute, for the tasks
     open_client()  # a fresh sqlite store must exist before two tasks open it
-    root = root.absolute() / datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S-%f")[:-4]
+    root = root.absolute() / stamp
     root.mkdir(parents=True)
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
 
     with (root / "log.txt").open("w") as log, tqdm(total=count_tasks(config), unit="task", mininterval=0) as bar:
         screen = Screen(log, bar)
-        with contextlib.redirect_stdout(screen), warnings.catch_warnings():
+        with contextlib.redirect_stdout(screen), warnings.catch_warnings(), _left_as_found():
             warnings.filterwarnings("ignore", "You may be attemping", RuntimeWarning)  # on purpose: no container here
             try:
-                build(config, LOCAL)(source=str(source))
+                build(config, LOCAL, f"{execution_name(config)}-{stamp}")(source=str(source))
             except RuntimeError as error:
                 raise LhcnetError(f"{screen.error or error} (log: {root / 'log.txt'})") from None
         bar.update()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import kfp
+from kfp_server_api import ApiException
 from urllib3.exceptions import HTTPError
 
 from lhcnet.config import Config
@@ -10,18 +11,33 @@ from lhcnet.errors import LhcnetError
 from pipeline.cluster import Cluster
 from pipeline.graph import build
 
+SOURCES = ("s3://", "gs://", "minio://")
+
 
 def submit_run(
-    config: Config, cluster: Cluster, host: str, namespace: str | None, experiment: str, token: str | None
+    config: Config,
+    cluster: Cluster,
+    source: str,
+    *,
+    host: str,
+    namespace: str | None,
+    experiment: str,
+    token: str | None,
 ) -> str:
     """Returns the run's id. To the client a login page with status 200 is a success: then there is no id."""
+    if not source.startswith(SOURCES):
+        raise LhcnetError(f"--source {source}: expected a URI that the cluster can import: {', '.join(SOURCES)}")
+    uri = "MLFLOW_TRACKING_URI"
+    if not (cluster.tracking_injected or uri in cluster.env or (cluster.secret and uri in cluster.secret_keys)):
+        raise LhcnetError(f"cluster: env: {uri} is missing; without it the record would end with the tasks' pods")
     try:
         client = kfp.Client(host=host, namespace=namespace or "kubeflow", existing_token=token)
         run = client.create_run_from_pipeline_func(
-            build(config, cluster), experiment_name=experiment, namespace=namespace
+            build(config, cluster), {"source": source}, experiment_name=experiment, namespace=namespace
         )
-    except (HTTPError, OSError) as error:
-        raise LhcnetError(f"submit: {host} did not answer as a Kubeflow Pipelines endpoint: {error}") from None
+    except (HTTPError, ApiException, OSError) as error:
+        line = " ".join(str(error).split())[:300]
+        raise LhcnetError(f"submit: {host} did not answer as a Kubeflow Pipelines endpoint: {line}") from None
     if not run.run_id:
         raise LhcnetError(f"submit: {host} answered without a run id; is it a login page? expected a token (--token)")
     return str(run.run_id)

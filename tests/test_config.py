@@ -60,6 +60,9 @@ def test_a_printed_profile_reads_back_the_same(name: str, tmp_path: Path) -> Non
         ({"compute.device": "tpu"}, "compute.device", "'cuda' or 'cpu'"),
         ({"variants": {}}, "variants", "at least 1"),
         ({"seeds.a": [1, 1]}, "seeds", "must differ"),
+        ({"seeds.c": [0, 1]}, "seeds", "would count one model twice"),
+        ({"data.source": ""}, "data.source", "at least 1"),
+        ({"variants": {"a.b": []}}, "variants", "match"),
         ({"network.input_size": 64}, "variants.table2_small", "heads=6 does not divide H*W = 8*8 = 64"),
     ],
 )

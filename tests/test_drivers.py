@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -71,11 +72,17 @@ def direct(small: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(small: Config, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A DVC project after `dvc repro`."""
     folder = tmp_path_factory.mktemp("dvc")
-    shutil.copy(ROOT / "dvc.yaml", folder)
+    copy_project(folder)
     (folder / "params.yaml").write_text(to_yaml(small))
     dvc(folder, environment, "init", "--no-scm", "-q")
     dvc(folder, environment, "repro")
     return folder
+
+
+def copy_project(folder: Path) -> None:
+    """What `dvc repro` needs: the graph, and the code it depends on."""
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
 
 
 def dvc(folder: Path, environment: dict[str, str], *arguments: str) -> str:
@@ -91,14 +98,15 @@ def digest(report: Path) -> str:
 
 def test_dvc_gives_the_metrics_of_direct_calls(direct: Path, project: Path) -> None:
     assert digest(project / "artifacts" / "report") == digest(direct / "report")
-    weights = project / "artifacts" / "chosen" / "model.safetensors"
-    assert weights.read_bytes() == (direct / "chosen" / "model.safetensors").read_bytes()
+    for file in (direct / "chosen").iterdir():
+        assert file.read_bytes() == (project / "artifacts" / "chosen" / file.name).read_bytes(), file.name
 
 
 def test_kubeflow_gives_the_metrics_of_direct_calls(
     direct: Path, small: Config, environment: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "params.yaml").write_text(to_yaml(small))
+    started = time.time() * 1000
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", "local", "--root", str(tmp_path / "runs")],
         cwd=tmp_path,
@@ -113,11 +121,17 @@ def test_kubeflow_gives_the_metrics_of_direct_calls(
     assert digest(report) == digest(direct / "report")
     assert "Table 7" in done.stdout
     assert "alias champion" in " ".join(done.stdout.split())
+    (chosen,) = tmp_path.glob("runs/*/*/select/chosen")
+    for file in (direct / "chosen").iterdir():
+        assert file.read_bytes() == (chosen / file.name).read_bytes(), file.name
 
     # the record: one parent, and every model a child of it with curves, tags and the verdict
     client = mlflow.MlflowClient(environment["MLFLOW_TRACKING_URI"])
     experiment = client.get_experiment_by_name("lhcnet")
-    runs = client.search_runs([experiment.experiment_id])
+    runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])
+    by_dvc = [run for run in runs if run.info.start_time < started]
+    runs = [run for run in runs if run.info.start_time >= started]
+    assert not by_dvc or len([run for run in by_dvc if "mlflow.parentRunId" not in run.data.tags]) == 1
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert len(parents) == 1
     assert parents[0].info.status == "FINISHED"
@@ -169,7 +183,7 @@ def test_dvc_shows_metrics_and_plots(project: Path, environment: dict[str, str])
 def test_bad_raw_data_fails_the_repro_with_one_sentence(
     project: Path, small: Config, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    copy_project(tmp_path)
     (tmp_path / "bad.csv").write_text("emotion,pixels\n0,1 2 3\n")
     values = small.to_dict()
     values["data"]["source"] = "bad.csv"

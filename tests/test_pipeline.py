@@ -17,6 +17,7 @@ from lhcnet.errors import LhcnetError
 from pipeline.cluster import LOCAL, Cluster, load_cluster
 from pipeline.graph import build
 from pipeline.local import count_tasks, run
+from pipeline.submit import submit_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -154,3 +155,28 @@ def test_a_missing_source_is_said_before_anything_runs(tiny: Config, tmp_path: P
     with pytest.raises(LhcnetError, match="expected FER2013 as a file, folder or zip"):
         run(tiny, tmp_path / "nothing.zip", tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "cluster", "says"),
+    [
+        (
+            "data/raw/fer2013.zip",
+            Cluster(env={"MLFLOW_TRACKING_URI": "http://mlflow"}),
+            "a URI that the cluster can import",
+        ),
+        ("s3://bucket/fer2013.zip", Cluster(), "MLFLOW_TRACKING_URI is missing"),
+        ("s3://bucket/fer2013.zip", Cluster(tracking_injected=True), "did not answer as a Kubeflow Pipelines endpoint"),
+    ],
+)
+def test_a_submission_that_would_fail_later_fails_now(source: str, cluster: Cluster, says: str) -> None:
+    with pytest.raises(LhcnetError, match=says) as error:
+        submit_run(
+            profile("demo"), cluster, source, host="http://127.0.0.1:9", namespace="me", experiment="x", token="t"
+        )
+    assert "\n" not in str(error.value)
+
+
+def test_no_gpu_is_asked_for_where_the_configuration_wants_none(tmp_path: Path) -> None:
+    for executor in compiled(profile("cpu"), Cluster(), tmp_path)[0]["deploymentSpec"]["executors"].values():
+        assert "accelerator" not in executor.get("container", {}).get("resources", {})

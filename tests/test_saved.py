@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_what_is_saved_comes_back(folder: Path) -> None:
     saved = open_model(folder)
-    assert (saved.info, saved.metrics.train_loss, saved.logged_in()) == (INFO, 1.5, "x")
+    assert (saved.info, saved.metrics.train_loss) == (INFO, 1.5)
     assert saved.history == [
         {"epoch": 0, "val_loss": 1.9, "val_accuracy": 0.2},
         {"epoch": 1, "train_loss": 1.5, "train_accuracy": 0.4, "val_accuracy": 0.3},
@@ -47,13 +47,12 @@ def test_nothing_is_pickled(folder: Path) -> None:
         "metrics.json",
         "model.json",
         "model.safetensors",
-        "run.json",
     ]
 
 
 def test_saving_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     metrics = Metrics(status="trained", train_loss=1.5)
-    save(tmp_path / "again", ARCHITECTURE.build(seed=3), INFO, metrics, HISTORY, {"execution": "x"})
+    save(tmp_path / "again", ARCHITECTURE.build(seed=3), INFO, metrics, HISTORY)
     for file in folder.iterdir():
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes(), file.name
 
@@ -89,5 +88,5 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
             raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        save(tmp_path / "model", Broken(), INFO, Metrics(status="trained"), HISTORY, {})  # type: ignore[arg-type]
+        save(tmp_path / "model", Broken(), INFO, Metrics(status="trained"), HISTORY)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lhcnet.errors import LhcnetError
-from lhcnet.evaluation.selection import apply_loss_rule, select
+from lhcnet.evaluation.selection import SelectionReport, apply_loss_rule, choose, judge
 from lhcnet.evaluation.statistics import table_7_row
 from lhcnet.models.saved import Architecture, Metrics, ModelInfo, Provenance, Saved
 
@@ -41,6 +41,10 @@ def saved(id_: str, train_loss: float | None = 1.0, val_accuracy: float = 0.5, *
 
 
 START = saved("backbone/stage3", 1.0)
+
+
+def select(models: list[Saved], start: Saved, loss_factor: float) -> SelectionReport:
+    return choose(judge(models, start, loss_factor), start, loss_factor)
 
 
 @pytest.mark.parametrize(("loss", "kept"), [(1.0999, True), (1.10, False), (1.1001, False), (0.2, True), (None, False)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,21 @@ def test_training_on_other_data_than_the_start_is_refused(backbone: Saved, tiny:
             start=backbone.path,
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stage_wants_the_start_that_belongs_to_it(
+    backbone: Saved, stores: tuple[Path, Path], tiny: Config, tmp_path: Path
+) -> None:
+    common = {"stage": tiny.stage2, "seed": 0, "compute": tiny.compute}
+    with pytest.raises(LhcnetError, match="stage 2: expected"):
+        steps.train(stores[0], tmp_path / "out", number=2, network=tiny.network, **common)  # type: ignore[arg-type]
+    with pytest.raises(LhcnetError, match="stage 1: expected"):
+        steps.train(stores[0], tmp_path / "out", number=1, start=backbone.path, **common)  # type: ignore[arg-type]
+    metrics = json.loads((backbone.path / "metrics.json").read_text())
+    shutil.copytree(backbone.path, tmp_path / "diverged")
+    (tmp_path / "diverged" / "metrics.json").write_text(json.dumps(metrics | {"status": "diverged", "reason": "NaN"}))
+    with pytest.raises(LhcnetError, match="its training diverged"):
+        steps.train(stores[0], tmp_path / "out", number=2, start=tmp_path / "diverged", **common)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("weights", ["nowhere.h5", "here.h5"])

@@ -14,7 +14,11 @@ import pytest
 
 from lhcnet import steps
 from lhcnet.config import Config
+from lhcnet.errors import LhcnetError
+from lhcnet.tracking import runs as tracking_runs
 from lhcnet.tracking.runs import KEY, Execution, child, open_client
+
+tracking_find = tracking_runs._find
 
 EXECUTION = Execution("demo-1234", "d" * 64)
 
@@ -26,7 +30,7 @@ def runs(client: mlflow.MlflowClient) -> dict[str, mlflow.entities.Run]:
 
 def test_one_parent_and_a_child_a_step(tracking: str) -> None:
     for step in ("train/A/seed-0", "train/A/seed-1"):
-        with child(EXECUTION, step, tags={"seed": step[-1]}, fresh=True) as run:
+        with child(EXECUTION, step, tags={"seed": step[-1]}) as run:
             run.params({"stage": {"batch_size": 32}})
             for epoch in range(3):
                 run.metrics({"val_accuracy": 0.1 * epoch, "train_loss": None, "note": "text"}, step=epoch)
@@ -43,10 +47,10 @@ def test_one_parent_and_a_child_a_step(tracking: str) -> None:
 
 def test_a_step_that_runs_again_replaces_its_run_and_additions_reopen_it(tracking: str) -> None:
     for value in (0.1, 0.2):
-        with child(EXECUTION, "train/B/x", tags={}, fresh=True) as run:
+        with child(EXECUTION, "train/B/x", tags={}) as run:
             run.metrics({"val_accuracy": value}, step=0)
     for _ in range(2):
-        with child(EXECUTION, "train/B/x", tags={"kept": True}, fresh=False) as run:
+        with child(EXECUTION, "train/B/x", tags={"kept": True}, mode="add") as run:
             run.metrics({"test_accuracy": 0.7})
     client, _ = open_client()
     found = runs(client)
@@ -58,7 +62,7 @@ def test_a_step_that_runs_again_replaces_its_run_and_additions_reopen_it(trackin
 
 
 def test_a_failed_step_says_so(tracking: str) -> None:
-    with pytest.raises(ZeroDivisionError), child(EXECUTION, "prepare", tags={}, fresh=True):
+    with pytest.raises(ZeroDivisionError), child(EXECUTION, "prepare", tags={}):
         raise ZeroDivisionError
     client, _ = open_client()
     assert {run.info.status for run in runs(client).values()} == {"FAILED"}
@@ -68,13 +72,70 @@ def test_an_injected_run_is_adopted_and_left_open(tracking: str, monkeypatch: py
     client, experiment = open_client()
     injected = client.create_run(experiment)
     monkeypatch.setenv("MLFLOW_RUN_ID", injected.info.run_id)
-    with child(EXECUTION, "train/A/seed-0", tags={"set": "A"}, fresh=True) as run:
+    with child(EXECUTION, "train/A/seed-0", tags={"set": "A"}) as run:
         assert run.id == injected.info.run_id
         run.metrics({"val_accuracy": 0.5}, step=0)
     found = client.get_run(injected.info.run_id)
     assert found.info.status == "RUNNING"
     assert found.data.metrics == {"val_accuracy": 0.5}
     assert len(client.search_runs([experiment])) == 1
+
+
+def test_verdicts_reach_the_models_and_not_the_adopted_run(
+    tracking: str, stores: tuple[Path, Path], tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = {"compute": tiny.compute, "seed": 0, "execution": "kf"}
+    start = steps.train(stores[0], tmp_path / "s", number=1, stage=tiny.stage1, network=tiny.network, **common)  # type: ignore[arg-type]
+    models = []
+    for name in tiny.variants:
+        inserted = steps.insert_lhc(start.path, tmp_path / f"i{name}", variant=tiny.variant(name), set_="B", seed=0)
+        models.append(
+            steps.train(stores[0], tmp_path / name, number=4, stage=tiny.stage4, start=inserted.path, **common).path  # type: ignore[arg-type]
+        )
+    client, experiment = open_client()
+    injected = client.create_run(experiment).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", injected)
+    steps.select(models, start.path, tmp_path / "selection.json", loss_factor=9.0, execution="kf")
+    assert "kept" not in client.get_run(injected).data.tags
+    assert client.get_run(injected).info.status == "RUNNING"
+    key = Execution("kf", start.info.provenance.data).key
+    for name in tiny.variants:
+        assert runs(client)[f"{key}/train/B/{name}"].data.tags["kept"] == "True"
+
+
+def test_all_rejected_is_in_the_record_before_it_is_an_error(
+    tracking: str, stores: tuple[Path, Path], tiny: Config, tmp_path: Path
+) -> None:
+    common = {"compute": tiny.compute, "seed": 0, "execution": "strict"}
+    start = steps.train(stores[0], tmp_path / "s", number=1, stage=tiny.stage1, network=tiny.network, **common)  # type: ignore[arg-type]
+    inserted = steps.insert_lhc(start.path, tmp_path / "i", variant=tiny.variant("wide"), set_="B", seed=0)
+    model = steps.train(stores[0], tmp_path / "b", number=4, stage=tiny.stage4, start=inserted.path, **common)  # type: ignore[arg-type]
+    with pytest.raises(LhcnetError, match="no network with LHC was kept"):
+        steps.select([model.path], start.path, tmp_path / "selection.json", loss_factor=1e-6, execution="strict")
+    assert not (tmp_path / "selection.json").exists()
+    client, _ = open_client()
+    key = Execution("strict", start.info.provenance.data).key
+    found = runs(client)
+    assert found[f"{key}/train/B/wide"].data.tags["kept"] == "False"
+    assert "is not below" in found[f"{key}/train/B/wide"].data.tags["selection"]
+    assert found[key].info.status == "FAILED"
+
+
+def test_of_two_parents_made_at_once_the_first_stays(tracking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, experiment = open_client()
+    first = client.create_run(experiment, tags={KEY: EXECUTION.key}, start_time=1)
+    seen = iter([None])  # our search came before the other process's run was there
+    monkeypatch.setattr(tracking_runs, "_find", lambda *a: next(seen, tracking_find(*a)))
+    with child(EXECUTION, "prepare", tags={}) as run:
+        assert run.parent_id == first.info.run_id
+
+
+def test_a_server_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(LhcnetError, match=r"MLflow at http://127\.0\.0\.1:9") as error, child(EXECUTION, "x", tags={}):
+        raise AssertionError("must not get here")
+    assert "\n" not in str(error.value)
 
 
 def test_the_default_store_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,11 +175,16 @@ def test_a_model_from_a_cache_gets_its_record_under_the_new_execution(
     key = Execution("new", start.info.provenance.data).key
     found = runs(client)
     reused = found[f"{key}/train/backbone/stage1"]
-    assert reused.data.tags["reused_from"].startswith("old-")
+    assert reused.data.tags["restored"] == "from files"
     curve = client.get_metric_history(reused.info.run_id, "val_accuracy")
     assert [p.step for p in curve] == [int(row["epoch"]) for row in start.history]
     assert found[f"{key}/train/B/wide"].data.tags["kept"] == "True"
-    assert len([k for k in found if k.startswith(key)]) == 3  # parent, reused start, model
+    assert {k.removeprefix(key) for k in found if k.startswith(key)} == {
+        "",
+        "/select/B",
+        "/train/B/wide",
+        "/train/backbone/stage1",
+    }
 
 
 def test_the_champion_loads_in_a_fresh_process_and_predicts(
@@ -146,6 +212,7 @@ def test_the_champion_loads_in_a_fresh_process_and_predicts(
 
     client, _ = open_client()
     version = client.get_model_version_by_alias("faces", "champion")
+    assert client.get_run(version.run_id).info.lifecycle_stage == "active"
     assert version.tags["weights"] == model.weights_digest()
     assert "test_accuracy" in version.tags
 
@@ -156,7 +223,7 @@ def test_the_champion_loads_in_a_fresh_process_and_predicts(
 import mlflow, numpy as np
 mlflow.set_tracking_uri({tracking!r})
 model = mlflow.pyfunc.load_model("models:/faces@champion")
-out = model.predict(np.load({str(tmp_path / "images.npy")!r}).reshape(5, 2304))
+out = model.predict(np.load({str(tmp_path / "images.npy")!r}))
 np.save({str(tmp_path / "out.npy")!r}, out.to_numpy())
 print(",".join(out.columns))
 """

@@ -34,6 +34,9 @@ def main() -> NoReturn:
     except LhcnetError as error:
         typer.echo(f"lhcnet: {error}", err=True)
         sys.exit(1)
+    except OSError as error:  # unwritable output, a full disk
+        typer.echo(f"lhcnet: {error.filename or 'output'}: {error.strerror or error}", err=True)
+        sys.exit(1)
     sys.exit(0)
 
 

@@ -32,7 +32,7 @@ def _whole(value: object) -> object:
 
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
 Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**31)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]  # no dots: DVC reads them as nesting
 SetName = Literal["backbone", "A", "B", "C"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -49,7 +49,7 @@ class Section(BaseModel):
 class Data(Section):
     """Where FER2013 is. The two last settings matter only for copies without the official three-way split."""
 
-    source: str = "data/raw/fer2013.zip"
+    source: Annotated[str, Field(min_length=1)] = "data/raw/fer2013.zip"
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.125
     split_seed: Seed = 0
 
@@ -73,7 +73,8 @@ class Network(Section):
 class Compute(Section):
     """Where and how the arithmetic runs. `cuda` without a GPU is an error, never a silent fallback.
 
-    `threads` is the number of CPU threads, 0 for all: results are the same bytes only for the same number.
+    `threads` is the number of CPU threads, 0 leaves torch's choice (all cores): results are the same bytes only for the
+    same number.
     """
 
     device: Literal["cuda", "cpu"] = "cuda"
@@ -143,6 +144,8 @@ class Seeds(Section):
             seeds = getattr(self, name)
             if len(set(seeds)) != len(seeds):
                 raise ValueError(f"the seeds of set {name.upper()} must differ from each other, not {list(seeds)}")
+        if self.b in self.c:
+            raise ValueError(f"the seed of set B, {self.b}, repeated in set C would count one model twice")
         return self
 
 

@@ -30,6 +30,9 @@ def open_device(compute: Compute) -> Device:
         raise LhcnetError(
             "compute.device: cuda was asked for, but torch sees no CUDA GPU here; expected a GPU, or `device: cpu`"
         )
+    if compute.device == "cuda":  # float32 means float32, and the same choice of algorithm every time
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     if compute.threads:
         torch.set_num_threads(compute.threads)
     return Device(torch.device(compute.device), compute.precision)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import csv
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,7 @@ from lhcnet.data.sources import CLASSES, read
 from lhcnet.data.store import open_store, write_stores
 from lhcnet.errors import LhcnetError
 from lhcnet.evaluation.score import Score, confusion, score
-from lhcnet.evaluation.selection import SelectionReport
-from lhcnet.evaluation.selection import select as choose
+from lhcnet.evaluation.selection import SelectionReport, choose, judge
 from lhcnet.evaluation.summary import Evaluated, EvaluationReport, Summary, summarise, write_tables
 from lhcnet.models.saved import (
     Architecture,
@@ -40,7 +38,8 @@ from lhcnet.models.saved import (
     save,
     write_json,
 )
-from lhcnet.tracking.runs import Execution, Run, child
+from lhcnet.tracking.record import curve, final, restore, tracked
+from lhcnet.tracking.runs import Execution, child, missing
 from lhcnet.tracking.runs import register as register_model
 
 log = logging.getLogger("lhcnet")
@@ -65,9 +64,9 @@ def prepare(
     report.parent.mkdir(parents=True, exist_ok=True)
     write_json(report, result)
     log.info("%s: %s, %d images, digest %s", source, faces.shape, len(faces.labels), digest[:12])
-    with _tracked(execution, digest, "prepare") as run:
+    with tracked(execution, digest, "prepare") as run:
         if run:
-            run.params({"data": data.to_dict()})
+            run.params({"data": data.to_dict() | {"source": str(source)}})
             run.metrics({f"images_{name}": sum(counts.values()) for name, counts in findings["counts"].items()})
             run.dataset("FER2013", digest, str(source.absolute()), "training")
             run.file(report)
@@ -96,48 +95,33 @@ def train(
     from lhcnet.models.weights import load_start
     from lhcnet.training.fit import Split, finite, fit
 
-    device = open_device(compute)
+    if (number == 1) != (start is None) or (start is None) != (network is not None):
+        raise LhcnetError(
+            f"stage {number}: expected the settings of a new network in stage 1, a model to start from after"
+        )
     store = open_store(trainval)
-    if (start is None) == (network is None):
-        raise LhcnetError("train: expected either a starting model or the settings of a new network")
-    if start is not None:
-        saved = open_model(start)
-        architecture, model, origin = saved.info.architecture, saved.network(), saved.weights_digest()
-        provenance = saved.info.provenance
-        if provenance.data != store.digest:
-            raise LhcnetError(
-                f"{start}: was trained on data {provenance.data[:12]}, not on {store.digest[:12]} of {trainval}"
-            )
+    if start is None:
+        id_, set_, variant = _identify(None, number, seed)
     else:
-        assert network is not None
-        architecture, provenance = Architecture.of(network), None
-        model, origin = load_start(network.weights, architecture.build(seed))
+        begun = open_model(start)
+        id_, set_, variant = _identify(begun, number, seed)
+        if begun.info.provenance.data != store.digest:
+            was = begun.info.provenance.data[:12]
+            raise LhcnetError(f"{start}: was trained on data {was}, not on {store.digest[:12]} of {trainval}")
+        _refuse_diverged(begun)
 
-    set_: SetName
-    if number < 4:
-        set_, variant, id_ = "backbone", None, f"backbone/stage{number}"
-    elif provenance is None or provenance.variant is None:
-        set_, variant, id_ = "A", None, f"A/seed-{seed}"
-    else:
-        set_, variant = provenance.set, provenance.variant
-        id_ = f"B/{variant}" if set_ == "B" else f"{set_}/{variant}/seed-{seed}"
-    info = ModelInfo(
-        architecture=architecture,
-        provenance=Provenance(
-            id=id_, set=set_, stage=number, seed=seed, variant=variant, data=store.digest, start=origin
-        ),
-    )
     tags = {"set": set_, "stage": number, "seed": seed, "variant": variant or "-"}
-    with _tracked(execution, store.digest, f"train/{id_}", tags) as run:
+    with tracked(execution, store.digest, f"train/{id_}", tags) as run:
+        device = open_device(compute)
+        if start is None:
+            assert network is not None
+            architecture = Architecture.of(network)
+            model, origin = load_start(network.weights, architecture.build(seed))
+        else:
+            architecture, model, origin = begun.info.architecture, begun.network(), begun.weights_digest()
         if run:
-            run.params(
-                {
-                    "stage": stage.to_dict(),
-                    "compute": compute.to_dict(),
-                    "network": architecture.to_dict(),
-                    "seed": seed,
-                }
-            )
+            settings = {"stage": stage, "compute": compute, "network": architecture}
+            run.params({name: section.to_dict() for name, section in settings.items()} | {"seed": seed})
             run.dataset("FER2013", store.digest, str(trainval.absolute()), "training")
 
         def on_epoch(row: Epoch) -> None:
@@ -146,7 +130,7 @@ def train(
                 shown = f"training loss {row.train_loss:.4f}, {shown}"
             log.info("%s epoch %d: %s", id_, row.epoch, shown)
             if run:
-                run.metrics(_curve(asdict(row)), step=row.epoch)
+                run.metrics(curve(asdict(row)), step=row.epoch)
 
         train_split, validation = Split(*store.split("train")), Split(*store.split("validation"))
         size = architecture.input_size
@@ -155,6 +139,7 @@ def train(
             train_split,
             validation,
             stage,
+            number=number,
             seed=seed,
             input_size=size,
             device=device,
@@ -175,22 +160,32 @@ def train(
             val_loss=best.val_loss,
             val_accuracy=best.val_accuracy,
         )
-        key = {
-            "execution": Execution(execution, store.digest).key if execution else "",
-            "step": f"train/{id_}",
-        }
-        save(out, model, info, metrics, result.history, key)
+        provenance = Provenance(
+            id=id_, set=set_, stage=number, seed=seed, variant=variant, data=store.digest, start=origin
+        )
+        save(out, model, ModelInfo(architecture=architecture, provenance=provenance), metrics, result.history)
         if run:
-            run.metrics(_final(metrics))
+            run.metrics(final(metrics))
             run.tags({"status": metrics.status, "reason": metrics.reason or "-"})
     log.info(
-        "%s: %s, best epoch %d, validation accuracy %.4f",
-        id_,
-        metrics.status,
-        metrics.best_epoch,
-        best.val_accuracy,
+        "%s: %s, best epoch %d, validation accuracy %.4f", id_, metrics.status, metrics.best_epoch, best.val_accuracy
     )
     return open_model(out)
+
+
+def _identify(start: Saved | None, number: int, seed: int) -> tuple[str, SetName, str | None]:
+    """(id, set, variant) of the model that stage `number` makes of `start`."""
+    if start is None or number < 4:
+        return f"backbone/stage{number}", "backbone", None
+    p = start.info.provenance
+    if p.variant is None:
+        return f"A/seed-{seed}", "A", None
+    return f"B/{p.variant}" if p.set == "B" else f"C/{p.variant}/seed-{seed}", p.set, p.variant
+
+
+def _refuse_diverged(start: Saved) -> None:
+    if start.metrics.status == "diverged":
+        raise LhcnetError(f"{start.path}: its training diverged ({start.metrics.reason}); expected a trained network")
 
 
 def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed: int) -> Saved:
@@ -200,6 +195,7 @@ def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed:
     saved = open_model(model)
     if saved.info.architecture.modules is not None:
         raise LhcnetError(f"{model}: has LHC modules already; expected a plain ResNet34v2")
+    _refuse_diverged(saved)
     try:
         network = insert_modules(saved.network(), [m.to_dict() for m in variant.modules], seed)
     except ValueError as error:
@@ -217,7 +213,7 @@ def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed:
             start=saved.weights_digest(),
         ),
     )
-    save(out, network, info, Metrics(status="inserted"), [], {})
+    save(out, network, info, Metrics(status="inserted"), [])
     log.info("%s: five LHC modules inserted (%s, seed %d)", out, variant.name, seed)
     return open_model(out)
 
@@ -234,20 +230,28 @@ def select(
     """The 10 % loss rule over trained models; writes `selection.json` and, where asked for, the chosen model."""
     saved = [open_model(path) for path in models]
     first = open_model(start)
-    report = choose(saved, first, loss_factor)
-    by_id = {model.id: model for model in saved}
-    if chosen is not None:
-        with complete_or_absent(chosen, "model.json") as folder:
-            shutil.copytree(by_id[report.chosen].path, folder, dirs_exist_ok=True)
-    for entry in report.entries:
+    entries = judge(saved, first, loss_factor)
+    for entry in entries:
         log.info("%s %s: %s", "kept" if entry.kept else "rejected", entry.id, entry.reason)
-    if execution:
-        _record([first, *saved], Execution(execution, report.data))
-        for entry in report.entries:
-            with child(Execution(execution, report.data), f"train/{entry.id}", tags={}, fresh=False) as run:
-                run.tags({"kept": entry.kept, "selection": entry.reason})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, report.to_dict())
+    data, sets = first.info.provenance.data, "".join(sorted({entry.set for entry in entries}))
+    with tracked(execution, data, f"select/{sets}") as run:
+        if run:
+            run.params({"loss_factor": loss_factor})
+            restore([first, *saved], Execution(execution or "", data))
+            for entry in entries:
+                tags = {"kept": entry.kept, "selection": entry.reason}
+                with child(Execution(execution or "", data), f"train/{entry.id}", tags=tags, mode="add"):
+                    pass
+        report = choose(entries, first, loss_factor)
+        if chosen is not None:
+            by_id = {model.id: model for model in saved}
+            with complete_or_absent(chosen, "model.json") as folder:
+                shutil.copytree(by_id[report.chosen].path, folder, dirs_exist_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, report.to_dict())
+        if run:
+            run.tags({"chosen": report.chosen})
+            run.file(out)
     return report
 
 
@@ -267,56 +271,58 @@ def evaluate(
     from lhcnet.evaluation.predict import predict
     from lhcnet.evaluation.tta import plain_views, tta_views
 
-    device = open_device(compute)
     chosen = parse(SelectionReport, read_json(selection), str(selection))
     kept = {entry.id: entry for entry in chosen.entries if entry.kept}
     saved = {model.id: model for path in models if (model := open_model(path)).id in kept}
-    if missing := sorted(set(kept) - set(saved)):
-        raise LhcnetError(f"{selection}: names kept models that were not handed in: {', '.join(missing)}")
-    splits = {"validation": open_store(trainval).split("validation"), "test": open_store(test).split("test")}
+    if lost := sorted(set(kept) - set(saved)):
+        raise LhcnetError(f"{selection}: names kept models that were not handed in: {', '.join(lost)}")
+    splits = {}
+    for path, split in ((trainval, "validation"), (test, "test")):
+        store = open_store(path)
+        if store.digest != chosen.data:
+            raise LhcnetError(f"{path}: is of data {store.digest[:12]}, but {selection} of {chosen.data[:12]}")
+        splits[split] = store.split(split)
     with_tta = set(kept) if evaluation.tta == "kept" else {chosen.chosen, chosen.best.get("A", chosen.chosen)}
 
-    scored, probabilities = [], {}
-    for id_ in sorted(saved):
-        network = saved[id_].network().to(device.torch)
-        size = saved[id_].info.architecture.input_size
-        scores: dict[str, Score] = {}
-        for views in (plain_views(), tta_views(evaluation.tta_rotation))[: 2 if id_ in with_tta else 1]:
-            for split, (images, labels) in splits.items():
-                p = predict(network, images, views, input_size=size, device=device, batch_size=evaluation.batch_size)
-                name = f"{split}_tta" if len(views) > 1 else split
-                scores[name] = score(p, labels, split=split, views=len(views))
-                probabilities[f"{id_}/{name}"] = p
-        shown = ", ".join(f"{name} {s.accuracy:.4f}" for name, s in scores.items())
-        log.info("%s: accuracy on %s", id_, shown)
-        scored.append(
-            Evaluated(
-                id=id_,
-                set=kept[id_].set,
-                validation=scores["validation"],
-                test=scores["test"],
-                validation_tta=scores.get("validation_tta"),
-                test_tta=scores.get("test_tta"),
-            )
-        )
-    report = EvaluationReport(chosen=chosen.chosen, data=chosen.data, models=tuple(scored))
-    labels = splits["test"][1]
-    best = probabilities[f"{chosen.chosen}/test"]
-    with complete_or_absent(out, "evaluation.json") as folder:
-        write_json(folder / "evaluation.json", report.to_dict())
-        np.savez(folder / "probabilities.npz", **probabilities)  # type: ignore[arg-type]
-        with (folder / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["actual", "predicted"])
-            writer.writerows((CLASSES[a], CLASSES[b]) for a, b in zip(labels, best.argmax(1), strict=True))
-    if execution:
-        from lhcnet.evaluation import plots  # matplotlib is slow to load
+    with tracked(execution, chosen.data, "evaluate") as run:
+        device = open_device(compute)
+        scored, probabilities = [], {}
+        for id_ in sorted(saved):
+            network = saved[id_].network().to(device.torch)
+            size = saved[id_].info.architecture.input_size
+            scores: dict[str, Score] = {}
+            for views in (plain_views(), tta_views(evaluation.tta_rotation))[: 2 if id_ in with_tta else 1]:
+                for split, (images, labels) in splits.items():
+                    p = predict(
+                        network, images, views, input_size=size, device=device, batch_size=evaluation.batch_size
+                    )
+                    name = f"{split}_tta" if len(views) > 1 else split
+                    scores[name] = score(p, labels, split=split, views=len(views))
+                    probabilities[f"{id_}/{name}"] = p
+            shown = ", ".join(f"{name} {s.accuracy:.4f}" for name, s in scores.items())
+            log.info("%s: accuracy on %s", id_, shown)
+            scored.append(Evaluated(id=id_, set=kept[id_].set, **scores))
+        report = EvaluationReport(chosen=chosen.chosen, data=chosen.data, models=tuple(scored))
+        labels = splits["test"][1]
+        best = probabilities[f"{chosen.chosen}/test"]
+        with complete_or_absent(out, "evaluation.json") as folder:
+            write_json(folder / "evaluation.json", report.to_dict())
+            np.savez(folder / "probabilities.npz", **probabilities)  # type: ignore[arg-type]
+            with (folder / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(["actual", "predicted"])
+                writer.writerows((CLASSES[a], CLASSES[b]) for a, b in zip(labels, best.argmax(1), strict=True))
+        if run:
+            from lhcnet.evaluation import plots  # matplotlib is slow to load
 
-        for evaluated in report.models:
-            with child(Execution(execution, chosen.data), f"train/{evaluated.id}", tags={}, fresh=False) as run:
-                run.metrics(evaluated.accuracies())
-                if evaluated.id == chosen.chosen:
-                    run.figure(plots.confusion_matrix(confusion(best, labels), CLASSES), "confusion_matrix.png")
+            run.params({"evaluation": evaluation.to_dict()})
+            under = Execution(execution or "", chosen.data)
+            restore(list(saved.values()), under)
+            for evaluated in report.models:
+                with child(under, f"train/{evaluated.id}", tags={}, mode="add") as trained:
+                    trained.metrics(evaluated.accuracies())
+                    if evaluated.id == chosen.chosen:
+                        trained.figure(plots.confusion_matrix(confusion(best, labels), CLASSES), "confusion_matrix.png")
     return report
 
 
@@ -324,11 +330,13 @@ def compare(selection: Path, evaluation: Path, out: Path, *, execution: str | No
     """Table 7 and Table A2 beside the paper's figures, the table of sets, and the metrics digest."""
     chosen = parse(SelectionReport, read_json(selection), str(selection))
     scored = parse(EvaluationReport, read_json(evaluation / "evaluation.json"), str(evaluation / "evaluation.json"))
+    if (scored.chosen, scored.data) != (chosen.chosen, chosen.data):
+        raise LhcnetError(f"{evaluation}: was made for {scored.chosen}, but {selection} chose {chosen.chosen}")
     summary = summarise(chosen, scored)
     with complete_or_absent(out, "summary.json") as folder:
         write_json(folder / "summary.json", summary.to_dict())
         write_tables(folder, chosen, scored)
-    with _tracked(execution, chosen.data, "compare") as run:
+    with tracked(execution, chosen.data, "compare") as run:
         if run:
             for file in sorted(out.iterdir()):
                 run.file(file)
@@ -348,59 +356,18 @@ def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution:
     weights = saved.weights_digest()
     tags = {"weights": weights, "data_digest": saved.info.provenance.data, "trained_as": saved.id}
     tags |= {key: f"{value:.4f}" for key, value in accuracies.items()}
-    with child(Execution(execution, saved.info.provenance.data), "register", tags={}, fresh=True) as run:
+    name_ = Execution(execution, saved.info.provenance.data)
+    # the run of an earlier time is what a registered version points to: it is added to, never replaced
+    with child(name_, "register", tags={}, mode="own" if missing(name_, ["register"]) else "add") as run:
+        restore([saved], name_)
         run.metrics(accuracies)
         version = register_model(run, name, chosen, tags=tags)
         run.tags({"registered": f"{name} version {version}"})
-        run.parent().end()
+        run.parent().metrics(accuracies)
+        run.end()
+        run.end_parent()
     result = {"name": name, "version": version, "alias": "champion", "weights": weights, "model": saved.id}
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, result)
     log.info("registered %s as %s version %d, alias champion", saved.id, name, version)
     return result
-
-
-@contextmanager
-def _tracked(
-    execution: str | None, data: str, step: str, tags: Mapping[str, object] | None = None
-) -> Iterator[Run | None]:
-    if execution is None:
-        yield None
-        return
-    with child(Execution(execution, data), step, tags=tags or {}, fresh=True) as run:
-        yield run
-
-
-def _record(models: Sequence[Saved], execution: Execution) -> None:
-    """Complete the execution's record with models that a cache brought back: their step never ran under it."""
-    for saved in models:
-        logged = saved.logged_in()
-        if logged == execution.key:
-            continue
-        p = saved.info.provenance
-        tags: dict[str, object] = {
-            "set": p.set,
-            "stage": p.stage,
-            "seed": p.seed,
-            "variant": p.variant or "-",
-            "status": saved.metrics.status,
-        }
-        tags["reused_from"] = logged or "-"
-        with child(execution, f"train/{saved.id}", tags=tags, fresh=True) as run:
-            run.params({"network": saved.info.architecture.to_dict(), "seed": p.seed})
-            for row in saved.history:
-                run.metrics(_curve(row), step=int(row["epoch"]))
-            run.metrics(_final(saved.metrics))
-
-
-def _curve(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != "epoch" and value is not None}
-
-
-def _final(metrics: Metrics) -> dict[str, Any]:
-    """The figures of the final weights, under names of their own: curves keep theirs."""
-    values = metrics.to_dict()
-    return {f"final_{name}": value for name, value in values.items() if isinstance(value, float)} | {
-        "best_epoch": metrics.best_epoch,
-        "epochs": metrics.epochs,
-    }

@@ -54,10 +54,10 @@ def apply_loss_rule(saved: Saved, start_train_loss: float, loss_factor: float) -
     return False, f"training loss {loss:.4f} is not below {rule}"
 
 
-def select(models: Sequence[Saved], start: Saved, loss_factor: float) -> SelectionReport:
-    """Apply the rule to every model and choose on validation accuracy (ties: lower validation loss, then the id).
+def judge(models: Sequence[Saved], start: Saved, loss_factor: float) -> tuple[Entry, ...]:
+    """Apply the rule to every model, in the order of their ids.
 
-    Raises `LhcnetError` when nothing with LHC is kept, when ids repeat or when data sets differ.
+    Raises `LhcnetError` when ids repeat, when data sets differ, or when the start has no finite training loss.
     """
     if start.metrics.train_loss is None:
         raise LhcnetError(f"{start.path}: the starting network has no finite training loss to compare with")
@@ -65,19 +65,19 @@ def select(models: Sequence[Saved], start: Saved, loss_factor: float) -> Selecti
     if len(data) != 1:
         raise LhcnetError(f"expected models trained on one data set, not on {len(data)}: {', '.join(sorted(data))}")
     ids = [saved.id for saved in models]
-    if len(set(ids)) != len(ids):
-        raise LhcnetError(
-            f"expected each model once, but these ids repeat: {sorted({i for i in ids if ids.count(i) > 1})}"
-        )
+    if repeated := sorted({id_ for id_ in ids if ids.count(id_) > 1}):
+        raise LhcnetError(f"expected each model once, but these ids repeat: {', '.join(repeated)}")
 
     entries = []
     for saved in sorted(models, key=lambda saved: saved.id):
         kept, reason = apply_loss_rule(saved, start.metrics.train_loss, loss_factor)
         p, m = saved.info.provenance, saved.metrics
+        if p.set == "backbone":
+            raise LhcnetError(f"{saved.path}: expected a model of set A, B or C, not {saved.id}")
         entries.append(
             Entry(
                 id=saved.id,
-                set=p.set,  # type: ignore[arg-type]  # "backbone" fails validation, as it should
+                set=p.set,
                 seed=p.seed,
                 variant=p.variant,
                 train_loss=m.train_loss,
@@ -87,7 +87,15 @@ def select(models: Sequence[Saved], start: Saved, loss_factor: float) -> Selecti
                 reason=reason,
             )
         )
-    with_lhc = [e for e in entries if e.kept and e.set != "A"]
+    return tuple(entries)
+
+
+def choose(entries: Sequence[Entry], start: Saved, loss_factor: float) -> SelectionReport:
+    """Choose on validation accuracy among the kept models with LHC (ties: lower validation loss, then the id).
+
+    Raises `LhcnetError` when none was kept.
+    """
+    with_lhc = [entry for entry in entries if entry.kept and entry.set != "A"]
     if not with_lhc:
         reasons = "; ".join(f"{e.id}: {e.reason}" for e in entries if e.set != "A") or "none was given"
         raise LhcnetError(f"no network with LHC was kept, so there is nothing to choose: {reasons}")
@@ -95,13 +103,13 @@ def select(models: Sequence[Saved], start: Saved, loss_factor: float) -> Selecti
     best = {
         name: best_on_validation(candidates).id
         for name in ("A", "B", "C")
-        if (candidates := [e for e in entries if e.kept and e.set == name])
+        if (candidates := [entry for entry in entries if entry.kept and entry.set == name])
     }
     return SelectionReport(
         loss_factor=loss_factor,
         start_id=start.id,
-        start_train_loss=start.metrics.train_loss,
-        data=data.pop(),
+        start_train_loss=start.metrics.train_loss or 0.0,
+        data=start.info.provenance.data,
         entries=tuple(entries),
         best=best,
         chosen=chosen.id,

@@ -116,28 +116,15 @@ def table_a2(selection: SelectionReport, evaluation: EvaluationReport) -> list[d
         found = scores.get(id_ or "")
         for tta, s in (("no", found and found.test), ("yes", found and found.test_tta)):
             if s:
-                low, high = s.ci95
-                interval = f"{100 * low:.2f}-{100 * high:.2f}"
-                rows.append(
-                    {
-                        "model": name,
-                        "source": "here",
-                        "accuracy": _percent(s.accuracy),
-                        "ci95": interval,
-                        "tta": tta,
-                    }
-                )
-    for name, accuracy, with_tta, _, _ in PAPER_TABLE_A2:
-        rows.append(
-            {
-                "model": name,
-                "source": "paper",
-                "accuracy": f"{accuracy:.2f}",
-                "ci95": "-",
-                "tta": "yes" if with_tta else "no",
-            }
-        )
+                interval = f"{100 * s.ci95[0]:.2f}-{100 * s.ci95[1]:.2f}"
+                rows.append(_a2_row(name, "here", tta, 100 * s.accuracy, interval))
+    for name, accuracy, with_tta in PAPER_TABLE_A2:
+        rows.append(_a2_row(name, "paper", "yes" if with_tta else "no", accuracy, "-"))
     return rows
+
+
+def _a2_row(model: str, source: str, tta: str, accuracy: float, ci95: str) -> dict[str, str]:
+    return {"model": model, "source": source, "tta": tta, "accuracy": f"{accuracy:.2f}", "ci95": ci95}
 
 
 def write_tables(folder: Path, selection: SelectionReport, evaluation: EvaluationReport) -> None:
@@ -147,7 +134,7 @@ def write_tables(folder: Path, selection: SelectionReport, evaluation: Evaluatio
         "table7": ("Table 7: test accuracy in per cent, no TTA", table_7(evaluation)),
         "table_a2": ("Table A2: test accuracy in per cent", table_a2(selection, evaluation)),
     }
-    text = "# Comparison\n\nModels were chosen on validation; the test split was opened once, by `evaluate`.\n"
+    text = "# Comparison\n\nModels were chosen on validation; only the kept ones were scored on test.\n"
     for name, (title, rows) in tables.items():
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

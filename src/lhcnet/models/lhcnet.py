@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from lhcnet.config import map_sides
 from lhcnet.models.lhc import LHC
 from lhcnet.models.resnetv2 import PLACES, ResNetV2
 
@@ -131,16 +132,8 @@ def add_control(network: ResNetV2) -> ResNetV2:
 
 def slot_shapes(input_size: int, widths: Sequence[int]) -> list[tuple[int, int, int]]:
     """(C, H, W) at the five places for square images: (64, 56, 56), ..., (512, 7, 7) at 224 (Figure 1)."""
-
-    def halved(side: int) -> int:
-        return (side + 1) // 2  # every stride-2 layer pads (kernel-1)/2 on both sides: odd sides round up
-
-    side = halved(halved(input_size))  # stem convolution and max-pool
-    shapes = [(widths[0], side, side), (widths[0], side, side)]
-    for width in widths[1:]:
-        side = halved(side)
-        shapes.append((width, side, side))
-    return shapes
+    channels = (widths[0], *widths)
+    return [(c, side, side) for c, side in zip(channels, map_sides(input_size), strict=True)]
 
 
 def count_parameters(network: nn.Module) -> int:

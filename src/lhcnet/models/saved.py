@@ -1,4 +1,4 @@
-"""The model directory: `model.safetensors`, `model.json`, `history.csv`, `metrics.json`, `run.json`. No pickles.
+"""The model directory: `model.safetensors`, `model.json`, `history.csv`, `metrics.json`. No pickles.
 
 A directory is complete or absent: it is written beside its place and renamed. Reading all but the weights loads no
 torch.
@@ -112,11 +112,6 @@ class Saved:
     def id(self) -> str:
         return self.info.provenance.id
 
-    def logged_in(self) -> str:
-        """Key of the MLflow execution that holds this model's record; empty where there is none."""
-        values = read_json(self.path / "run.json")
-        return str(values.get("execution", "")) if isinstance(values, dict) else ""
-
     def weights_digest(self) -> str:
         """SHA-256 of `model.safetensors`."""
         with (self.path / "model.safetensors").open("rb") as file:
@@ -128,10 +123,10 @@ class Saved:
         from safetensors.torch import load_file
 
         file = self.path / "model.safetensors"
-        network = self.info.architecture.build(seed=None)
         try:
+            network = self.info.architecture.build(seed=None)
             network.load_state_dict(load_file(file))
-        except (SafetensorError, RuntimeError, OSError) as error:
+        except (SafetensorError, RuntimeError, ValueError, OSError) as error:
             line = " ".join(str(error).split())[:300]
             raise LhcnetError(f"{file}: expected the weights of the network in {MARKER}: {line}") from None
         return network.eval()
@@ -143,9 +138,8 @@ def save(
     info: ModelInfo,
     metrics: Metrics,
     history: Sequence[Epoch],
-    run: dict[str, str],
 ) -> None:
-    """Write a model directory at `target`; `run` says where its record is in MLflow."""
+    """Write a model directory at `target`."""
     from safetensors.torch import save_file
 
     with complete_or_absent(target, MARKER) as folder:
@@ -156,7 +150,6 @@ def save(
             writer.writeheader()
             writer.writerows({k: "" if v is None else v for k, v in asdict(row).items()} for row in history)
         write_json(folder / "metrics.json", metrics.to_dict())
-        write_json(folder / "run.json", run)
         write_json(folder / MARKER, info.to_dict())
 
 

@@ -12,7 +12,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 
 class FacialExpressions(PythonModel):
-    """Images (N, 48, 48) or rows of 2,304 pixels, 0..255 -> a probability a class."""
+    """Images (N, 48, 48), whole grey values 0..255 -> a probability a class."""
 
     def load_context(self, context: PythonModelContext) -> None:
         from lhcnet.models.saved import open_model
@@ -29,8 +29,9 @@ class FacialExpressions(PythonModel):
         from lhcnet.evaluation.tta import plain_views
 
         pixels = np.asarray(model_input)
-        if pixels.size == 0 or pixels.size % 2304 or pixels.min() < 0 or pixels.max() > 255:
-            raise ValueError(f"expected (N, 48, 48) or (N, 2304) pixels of 0..255, not shape {pixels.shape}")
+        grey = (pixels >= 0) & (pixels <= 255) & (pixels == np.floor(pixels))
+        if pixels.shape[1:] not in ((48, 48), (2304,)) or not len(pixels) or not grey.all():
+            raise ValueError(f"expected (N, 48, 48) whole grey values of 0..255, got {pixels.dtype} {pixels.shape}")
         probabilities = predict(
             self.network,
             pixels.reshape(-1, 48, 48).astype(np.uint8),

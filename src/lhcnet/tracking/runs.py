@@ -1,7 +1,7 @@
 """MLflow, and the only importer of it: one parent run a pipeline execution, one child a step and seed.
 
-Runs carry a key as a tag. A step that runs again replaces its own run (the old one goes to MLflow's bin), a later
-step that adds to it finds it again: a record is never double and never orphaned. MLFLOW_TRACKING_URI wins; the
+Runs carry a key as a tag. A step that runs again replaces its own finished run (the old one goes to MLflow's bin), a
+later step that adds to it finds it again: a record is never double and never orphaned. MLFLOW_TRACKING_URI wins; the
 default is `mlflow.db` in the working directory with the artifacts beside it, at an absolute path.
 """
 
@@ -11,11 +11,16 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from lhcnet.errors import LhcnetError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,41 +125,92 @@ class Run:
     def end(self, status: str = "FINISHED") -> None:
         self._client.set_terminated(self.id, status)
 
+    def end_parent(self, status: str = "FINISHED") -> None:
+        """End the execution's run, unless it was injected: then it is its owner's to end."""
+        if self.parent_id and "MLFLOW_RUN_ID" not in os.environ:
+            self._client.set_terminated(self.parent_id, status)
+
 
 @contextmanager
-def child(execution: Execution, step: str, *, tags: Mapping[str, object], fresh: bool) -> Iterator[Run]:
+def child(
+    execution: Execution, step: str, *, tags: Mapping[str, object], mode: Literal["own", "add"] = "own"
+) -> Iterator[Run]:
     """The run of one step (with its seed in the name), under the execution's parent.
 
-    `fresh` replaces the run of an earlier time; otherwise that run is opened again to add to it. An injected
-    MLFLOW_RUN_ID is adopted as this step's run and left to whoever injected it to end.
+    `own` is for the step itself: the finished run of an earlier time is replaced, an injected MLFLOW_RUN_ID is adopted
+    and left to whoever injected it to end. `add` opens the run that another step left, to add to it.
+
+    Raises `LhcnetError` when MLflow does not answer as it should.
     """
+    from mlflow.exceptions import MlflowException
+
+    injected = os.environ.get("MLFLOW_RUN_ID") if mode == "own" else None
+    try:
+        client, experiment = open_client()
+        opened = _open(client, experiment, execution, step, mode, injected)
+        opened.tags({"step": step, "data_digest": execution.data, **tags})
+        if mode == "own":
+            opened.tags(_origin())
+        try:
+            yield opened
+        except BaseException:
+            if not injected:
+                opened.end("FAILED")
+                opened.end_parent("FAILED")
+            raise
+        if not injected:
+            opened.end()
+    except MlflowException as error:
+        raise LhcnetError(f"MLflow at {default_uri()}: {' '.join(str(error).split())[:300]}") from error
+
+
+def missing(execution: Execution, steps: Sequence[str]) -> list[str]:
+    """Those of the steps that have no run under this execution yet."""
     client, experiment = open_client()
+    return [step for step in steps if not _find(client, experiment, f"{execution.key}/{step}")]
+
+
+def _open(
+    client: MlflowClient, experiment: str, execution: Execution, step: str, mode: str, injected: str | None
+) -> Run:
     from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-    injected = os.environ.get("MLFLOW_RUN_ID")
+    key = f"{execution.key}/{step}"
     if injected:
-        parent_id = client.get_run(injected).data.tags.get(MLFLOW_PARENT_RUN_ID)
         run = client.get_run(injected)
-    else:
-        parent_id = _find_or_create(client, experiment, execution.key, {MLFLOW_RUN_NAME: execution.key}).info.run_id
-        run = _find_or_create(
-            client,
-            experiment,
-            f"{execution.key}/{step}",
-            {MLFLOW_RUN_NAME: step, MLFLOW_PARENT_RUN_ID: parent_id},
-            fresh,
-        )
-    opened = Run(client, run, parent_id)
-    opened.tags({"step": step, "data_digest": execution.data, **_origin(), **tags})
-    try:
-        yield opened
-    except BaseException:
-        if not injected:
-            opened.end("FAILED")
-            opened.parent().end("FAILED")
-        raise
-    if not injected:
-        opened.end()
+        client.set_tag(injected, KEY, key)
+        return Run(client, run, run.data.tags.get(MLFLOW_PARENT_RUN_ID))
+
+    parent_id = _parent(client, experiment, execution)
+    found = _find(client, experiment, key)
+    if found and mode == "add":
+        return Run(client, found, parent_id)
+    if found and found.info.status != "RUNNING":  # a run that still runs is somebody else's
+        client.delete_run(found.info.run_id)
+    tags = {KEY: key, MLFLOW_RUN_NAME: step, MLFLOW_PARENT_RUN_ID: parent_id}
+    return Run(client, client.create_run(experiment, tags=tags), parent_id)
+
+
+def _parent(client: MlflowClient, experiment: str, execution: Execution) -> str:
+    """Id of the parent run; of two that two processes made at once, the first stays."""
+    from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
+
+    found = _find(client, experiment, execution.key)
+    if found:
+        return str(found.info.run_id)
+    tags = {KEY: execution.key, MLFLOW_RUN_NAME: execution.key}
+    created = str(client.create_run(experiment, tags=tags).info.run_id)
+    first = _find(client, experiment, execution.key)
+    if first is None or first.info.run_id == created:
+        return created
+    client.delete_run(created)
+    return str(first.info.run_id)
+
+
+def _find(client: MlflowClient, experiment: str, key: str) -> MlflowRun | None:
+    order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+    found = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1, order_by=order)
+    return found[0] if found else None
 
 
 def register(run: Run, name: str, model: Path, *, tags: Mapping[str, str]) -> int:
@@ -177,14 +233,21 @@ def register(run: Run, name: str, model: Path, *, tags: Mapping[str, str]) -> in
             return int(version.version)
 
     package = Path(__file__).parents[1]
+    from mlflow.types import Schema, TensorSpec
+
+    signature = mlflow.models.ModelSignature(inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, 48, 48))]))
+    requirements = [f"{name}=={version_of(name)}" for name in SERVING_REQUIREMENTS]
     with mlflow.start_run(run_id=run.id):
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(package / "serving" / "pyfunc.py"),
             artifacts={"model": str(model)},
             code_paths=[str(package)],
-            pip_requirements=list(SERVING_REQUIREMENTS),
+            pip_requirements=requirements,
+            signature=signature,
         )
+    if "MLFLOW_RUN_ID" in os.environ:  # start_run ended it, but it is not ours to end
+        client.update_run(run.id, status="RUNNING")
     created = client.create_model_version(
         name, logged.model_uri, run_id=run.id, model_id=logged.model_id, tags=dict(tags)
     )
@@ -193,18 +256,6 @@ def register(run: Run, name: str, model: Path, *, tags: Mapping[str, str]) -> in
 
 
 SERVING_REQUIREMENTS = ("torch", "numpy", "pandas", "pydantic", "ruamel.yaml", "safetensors")
-
-
-def _find_or_create(
-    client: MlflowClient, experiment: str, key: str, tags: dict[str, str], fresh: bool = False
-) -> MlflowRun:
-    found = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
-    if found and fresh:
-        client.delete_run(found[0].info.run_id)
-    elif found:
-        client.update_run(found[0].info.run_id, status="RUNNING")
-        return client.get_run(found[0].info.run_id)
-    return client.create_run(experiment, tags={KEY: key, **tags})
 
 
 def _origin() -> dict[str, str]:
@@ -216,7 +267,7 @@ def _origin() -> dict[str, str]:
                 ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10
             )
             commit = asked.stdout.strip() if asked.returncode == 0 else ""
-        except OSError:  # no git here: an image carries LHCNET_COMMIT instead
+        except (OSError, subprocess.TimeoutExpired):  # no git here: an image carries LHCNET_COMMIT instead
             pass
     tags = {"mlflow.source.git.commit": commit, "dvc_exp": os.environ.get("DVC_EXP_NAME", "")}
     return {key: value for key, value in tags.items() if value}

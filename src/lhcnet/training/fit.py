@@ -53,6 +53,7 @@ def fit(
     validation: Split,
     stage: Stage,
     *,
+    number: int = 0,
     seed: int,
     input_size: int,
     device: Device,
@@ -63,7 +64,7 @@ def fit(
 
     A run that diverges (a loss that is not finite) ends at once with status `diverged` and the best weights so far.
     The same seed gives the same bytes on the same machine and number of threads: every epoch draws from generators
-    of its own, made of (seed, epoch).
+    their own, made of (seed, stage `number`, epoch).
     """
     network.to(device.torch)
     optimizer = _optimizer(network, stage)
@@ -88,7 +89,7 @@ def fit(
                 images,
                 labels,
                 stage,
-                _derive(seed, epoch),
+                f"{seed}/{number}/{epoch}",
                 input_size,
                 device,
                 f"{title} {epoch}",
@@ -117,15 +118,15 @@ def _train_epoch(
     images: Tensor,
     labels: Tensor,
     stage: Stage,
-    seed: int,
+    seed: str,
     input_size: int,
     device: Device,
     title: str,
 ) -> tuple[float, float]:
     """Mean loss and accuracy over one shuffled pass. Raises FloatingPointError when the loss is not finite."""
     network.train()
-    torch.manual_seed(seed)  # dropout
-    generator = torch.Generator().manual_seed(seed)  # order and augmentation, drawn on the CPU for every device
+    torch.manual_seed(_derive(f"{seed}/dropout"))
+    generator = torch.Generator().manual_seed(_derive(f"{seed}/data"))  # on the CPU for every device
     order = torch.randperm(len(images), generator=generator)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device.torch)
     hits = torch.zeros((), dtype=torch.int64, device=device.torch)
@@ -185,9 +186,9 @@ def _optimizer(network: nn.Module, stage: Stage) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=stage.learning_rate)
 
 
-def _derive(seed: int, epoch: int) -> int:
-    """A generator seed for one epoch; hashed, so that neighbouring seeds and epochs share nothing."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7], "little")
+def _derive(name: str) -> int:
+    """A generator seed; hashed, so that neighbouring seeds, stages, epochs and uses share nothing."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "little")
 
 
 def _copy(network: nn.Module) -> dict[str, Tensor]:

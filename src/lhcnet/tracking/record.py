@@ -1,0 +1,50 @@
+"""What of a model goes into the record, and how a record is completed from files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from lhcnet.models.saved import Metrics, Saved
+from lhcnet.tracking.runs import Execution, Run, child, missing
+
+
+@contextmanager
+def tracked(
+    execution: str | None, data: str, step: str, tags: Mapping[str, object] | None = None
+) -> Iterator[Run | None]:
+    if execution is None:
+        yield None
+        return
+    with child(Execution(execution, data), step, tags=tags or {}) as run:
+        yield run
+
+
+def restore(models: Sequence[Saved], execution: Execution) -> None:
+    """Complete the execution's record with models whose training ran under another: a cache brought them back."""
+    absent = missing(execution, [f"train/{saved.id}" for saved in models])
+    for saved in models:
+        if f"train/{saved.id}" not in absent:
+            continue
+        p = saved.info.provenance
+        tags: dict[str, object] = {"set": p.set, "stage": p.stage, "seed": p.seed, "variant": p.variant or "-"}
+        tags |= {"status": saved.metrics.status, "restored": "from files"}
+        with child(execution, f"train/{saved.id}", tags=tags, mode="add") as run:
+            run.params({"network": saved.info.architecture.to_dict(), "seed": p.seed})
+            for row in saved.history:
+                run.metrics(curve(row), step=int(row["epoch"]))
+            run.metrics(final(saved.metrics))
+
+
+def curve(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "epoch" and value is not None}
+
+
+def final(metrics: Metrics) -> dict[str, Any]:
+    """The figures of the final weights, under names of their own: curves keep theirs."""
+    values = metrics.to_dict()
+    return {f"final_{name}": value for name, value in values.items() if isinstance(value, float)} | {
+        "best_epoch": metrics.best_epoch,
+        "epochs": metrics.epochs,
+    }
