@@ -22,9 +22,7 @@ HISTORY = [Epoch(0, None, None, 1.9, 0.2), Epoch(1, 1.5, 0.4, None, 0.3)]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     target = tmp_path / "model"
-    save(
-        target, ARCHITECTURE.build(seed=3), INFO, Metrics(status="trained", train_loss=1.5), HISTORY, {"execution": "x"}
-    )
+    save(target, ARCHITECTURE.build(seed=3), INFO, Metrics(status="trained", train_loss=1.5), HISTORY)
     return target
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +19,8 @@ class FacialExpressions(PythonModel):
         self.saved = open_model(Path(context.artifacts["model"]))
         self.network = self.saved.network()
 
-    def predict(
-        self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
-    ) -> pd.DataFrame:
+    # MLflow warns of every type hint on model_input that is not a list: the signature says what it takes
+    def predict(self, context, model_input, params=None) -> pd.DataFrame:  # type: ignore[no-untyped-def]
         from lhcnet.config import Compute
         from lhcnet.device import open_device
         from lhcnet.evaluation.predict import predict

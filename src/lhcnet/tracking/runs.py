@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -237,7 +238,8 @@ def register(run: Run, name: str, model: Path, *, tags: Mapping[str, str]) -> in
 
     signature = mlflow.models.ModelSignature(inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, 48, 48))]))
     requirements = [f"{name}=={version_of(name)}" for name in SERVING_REQUIREMENTS]
-    with mlflow.start_run(run_id=run.id):
+    with mlflow.start_run(run_id=run.id), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*input example was not provided", UserWarning)  # the signature is
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(package / "serving" / "pyfunc.py"),
