@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "lhcnet"
 KEY = "lhcnet.key"
+TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def open_client() -> tuple[MlflowClient, str]:
         database = uri.removeprefix("sqlite:///")
         location = (Path(database).absolute().parent / "mlartifacts").as_uri() if database != uri else None
         try:
-            return client, str(client.create_experiment(name, artifact_location=location))
+            return client, str(client.create_experiment(name, artifact_location=location, tags=TRAINING_VIEW))
         except MlflowException:  # another step created it in between
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
