@@ -49,11 +49,13 @@ def test_a_step_that_runs_again_replaces_its_run_and_additions_reopen_it(trackin
     for value in (0.1, 0.2):
         with child(EXECUTION, "train/B/x", tags={}) as run:
             run.metrics({"val_accuracy": value}, step=0)
+    client, _ = open_client()
+    ended = runs(client)[f"{EXECUTION.key}/train/B/x"].info.end_time
     for _ in range(2):
         with child(EXECUTION, "train/B/x", tags={"kept": True}, mode="add") as run:
             run.metrics({"test_accuracy": 0.7})
-    client, _ = open_client()
     found = runs(client)
+    assert found[f"{EXECUTION.key}/train/B/x"].info.end_time == ended
     assert len(found) == 2
     run_id = found[f"{EXECUTION.key}/train/B/x"].info.run_id
     assert [p.value for p in client.get_metric_history(run_id, "val_accuracy")] == [0.2]

@@ -364,7 +364,6 @@ def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution:
         version = register_model(run, name, chosen, tags=tags)
         run.tags({"registered": f"{name} version {version}"})
         run.parent().metrics(accuracies)
-        run.end()
         run.end_parent()
     result = {"name": name, "version": version, "alias": "champion", "weights": weights, "model": saved.id}
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -79,10 +79,11 @@ def open_client() -> tuple[MlflowClient, str]:
 class Run:
     """One MLflow run, open for logging."""
 
-    def __init__(self, client: MlflowClient, run: MlflowRun, parent_id: str | None) -> None:
+    def __init__(self, client: MlflowClient, run: MlflowRun, parent_id: str | None, *, ours: bool) -> None:
         self._client = client
         self.id: str = run.info.run_id
         self.parent_id = parent_id
+        self.ours = ours  # to end: not a run that was injected, or that another step has ended
         self._known: dict[str, float] = dict(run.data.metrics)
 
     def params(self, values: Mapping[str, object]) -> None:
@@ -122,7 +123,7 @@ class Run:
 
     def parent(self) -> Run:
         """The run of the whole execution."""
-        return Run(self._client, self._client.get_run(self.parent_id or self.id), None)
+        return Run(self._client, self._client.get_run(self.parent_id or self.id), None, ours=False)
 
     def end(self, status: str = "FINISHED") -> None:
         self._client.set_terminated(self.id, status)
@@ -156,11 +157,11 @@ def child(
         try:
             yield opened
         except BaseException:
-            if not injected:
+            if opened.ours:
                 opened.end("FAILED")
-                opened.end_parent("FAILED")
+            opened.end_parent("FAILED")
             raise
-        if not injected:
+        if opened.ours:
             opened.end()
     except MlflowException as error:
         raise LhcnetError(f"MLflow at {default_uri()}: {' '.join(str(error).split())[:300]}") from error
@@ -181,16 +182,16 @@ def _open(
     if injected:
         run = client.get_run(injected)
         client.set_tag(injected, KEY, key)
-        return Run(client, run, run.data.tags.get(MLFLOW_PARENT_RUN_ID))
+        return Run(client, run, run.data.tags.get(MLFLOW_PARENT_RUN_ID), ours=False)
 
     parent_id = _parent(client, experiment, execution)
     found = _find(client, experiment, key)
     if found and mode == "add":
-        return Run(client, found, parent_id)
+        return Run(client, found, parent_id, ours=False)
     if found and found.info.status != "RUNNING":  # a run that still runs is somebody else's
         client.delete_run(found.info.run_id)
     tags = {KEY: key, MLFLOW_RUN_NAME: step, MLFLOW_PARENT_RUN_ID: parent_id}
-    return Run(client, client.create_run(experiment, tags=tags), parent_id)
+    return Run(client, client.create_run(experiment, tags=tags), parent_id, ours=True)
 
 
 def _parent(client: MlflowClient, experiment: str, execution: Execution) -> str:
