@@ -41,9 +41,9 @@ def direct(small: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     trainval, test, compute = at / "trainval", at / "test", small.compute
     steps.prepare(trainval, test, at / "data_report.json", data=small.data)
     common = {"seed": small.seeds.backbone, "compute": compute}
-    steps.train(trainval, at / "1", number=1, stage=small.stage1, network=small.network, **common)  # type: ignore[arg-type]
-    steps.train(trainval, at / "2", number=2, stage=small.stage2, start=at / "1", **common)  # type: ignore[arg-type]
-    start = steps.train(trainval, at / "3", number=3, stage=small.stage3, start=at / "2", **common).path  # type: ignore[arg-type]
+    steps.train(trainval, at / "1", number=1, stage=small.stage1, network=small.network, **common)
+    steps.train(trainval, at / "2", number=2, stage=small.stage2, start=at / "1", **common)
+    start = steps.train(trainval, at / "3", number=3, stage=small.stage3, start=at / "2", **common).path
 
     def stage4(begin: Path, out: Path, seed: int) -> Path:
         return steps.train(trainval, out, number=4, stage=small.stage4, start=begin, seed=seed, compute=compute).path

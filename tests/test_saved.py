@@ -86,5 +86,5 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
             raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        save(tmp_path / "model", Broken(), INFO, Metrics(status="trained"), HISTORY)  # type: ignore[arg-type]
+        save(tmp_path / "model", Broken(), INFO, Metrics(status="trained"), HISTORY)
     assert list(tmp_path.iterdir()) == []

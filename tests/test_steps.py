@@ -65,7 +65,7 @@ def test_sets_are_told_apart_by_their_start(
             tmp_path / f"in{set_}",
             variant=tiny.variant("wide"),
             set_=set_,
-            seed=7,  # type: ignore[arg-type]
+            seed=7,
         )
         trained = steps.train(
             stores[0],
@@ -96,11 +96,11 @@ def test_a_diverged_seed_is_rejected_and_the_pipeline_goes_on(
     inserted = steps.insert_lhc(backbone.path, tmp_path / "in", variant=tiny.variant("narrow"), set_="B", seed=0)
     exploding = Stage(learning_rate=1e30, batch_size=32, epochs=2)
     common = {"number": 4, "seed": 0, "compute": tiny.compute}
-    bad = steps.train(stores[0], tmp_path / "bad", stage=exploding, start=inserted.path, **common)  # type: ignore[arg-type]
+    bad = steps.train(stores[0], tmp_path / "bad", stage=exploding, start=inserted.path, **common)
     assert bad.metrics.status == "diverged"
 
     other = steps.insert_lhc(backbone.path, tmp_path / "in2", variant=tiny.variant("wide"), set_="B", seed=0)
-    good = steps.train(stores[0], tmp_path / "good", stage=tiny.stage4, start=other.path, **common)  # type: ignore[arg-type]
+    good = steps.train(stores[0], tmp_path / "good", stage=tiny.stage4, start=other.path, **common)
     report = steps.select(
         [bad.path, good.path], backbone.path, tmp_path / "selection.json", loss_factor=9.0, chosen=tmp_path / "chosen"
     )
@@ -149,14 +149,14 @@ def test_a_stage_wants_the_start_that_belongs_to_it(
 ) -> None:
     common = {"stage": tiny.stage2, "seed": 0, "compute": tiny.compute}
     with pytest.raises(LhcnetError, match="stage 2: expected"):
-        steps.train(stores[0], tmp_path / "out", number=2, network=tiny.network, **common)  # type: ignore[arg-type]
+        steps.train(stores[0], tmp_path / "out", number=2, network=tiny.network, **common)
     with pytest.raises(LhcnetError, match="stage 1: expected"):
-        steps.train(stores[0], tmp_path / "out", number=1, start=backbone.path, **common)  # type: ignore[arg-type]
+        steps.train(stores[0], tmp_path / "out", number=1, start=backbone.path, **common)
     metrics = json.loads((backbone.path / "metrics.json").read_text())
     shutil.copytree(backbone.path, tmp_path / "diverged")
     (tmp_path / "diverged" / "metrics.json").write_text(json.dumps(metrics | {"status": "diverged", "reason": "NaN"}))
     with pytest.raises(LhcnetError, match="its training diverged"):
-        steps.train(stores[0], tmp_path / "out", number=2, start=tmp_path / "diverged", **common)  # type: ignore[arg-type]
+        steps.train(stores[0], tmp_path / "out", number=2, start=tmp_path / "diverged", **common)
 
 
 @pytest.mark.parametrize("weights", ["nowhere.h5", "here.h5"])

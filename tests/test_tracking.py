@@ -87,12 +87,12 @@ def test_verdicts_reach_the_models_and_not_the_adopted_run(
     tracking: str, stores: tuple[Path, Path], tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     common = {"compute": tiny.compute, "seed": 0, "execution": "kf"}
-    start = steps.train(stores[0], tmp_path / "s", number=1, stage=tiny.stage1, network=tiny.network, **common)  # type: ignore[arg-type]
+    start = steps.train(stores[0], tmp_path / "s", number=1, stage=tiny.stage1, network=tiny.network, **common)
     models = []
     for name in tiny.variants:
         inserted = steps.insert_lhc(start.path, tmp_path / f"i{name}", variant=tiny.variant(name), set_="B", seed=0)
         models.append(
-            steps.train(stores[0], tmp_path / name, number=4, stage=tiny.stage4, start=inserted.path, **common).path  # type: ignore[arg-type]
+            steps.train(stores[0], tmp_path / name, number=4, stage=tiny.stage4, start=inserted.path, **common).path
         )
     client, experiment = open_client()
     injected = client.create_run(experiment).info.run_id
@@ -109,9 +109,9 @@ def test_all_rejected_is_in_the_record_before_it_is_an_error(
     tracking: str, stores: tuple[Path, Path], tiny: Config, tmp_path: Path
 ) -> None:
     common = {"compute": tiny.compute, "seed": 0, "execution": "strict"}
-    start = steps.train(stores[0], tmp_path / "s", number=1, stage=tiny.stage1, network=tiny.network, **common)  # type: ignore[arg-type]
+    start = steps.train(stores[0], tmp_path / "s", number=1, stage=tiny.stage1, network=tiny.network, **common)
     inserted = steps.insert_lhc(start.path, tmp_path / "i", variant=tiny.variant("wide"), set_="B", seed=0)
-    model = steps.train(stores[0], tmp_path / "b", number=4, stage=tiny.stage4, start=inserted.path, **common)  # type: ignore[arg-type]
+    model = steps.train(stores[0], tmp_path / "b", number=4, stage=tiny.stage4, start=inserted.path, **common)
     with pytest.raises(LhcnetError, match="no network with LHC was kept"):
         steps.select([model.path], start.path, tmp_path / "selection.json", loss_factor=1e-6, execution="strict")
     assert not (tmp_path / "selection.json").exists()
@@ -159,7 +159,7 @@ def test_a_model_from_a_cache_gets_its_record_under_the_new_execution(
         stage=tiny.stage1,
         network=tiny.network,
         execution="old",
-        **common,  # type: ignore[arg-type]
+        **common,
     )
     inserted = steps.insert_lhc(start.path, tmp_path / "in", variant=tiny.variant("wide"), set_="B", seed=0)
     model = steps.train(
@@ -169,7 +169,7 @@ def test_a_model_from_a_cache_gets_its_record_under_the_new_execution(
         stage=tiny.stage4,
         start=inserted.path,
         execution="new",
-        **common,  # type: ignore[arg-type]
+        **common,
     )
     for _ in range(2):
         steps.select([model.path], start.path, tmp_path / "selection.json", loss_factor=9.0, execution="new")
@@ -193,9 +193,9 @@ def test_the_champion_loads_in_a_fresh_process_and_predicts(
     tracking: str, stores: tuple[Path, Path], tiny: Config, tmp_path: Path
 ) -> None:
     args = {"compute": tiny.compute, "seed": 0}
-    start = steps.train(stores[0], tmp_path / "s", number=1, stage=tiny.stage1, network=tiny.network, **args)  # type: ignore[arg-type]
+    start = steps.train(stores[0], tmp_path / "s", number=1, stage=tiny.stage1, network=tiny.network, **args)
     inserted = steps.insert_lhc(start.path, tmp_path / "i", variant=tiny.variant("narrow"), set_="B", seed=0)
-    model = steps.train(stores[0], tmp_path / "b", number=4, stage=tiny.stage4, start=inserted.path, **args)  # type: ignore[arg-type]
+    model = steps.train(stores[0], tmp_path / "b", number=4, stage=tiny.stage4, start=inserted.path, **args)
     steps.select([model.path], start.path, tmp_path / "sel.json", loss_factor=9.0, chosen=tmp_path / "chosen")
     steps.evaluate(
         [model.path],

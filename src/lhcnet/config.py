@@ -22,7 +22,7 @@ from ruamel.yaml.error import YAMLError
 from lhcnet.errors import LhcnetError
 
 PROFILES = ("paper", "cpu", "demo")
-SECTIONS_FOLDER = Path(__file__).parent / "profiles"
+PROFILES_FOLDER = Path(__file__).parent / "profiles"
 
 
 def _whole(value: object) -> object:
@@ -169,7 +169,7 @@ class Evaluation(Section):
 
 
 class Registry(Section):
-    """Name of the registered model; its newest registered version carries the alias `champion`."""
+    """Name of the registered model; the version registered last, new or registered again, is `champion`."""
 
     model: Name = "lhcnet"
 
@@ -265,7 +265,7 @@ def profile(name: str, overrides: Mapping[str, object] | None = None) -> Config:
     if name not in PROFILES:
         raise LhcnetError(f"profile {name!r} is unknown: expected one of {', '.join(PROFILES)}")
     values = Config(profile=name).to_dict()
-    file = SECTIONS_FOLDER / f"{name}.yaml"
+    file = PROFILES_FOLDER / f"{name}.yaml"
     _merge(values, read_yaml(file.read_text(encoding="utf-8"), str(file)))
     for key, value in (overrides or {}).items():
         *folders, last = key.split(".")
