@@ -37,7 +37,10 @@ TINY = {
     "seeds.c": [1, 2],
     "variants": {"wide": [MODULE | {"heads": 4}] * 4 + [MODULE], "narrow": [MODULE] * 5},
     "selection.loss_factor": 2.0,  # two epochs of a tiny network are too rough for 1.10
+    "control.training.epochs": 1,
     "evaluation.tta": "best",
+    "analysis.images": 20,
+    "standalone.variant": "wide",
 }
 
 

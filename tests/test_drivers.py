@@ -54,13 +54,13 @@ def direct(small: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in small.variants:
         inserted = steps.insert_lhc(start, at / f"ib{name}", variant=small.variant(name), set_="B", seed=small.seeds.b)
         b.append(stage4(inserted.path, at / f"b{name}", small.seeds.b))
-    best = steps.select(b, start, at / "best.json", loss_factor=factor).chosen_variant
+    best = steps.select(b, [start], at / "best.json", loss_factor=factor).chosen_variant
     c = []
     for seed in small.seeds.c:
         inserted = steps.insert_lhc(start, at / f"ic{seed}", variant=small.variant(best), set_="C", seed=seed)
         c.append(stage4(inserted.path, at / f"c{seed}", seed))
     models = [*a, *b, *c]
-    steps.select(models, start, at / "selection.json", loss_factor=factor, chosen=at / "chosen")
+    steps.select(models, [at / "1", at / "2", start], at / "selection.json", loss_factor=factor, chosen=at / "chosen")
     steps.evaluate(
         models, at / "selection.json", trainval, test, at / "ev", evaluation=small.evaluation, compute=compute
     )

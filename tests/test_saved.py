@@ -16,7 +16,10 @@ INFO = ModelInfo(
     architecture=ARCHITECTURE,
     provenance=Provenance(id="A/seed-0", set="A", stage=4, seed=0, variant=None, data="d" * 64, start="none"),
 )
-HISTORY = [Epoch(0, None, None, 1.9, 0.2), Epoch(1, 1.5, 0.4, None, 0.3)]
+HISTORY = (
+    Epoch(epoch=0, val_loss=1.9, val_accuracy=0.2),
+    Epoch(epoch=1, train_loss=1.5, train_accuracy=0.4, val_accuracy=0.3),
+)
 
 
 @pytest.fixture
@@ -29,10 +32,7 @@ def folder(tmp_path: Path) -> Path:
 def test_what_is_saved_comes_back(folder: Path) -> None:
     saved = open_model(folder)
     assert (saved.info, saved.metrics.train_loss) == (INFO, 1.5)
-    assert saved.history == [
-        {"epoch": 0, "val_loss": 1.9, "val_accuracy": 0.2},
-        {"epoch": 1, "train_loss": 1.5, "train_accuracy": 0.4, "val_accuracy": 0.3},
-    ]
+    assert saved.history == HISTORY
     images = torch.rand(2, 3, 32, 32) * 255
     expected = ARCHITECTURE.build(seed=3).eval()
     with torch.inference_mode():

@@ -37,14 +37,14 @@ def saved(id_: str, train_loss: float | None = 1.0, val_accuracy: float = 0.5, *
         val_loss=more.get("val_loss", 1.0),
         val_accuracy=val_accuracy,
     )
-    return Saved(Path(id_), info, metrics, [])
+    return Saved(Path(id_), info, metrics, ())
 
 
 START = saved("backbone/stage3", 1.0)
 
 
 def select(models: list[Saved], start: Saved, loss_factor: float) -> SelectionReport:
-    return choose(judge(models, start, loss_factor), start, loss_factor)
+    return choose(judge(models, start, loss_factor), [start], loss_factor)
 
 
 @pytest.mark.parametrize(("loss", "kept"), [(1.0999, True), (1.10, False), (1.1001, False), (0.2, True), (None, False)])

@@ -49,7 +49,7 @@ def test_training_says_where_a_model_comes_from(backbone: Saved, stores: tuple[P
     assert p.data == open_store(stores[0]).digest
     assert backbone.metrics.status == "trained"
     assert backbone.metrics.train_loss is not None
-    assert [row["epoch"] for row in backbone.history] == [0, 1, 2]
+    assert [row.epoch for row in backbone.history] == [0, 1, 2]
 
 
 def test_sets_are_told_apart_by_their_start(
@@ -102,7 +102,7 @@ def test_a_diverged_seed_is_rejected_and_the_pipeline_goes_on(
     other = steps.insert_lhc(backbone.path, tmp_path / "in2", variant=tiny.variant("wide"), set_="B", seed=0)
     good = steps.train(stores[0], tmp_path / "good", stage=tiny.stage4, start=other.path, **common)
     report = steps.select(
-        [bad.path, good.path], backbone.path, tmp_path / "selection.json", loss_factor=9.0, chosen=tmp_path / "chosen"
+        [bad.path, good.path], [backbone.path], tmp_path / "selection.json", loss_factor=9.0, chosen=tmp_path / "chosen"
     )
     assert report.chosen == "B/wide"
     rejected = next(e for e in report.entries if not e.kept)

@@ -97,7 +97,7 @@ def test_verdicts_reach_the_models_and_not_the_adopted_run(
     client, experiment = open_client()
     injected = client.create_run(experiment).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", injected)
-    steps.select(models, start.path, tmp_path / "selection.json", loss_factor=9.0, execution="kf")
+    steps.select(models, [start.path], tmp_path / "selection.json", loss_factor=9.0, execution="kf")
     assert "kept" not in client.get_run(injected).data.tags
     assert client.get_run(injected).info.status == "RUNNING"
     key = Execution("kf", start.info.provenance.data).key
@@ -113,7 +113,7 @@ def test_all_rejected_is_in_the_record_before_it_is_an_error(
     inserted = steps.insert_lhc(start.path, tmp_path / "i", variant=tiny.variant("wide"), set_="B", seed=0)
     model = steps.train(stores[0], tmp_path / "b", number=4, stage=tiny.stage4, start=inserted.path, **common)
     with pytest.raises(LhcnetError, match="no network with LHC was kept"):
-        steps.select([model.path], start.path, tmp_path / "selection.json", loss_factor=1e-6, execution="strict")
+        steps.select([model.path], [start.path], tmp_path / "selection.json", loss_factor=1e-6, execution="strict")
     assert not (tmp_path / "selection.json").exists()
     client, _ = open_client()
     key = Execution("strict", start.info.provenance.data).key
@@ -172,14 +172,14 @@ def test_a_model_from_a_cache_gets_its_record_under_the_new_execution(
         **common,
     )
     for _ in range(2):
-        steps.select([model.path], start.path, tmp_path / "selection.json", loss_factor=9.0, execution="new")
+        steps.select([model.path], [start.path], tmp_path / "selection.json", loss_factor=9.0, execution="new")
     client, _ = open_client()
     key = Execution("new", start.info.provenance.data).key
     found = runs(client)
     reused = found[f"{key}/train/backbone/stage1"]
     assert reused.data.tags["restored"] == "from files"
     curve = client.get_metric_history(reused.info.run_id, "val_accuracy")
-    assert [p.step for p in curve] == [int(row["epoch"]) for row in start.history]
+    assert [p.step for p in curve] == [row.epoch for row in start.history]
     assert found[f"{key}/train/B/wide"].data.tags["kept"] == "True"
     assert {k.removeprefix(key) for k in found if k.startswith(key)} == {
         "",
@@ -196,7 +196,7 @@ def test_the_champion_loads_in_a_fresh_process_and_predicts(
     start = steps.train(stores[0], tmp_path / "s", number=1, stage=tiny.stage1, network=tiny.network, **args)
     inserted = steps.insert_lhc(start.path, tmp_path / "i", variant=tiny.variant("narrow"), set_="B", seed=0)
     model = steps.train(stores[0], tmp_path / "b", number=4, stage=tiny.stage4, start=inserted.path, **args)
-    steps.select([model.path], start.path, tmp_path / "sel.json", loss_factor=9.0, chosen=tmp_path / "chosen")
+    steps.select([model.path], [start.path], tmp_path / "sel.json", loss_factor=9.0, chosen=tmp_path / "chosen")
     steps.evaluate(
         [model.path],
         tmp_path / "sel.json",
@@ -218,7 +218,7 @@ def test_the_champion_loads_in_a_fresh_process_and_predicts(
     assert version.tags["weights"] == model.weights_digest()
     assert "test_accuracy" in version.tags
 
-    with np.load(tmp_path / "ev" / "probabilities.npz") as saved:
+    with np.load(tmp_path / "ev" / "predictions.npz") as saved:
         expected = saved["B/narrow/test"][:5]
     np.save(tmp_path / "images.npy", np.load(stores[1] / "images.npy")[:5])
     program = f"""

@@ -156,7 +156,7 @@ def insert(
 @app.command()
 def select(
     folder: Annotated[Path, typer.Argument(help="Holds a/seed-*, b/*, c/seed-*.")],
-    start: Annotated[Path, typer.Option(help="The network that stage 4 started from.")],
+    backbone: Annotated[list[Path], typer.Option(help="The stages of the backbone, the start of stage 4 last.")],
     out: Annotated[Path, typer.Option(help="selection.json to write.")],
     sets: Annotated[str, typer.Option(help="Letters of ABC.")] = "ABC",
     chosen: Annotated[Path | None, typer.Option(help="Copy the chosen model directory here.")] = None,
@@ -168,7 +168,7 @@ def select(
     config = load(params)
     steps.select(
         model_folders(config, folder, sets),
-        start,
+        backbone,
         out,
         loss_factor=config.selection.loss_factor,
         chosen=chosen,

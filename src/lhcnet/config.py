@@ -25,15 +25,15 @@ PROFILES = ("paper", "cpu", "demo")
 PROFILES_FOLDER = Path(__file__).parent / "profiles"
 
 
-def _whole(value: object) -> object:
+def whole(value: object) -> object:
     """Kubeflow hands whole numbers inside a struct over as floats (48.0): take those, and only those, as ints."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
-Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**31)]
+Count = Annotated[int, BeforeValidator(whole), Field(ge=1)]
+Seed = Annotated[int, BeforeValidator(whole), Field(ge=0, lt=2**31)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]  # no dots: DVC reads them as nesting
-SetName = Literal["backbone", "A", "B", "C"]
+SetName = Literal["backbone", "A", "B", "C", "control", "standalone"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -61,7 +61,7 @@ class Network(Section):
     ImageNet weights `resnet34_imagenet_1000_no_top.h5`.
     """
 
-    input_size: Annotated[int, BeforeValidator(_whole), Field(ge=32, le=1024)] = 224
+    input_size: Annotated[int, BeforeValidator(whole), Field(ge=32, le=1024)] = 224
     depths: tuple[Count, Count, Count, Count] = (3, 4, 6, 3)
     widths: tuple[Count, Count, Count, Count] = (64, 128, 256, 512)
     head: tuple[Count, ...] = (4096, 1024)
@@ -79,7 +79,7 @@ class Compute(Section):
 
     device: Literal["cuda", "cpu"] = "cuda"
     precision: Literal["float32", "bfloat16"] = "float32"
-    threads: Annotated[int, BeforeValidator(_whole), Field(ge=0)] = 0
+    threads: Annotated[int, BeforeValidator(whole), Field(ge=0)] = 0
 
 
 class Augmentation(Section):
@@ -96,7 +96,7 @@ class Stage(Section):
 
     optimizer: Literal["adam", "sgd"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
-    batch_size: Annotated[int, BeforeValidator(_whole), Field(ge=2)] = 64
+    batch_size: Annotated[int, BeforeValidator(whole), Field(ge=2)] = 64
     epochs: Count = 300
     patience: Count = 3
     augmentation: Augmentation = Augmentation()
@@ -168,6 +168,33 @@ class Evaluation(Section):
     batch_size: Count = 128
 
 
+class Control(Section):
+    """LHC-NetC: the five weights of the residual sums, trained from trained LHC-Nets; nothing else moves.
+
+    `models`: from every kept LHC-Net (the paper gives it a row of Table 7), from the chosen one, or from none.
+    """
+
+    models: Literal["none", "chosen", "kept"] = "kept"
+    training: Stage = Stage(optimizer="adam", learning_rate=1e-4, batch_size=32, patience=1)
+
+
+class Analysis(Section):
+    """Analyses of the chosen model, on at most this many validation images."""
+
+    images: Count = 3589
+
+
+class Standalone(Section):
+    """The pipeline of its own in which LHC-Net goes straight through stages 1-3, beside a ResNet34v2 (section 4.2).
+
+    `patience` replaces that of the stages, as in the reference implementation.
+    """
+
+    variant: Name = "table2"
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
+    patience: tuple[Count, Count, Count] = (8, 8, 8)
+
+
 class Registry(Section):
     """Name of the registered model; the version registered last, new or registered again, is `champion`."""
 
@@ -194,7 +221,10 @@ class Config(Section):
     seeds: Seeds = Seeds()
     variants: Annotated[dict[Name, Modules], Field(min_length=1)] = Field(default_factory=lambda: {"table2": TABLE_2})
     selection: Selection = Selection()
+    control: Control = Control()
     evaluation: Evaluation = Evaluation()
+    analysis: Analysis = Analysis()
+    standalone: Standalone = Standalone()
     registry: Registry = Registry()
 
     def variant(self, name: str) -> Variant:
@@ -212,6 +242,13 @@ class Config(Section):
                         f"variants.{name}: LHC{place}: heads={module.heads} does not divide "
                         f"H*W = {side}*{side} = {side * side} at input size {self.network.input_size}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _variant_of_standalone_is_listed(self) -> Config:
+        if self.standalone.variant not in self.variants:
+            listed = ", ".join(self.variants)
+            raise ValueError(f"standalone.variant: {self.standalone.variant!r} is not one of the variants: {listed}")
         return self
 
     def digest(self) -> str:

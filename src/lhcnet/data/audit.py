@@ -3,8 +3,9 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lhcnet.data.sources import CLASSES, SIDE, SPLITS, TEST, TRAIN, VALIDATION, Faces, class_counts
+from lhcnet.data.sources import CLASSES, SIDE, SPLITS, TEST, TRAIN, VALIDATION, Bytes, Faces, class_counts
 
 
 def audit(faces: Faces) -> dict[str, Any]:
@@ -16,7 +17,7 @@ def audit(faces: Faces) -> dict[str, Any]:
     its grey values lie within 3 of each other (FER2013 has one more of these). "mean_grey" is in 0..255.
     """
     flat = faces.images.reshape(len(faces.images), SIDE * SIDE)
-    keys = np.ascontiguousarray(flat).view(np.dtype((np.void, SIDE * SIDE))).ravel()
+    keys = _keys(faces.images)
     distinct, which = np.unique(keys, return_inverse=True)
     in_split = np.zeros((len(distinct), len(SPLITS)), bool)
     in_split[which, faces.splits] = True
@@ -39,3 +40,14 @@ def audit(faces: Faces) -> dict[str, Any]:
         "blank": {name: int((spread[rows] <= 3).sum()) for name, rows in of_split.items()},
         "mean_grey": {name: float(flat[rows].mean()) for name, rows in of_split.items()},
     }
+
+
+def twins(images: Bytes, train: Bytes) -> NDArray[np.bool]:
+    """(n,): which of the images (n, 48, 48) stand byte for byte among those of `train` (m, 48, 48)."""
+    return np.isin(_keys(images), _keys(train))
+
+
+def _keys(images: Bytes) -> NDArray[np.void]:
+    """One comparable value an image."""
+    flat = images.reshape(len(images), SIDE * SIDE)
+    return np.ascontiguousarray(flat).view(np.dtype((np.void, SIDE * SIDE))).ravel()

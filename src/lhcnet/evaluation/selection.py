@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from lhcnet.config import Section
 from lhcnet.errors import LhcnetError
-from lhcnet.models.saved import Saved
+from lhcnet.models.saved import Epoch, Saved
 
 
-class Entry(Section):
-    """One trained model: kept, or rejected with the reason."""
+class Trained(Section):
+    """What one training came to: the figures of its final weights, and its curves."""
 
     id: str
-    set: Literal["A", "B", "C"]
     seed: int
-    variant: str | None
+    best_epoch: int
     train_loss: float | None
+    train_accuracy: float | None
     val_loss: float | None
     val_accuracy: float | None
+    history: tuple[Epoch, ...]
+
+
+class Entry(Trained):
+    """One model of the sets A, B and C: kept, or rejected with the reason."""
+
+    set: Literal["A", "B", "C"]
+    variant: str | None
     kept: bool
     reason: str
 
 
 class SelectionReport(Section):
-    """`selection.json`. `best` is the kept model of each set that is best on validation; `chosen` of B u C."""
+    """`selection.json`. `best` is the kept model of each set that is best on validation; `chosen` of B u C.
+
+    `backbone` are the stages 1-3, as far as they were handed in; the last is the start of stage 4.
+    """
 
     loss_factor: float
     start_id: str
     start_train_loss: float
     data: str
+    backbone: tuple[Trained, ...]
     entries: tuple[Entry, ...]
     best: dict[str, str]
     chosen: str
@@ -71,27 +83,22 @@ def judge(models: Sequence[Saved], start: Saved, loss_factor: float) -> tuple[En
     entries = []
     for saved in sorted(models, key=lambda saved: saved.id):
         kept, reason = apply_loss_rule(saved, start.metrics.train_loss, loss_factor)
-        p, m = saved.info.provenance, saved.metrics
-        if p.set == "backbone":
+        p = saved.info.provenance
+        if p.set not in ("A", "B", "C"):
             raise LhcnetError(f"{saved.path}: expected a model of set A, B or C, not {saved.id}")
-        entries.append(
-            Entry(
-                id=saved.id,
-                set=p.set,
-                seed=p.seed,
-                variant=p.variant,
-                train_loss=m.train_loss,
-                val_loss=m.val_loss,
-                val_accuracy=m.val_accuracy,
-                kept=kept,
-                reason=reason,
-            )
-        )
+        entries.append(Entry(**_trained(saved), set=p.set, variant=p.variant, kept=kept, reason=reason))
     return tuple(entries)
 
 
-def choose(entries: Sequence[Entry], start: Saved, loss_factor: float) -> SelectionReport:
+def _trained(saved: Saved) -> dict[str, Any]:
+    figures = saved.metrics.model_dump(exclude={"status", "reason", "epochs"})
+    return {"id": saved.id, "seed": saved.info.provenance.seed, "history": saved.history, **figures}
+
+
+def choose(entries: Sequence[Entry], backbone: Sequence[Saved], loss_factor: float) -> SelectionReport:
     """Choose on validation accuracy among the kept models with LHC (ties: lower validation loss, then the id).
+
+    `backbone` are its stages, the last one the start of stage 4.
 
     Raises `LhcnetError` when none was kept.
     """
@@ -105,11 +112,13 @@ def choose(entries: Sequence[Entry], start: Saved, loss_factor: float) -> Select
         for name in ("A", "B", "C")
         if (candidates := [entry for entry in entries if entry.kept and entry.set == name])
     }
+    start = backbone[-1]
     return SelectionReport(
         loss_factor=loss_factor,
         start_id=start.id,
         start_train_loss=start.metrics.train_loss or 0.0,
         data=start.info.provenance.data,
+        backbone=tuple(Trained(**_trained(saved)) for saved in backbone),
         entries=tuple(entries),
         best=best,
         chosen=chosen.id,

@@ -13,33 +13,62 @@ from lhcnet.config import Section
 from lhcnet.evaluation.score import Score
 from lhcnet.evaluation.selection import SelectionReport
 from lhcnet.evaluation.statistics import COLUMNS, PAPER_TABLE_7, PAPER_TABLE_A2, table_7_row
+from lhcnet.models.saved import Epoch
+
+
+class Controlled(Section):
+    """LHC-NetC: the five w that were learnt, and how. `of` is the LHC-Net it was trained from."""
+
+    of: str
+    w: tuple[float, float, float, float, float]
+    history: tuple[Epoch, ...]
 
 
 class Evaluated(Section):
-    """The scores of one kept model; TTA where it was asked for."""
+    """The scores of one model; TTA where it was asked for.
+
+    The `distinct` scores leave out the test images that have a byte-identical twin in the training split.
+    """
 
     id: str
-    set: Literal["A", "B", "C"]
+    set: Literal["A", "B", "C", "control"]
     validation: Score
     test: Score
+    test_distinct: Score
     validation_tta: Score | None = None
     test_tta: Score | None = None
+    test_distinct_tta: Score | None = None
+    control: Controlled | None = None
 
     def accuracies(self) -> dict[str, float]:
-        names = {"val_accuracy_plain": self.validation, "test_accuracy": self.test}
-        tta = {"val_accuracy_tta": self.validation_tta, "test_accuracy_tta": self.test_tta}
-        return {name: s.accuracy for name, s in {**names, **tta}.items() if s is not None}
+        names = {
+            "val_accuracy_plain": self.validation,
+            "test_accuracy": self.test,
+            "test_distinct_accuracy": self.test_distinct,
+            "val_accuracy_tta": self.validation_tta,
+            "test_accuracy_tta": self.test_tta,
+            "test_distinct_accuracy_tta": self.test_distinct_tta,
+        }
+        return {name: s.accuracy for name, s in names.items() if s is not None}
 
 
 class EvaluationReport(Section):
-    """`evaluation.json`."""
+    """`evaluation.json`. Beside it `predictions.npz`: float32 probabilities (n, 7) as `<id>/<validation or test>` and
+    `<id>/<...>_tta`; `labels/<split>` (n,) uint8; `twin/<split>` (n,) bool, has a byte-identical twin in train.
+
+    `chosen_control` is the LHC-NetC that is best on validation, where there is one.
+    """
 
     chosen: str
+    chosen_control: str | None
     data: str
     models: tuple[Evaluated, ...]
 
+    def model(self, id_: str) -> Evaluated:
+        return next(model for model in self.models if model.id == id_)
+
     def chosen_model(self) -> Evaluated:
-        return next(model for model in self.models if model.id == self.chosen)
+        return self.model(self.chosen)
 
 
 class Summary(Section):

@@ -130,6 +130,23 @@ def add_control(network: ResNetV2) -> ResNetV2:
     return network
 
 
+def freeze_all_but_control(network: ResNetV2) -> ResNetV2:
+    """Leave only the five w of an LHC-NetC to be trained, in place."""
+    network.requires_grad_(False)
+    for slot in network.attention:
+        if isinstance(slot, ResidualLHC) and slot.w is not None:
+            slot.w.requires_grad_(True)
+    return network
+
+
+def control_weights(network: ResNetV2) -> tuple[float, float, float, float, float]:
+    """The five w of an LHC-NetC. Raises ValueError when the network is none."""
+    found = [slot.w.item() for slot in network.attention if isinstance(slot, ResidualLHC) and slot.w is not None]
+    if len(found) != len(PLACES):
+        raise ValueError(f"expected an LHC-NetC with {len(PLACES)} control weights, the network has {len(found)}")
+    return found[0], found[1], found[2], found[3], found[4]
+
+
 def slot_shapes(input_size: int, widths: Sequence[int]) -> list[tuple[int, int, int]]:
     """(C, H, W) at the five places for square images: (64, 56, 56), ..., (512, 7, 7) at 224 (Figure 1)."""
     channels = (widths[0], *widths)

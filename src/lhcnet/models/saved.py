@@ -10,14 +10,14 @@ import csv
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from lhcnet import __version__
-from lhcnet.config import Count, Fraction, Modules, Network, Section, SetName, parse
+from lhcnet.config import Count, Fraction, Modules, Network, Section, SetName, parse, whole
 from lhcnet.data.atomic import complete_or_absent
 from lhcnet.errors import LhcnetError
 
@@ -28,14 +28,13 @@ MARKER = "model.json"
 Status = Literal["trained", "diverged", "inserted"]
 
 
-@dataclass(frozen=True)
-class Epoch:
+class Epoch(Section):
     """One row of `history.csv`. Training figures are running means over the epoch, under augmentation and dropout."""
 
-    epoch: int
-    train_loss: float | None
-    train_accuracy: float | None
-    val_loss: float | None
+    epoch: Annotated[int, BeforeValidator(whole)]
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    val_loss: float | None = None
     val_accuracy: float
 
 
@@ -49,6 +48,7 @@ class Architecture(Section):
     dropout: Fraction
     bn_momentum: float
     modules: Modules | None = None
+    control: bool = False
 
     @classmethod
     def of(cls, network: Network) -> Architecture:
@@ -106,7 +106,7 @@ class Saved:
     path: Path
     info: ModelInfo
     metrics: Metrics
-    history: list[dict[str, float]]
+    history: tuple[Epoch, ...]
 
     @property
     def id(self) -> str:
@@ -146,9 +146,9 @@ def save(
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
         save_file(state, folder / "model.safetensors")
         with (folder / "history.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [f.name for f in fields(Epoch)], lineterminator="\n")
+            writer = csv.DictWriter(file, list(Epoch.model_fields), lineterminator="\n")
             writer.writeheader()
-            writer.writerows({k: "" if v is None else v for k, v in asdict(row).items()} for row in history)
+            writer.writerows({k: "" if v is None else v for k, v in row.to_dict().items()} for row in history)
         write_json(folder / "metrics.json", metrics.to_dict())
         write_json(folder / MARKER, info.to_dict())
 
@@ -159,9 +159,10 @@ def open_model(path: Path) -> Saved:
     metrics = parse(Metrics, read_json(path / "metrics.json"), str(path / "metrics.json"))
     try:
         with (path / "history.csv").open(newline="", encoding="utf-8") as file:
-            history = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-    except (OSError, ValueError) as error:
+            rows = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError) as error:
         raise LhcnetError(f"{path / 'history.csv'}: expected one row of numbers an epoch: {error}") from None
+    history = tuple(parse(Epoch, row, f"{path / 'history.csv'}, epoch {i}") for i, row in enumerate(rows))
     return Saved(path, info, metrics, history)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lhcnet.models.saved import Metrics, Saved
+from lhcnet.models.saved import Epoch, Metrics, Saved
 from lhcnet.tracking.runs import Execution, Run, child, missing
 
 
@@ -33,12 +33,12 @@ def restore(models: Sequence[Saved], execution: Execution) -> None:
         with child(execution, f"train/{saved.id}", tags=tags, mode="add") as run:
             run.params({"network": saved.info.architecture.to_dict(), "seed": p.seed})
             for row in saved.history:
-                run.metrics(curve(row), step=int(row["epoch"]))
+                run.metrics(curve(row), step=row.epoch)
             run.metrics(final(saved.metrics))
 
 
-def curve(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != "epoch" and value is not None}
+def curve(row: Epoch) -> dict[str, Any]:
+    return {name: value for name, value in row.to_dict().items() if name != "epoch" and value is not None}
 
 
 def final(metrics: Metrics) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def fit(
         return loss_and_accuracy(network, validation.images, validation.labels, input_size=input_size, device=device)
 
     val_loss, val_accuracy = validate()
-    history = [Epoch(0, None, None, finite(val_loss), val_accuracy)]
+    history = [Epoch(epoch=0, val_loss=finite(val_loss), val_accuracy=val_accuracy)]
     on_epoch(history[0])
     best_epoch, best = 0, _copy(network)
     status: Literal["trained", "diverged"] = "trained"
@@ -98,7 +98,15 @@ def fit(
             status, reason = "diverged", f"{error} of epoch {epoch}"
             break
         val_loss, val_accuracy = validate()
-        history.append(Epoch(epoch, train_loss, train_accuracy, finite(val_loss), val_accuracy))
+        history.append(
+            Epoch(
+                epoch=epoch,
+                train_loss=train_loss,
+                train_accuracy=train_accuracy,
+                val_loss=finite(val_loss),
+                val_accuracy=val_accuracy,
+            )
+        )
         on_epoch(history[-1])
         if not math.isfinite(val_loss):
             status, reason = "diverged", f"validation loss is not finite after epoch {epoch}"
@@ -125,6 +133,7 @@ def _train_epoch(
 ) -> tuple[float, float]:
     """Mean loss and accuracy over one shuffled pass. Raises FloatingPointError when the loss is not finite."""
     network.train()
+    _freeze_statistics(network)
     torch.manual_seed(_derive(f"{seed}/dropout"))
     generator = torch.Generator().manual_seed(_derive(f"{seed}/data"))  # on the CPU for every device
     order = torch.randperm(len(images), generator=generator)
@@ -152,6 +161,14 @@ def _train_epoch(
     if not math.isfinite(loss_sum.item()):
         raise FloatingPointError("training loss is not finite at the end")
     return loss_sum.item() / len(images), hits.item() / len(images)
+
+
+def _freeze_statistics(network: nn.Module) -> None:
+    """A BatchNorm whose parameters are frozen uses its moving statistics and leaves them alone, as Keras does."""
+    for module in network.modules():
+        own = list(module.parameters()) if isinstance(module, nn.BatchNorm2d) else []
+        if own and not any(p.requires_grad for p in own):
+            module.eval()
 
 
 def _augment(grey: Tensor, stage: Stage, input_size: int, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,13 @@
+"""The steps of the pipeline, and the only place where library and tracking meet.
+
+A step is a plain function: paths and frozen settings in, files out, a small result back. DVC calls it through the
+command line, Kubeflow through a thin component, a test or notebook directly; the same inputs give the same bytes.
+`execution` names the pipeline execution in MLflow; None logs nothing. torch is loaded by the steps that compute.
+"""
+
+from lhcnet.steps.conclude import compare, register
+from lhcnet.steps.prepare import prepare
+from lhcnet.steps.score import evaluate, select
+from lhcnet.steps.train import control, insert_lhc, train
+
+__all__ = ["compare", "control", "evaluate", "insert_lhc", "prepare", "register", "select", "train"]

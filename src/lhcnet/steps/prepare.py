@@ -1,0 +1,44 @@
+"""Raw FER2013 to the two stores."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from lhcnet.config import Data
+from lhcnet.data.audit import audit
+from lhcnet.data.sources import read
+from lhcnet.data.store import open_store, write_stores
+from lhcnet.models.saved import write_json
+from lhcnet.tracking.record import tracked
+
+log = logging.getLogger("lhcnet")
+
+
+def prepare(
+    trainval: Path,
+    test: Path,
+    report: Path,
+    *,
+    data: Data,
+    source: Path | None = None,
+    execution: str | None = None,
+) -> dict[str, Any]:
+    """Raw FER2013 -> the stores `trainval` and `test` (sealed) and the data report (JSON)."""
+    source = source or Path(data.source)
+    faces = read(source, validation_fraction=data.validation_fraction, seed=data.split_seed)
+    findings = audit(faces)
+    write_stores(faces, trainval, test)
+    digest = open_store(trainval).digest
+    result = {"shape": faces.shape, "validation": faces.validation, "digest": digest, **findings}
+    report.parent.mkdir(parents=True, exist_ok=True)
+    write_json(report, result)
+    log.info("%s: %s, %d images, digest %s", source, faces.shape, len(faces.labels), digest[:12])
+    with tracked(execution, digest, "prepare") as run:
+        if run:
+            run.params({"data": data.to_dict() | {"source": str(source)}})
+            run.metrics({f"images_{name}": sum(counts.values()) for name, counts in findings["counts"].items()})
+            run.dataset("FER2013", digest, str(source.absolute()), "training")
+            run.file(report)
+    return result

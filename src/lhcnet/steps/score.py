@@ -1,0 +1,190 @@
+"""The 10 % loss rule and the scores: what is kept, and how good it is."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lhcnet.config import Compute, Evaluation, parse
+from lhcnet.data.atomic import complete_or_absent
+from lhcnet.data.audit import twins
+from lhcnet.data.sources import CLASSES, Bytes
+from lhcnet.data.store import open_store
+from lhcnet.errors import LhcnetError
+from lhcnet.evaluation.score import Score, confusion, score
+from lhcnet.evaluation.selection import SelectionReport, choose, judge
+from lhcnet.evaluation.summary import Controlled, Evaluated, EvaluationReport
+from lhcnet.models.saved import Saved, open_model, read_json, write_json
+from lhcnet.steps.train import CONTROL_PREFIX, open_controlled
+from lhcnet.tracking.record import restore, tracked
+from lhcnet.tracking.runs import Execution, child
+
+if TYPE_CHECKING:
+    from lhcnet.models.resnetv2 import ResNetV2
+
+log = logging.getLogger("lhcnet")
+
+
+def select(
+    models: Sequence[Path],
+    backbone: Sequence[Path],
+    out: Path,
+    *,
+    loss_factor: float,
+    chosen: Path | None = None,
+    execution: str | None = None,
+) -> SelectionReport:
+    """The 10 % loss rule over trained models; writes `selection.json` and, where asked for, the chosen model.
+
+    `backbone` are the stages of the backbone, the start of stage 4 last.
+    """
+    saved = [open_model(path) for path in models]
+    stages = [open_model(path) for path in backbone]
+    first = stages[-1]
+    entries = judge(saved, first, loss_factor)
+    for entry in entries:
+        log.info("%s %s: %s", "kept" if entry.kept else "rejected", entry.id, entry.reason)
+    data, sets = first.info.provenance.data, "".join(sorted({entry.set for entry in entries}))
+    with tracked(execution, data, f"select/{sets}") as run:
+        if run:
+            run.params({"loss_factor": loss_factor})
+            restore([*stages, *saved], Execution(execution or "", data))
+            for entry in entries:
+                tags = {"kept": entry.kept, "selection": entry.reason}
+                with child(Execution(execution or "", data), f"train/{entry.id}", tags=tags, mode="add"):
+                    pass
+        report = choose(entries, stages, loss_factor)
+        if chosen is not None:
+            by_id = {model.id: model for model in saved}
+            with complete_or_absent(chosen, "model.json") as folder:
+                shutil.copytree(by_id[report.chosen].path, folder, dirs_exist_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, report.to_dict())
+        if run:
+            run.tags({"chosen": report.chosen})
+            run.file(out)
+    return report
+
+
+def evaluate(
+    models: Sequence[Path],
+    selection: Path,
+    trainval: Path,
+    test: Path,
+    out: Path,
+    *,
+    evaluation: Evaluation,
+    compute: Compute,
+    control: Path | None = None,
+    execution: str | None = None,
+) -> EvaluationReport:
+    """Score every kept model, plain and with TTA, and the LHC-NetCs in the folder `control`.
+
+    The only step of the pipeline that receives the sealed test split.
+    """
+    from lhcnet.device import open_device
+    from lhcnet.evaluation.predict import predict
+    from lhcnet.evaluation.tta import plain_views, tta_views
+
+    chosen = parse(SelectionReport, read_json(selection), str(selection))
+    kept = {entry.id for entry in chosen.entries if entry.kept}
+    saved = {model.id: model for path in models if (model := open_model(path)).id in kept}
+    if lost := sorted(kept - set(saved)):
+        raise LhcnetError(f"{selection}: names kept models that were not handed in: {', '.join(lost)}")
+    controlled = open_controlled(control) if control else []
+    saved |= {model.id: model for model in controlled}
+    chosen_control = min((_validation_order(model) for model in controlled), default=None)
+    splits, twin = _splits(trainval, test, chosen.data, selection)
+    best = {chosen.chosen, chosen.best.get("A", chosen.chosen)} | ({chosen_control[-1]} if chosen_control else set())
+    with_tta = set(saved) if evaluation.tta == "kept" else best
+
+    with tracked(execution, chosen.data, "evaluate") as run:
+        device = open_device(compute)
+        scored = []
+        arrays: dict[str, NDArray[Any]] = {f"labels/{split}": labels for split, (_, labels) in splits.items()}
+        arrays |= {f"twin/{split}": rows for split, rows in twin.items()}
+        for id_ in sorted(saved):
+            network = saved[id_].network().to(device.torch)
+            size = saved[id_].info.architecture.input_size
+            scores: dict[str, Score] = {}
+            for views in (plain_views(), tta_views(evaluation.tta_rotation))[: 2 if id_ in with_tta else 1]:
+                for split, (images, labels) in splits.items():
+                    p = predict(
+                        network, images, views, input_size=size, device=device, batch_size=evaluation.batch_size
+                    )
+                    tta = "_tta" if len(views) > 1 else ""
+                    scores[f"{split}{tta}"] = score(p, labels, split=split, views=len(views))
+                    arrays[f"{id_}/{split}{tta}"] = p
+                    if split == "test":
+                        own = ~twin["test"]
+                        scores[f"test_distinct{tta}"] = score(
+                            p[own], labels[own], split="test, no twin in train", views=len(views)
+                        )
+            log.info("%s: accuracy on %s", id_, ", ".join(f"{name} {s.accuracy:.4f}" for name, s in scores.items()))
+            scored.append(Evaluated(id=id_, set=_set(saved[id_]), control=_controlled(saved[id_], network), **scores))
+        report = EvaluationReport(
+            chosen=chosen.chosen,
+            chosen_control=chosen_control[-1] if chosen_control else None,
+            data=chosen.data,
+            models=tuple(scored),
+        )
+        labels = splits["test"][1]
+        predicted = arrays[f"{chosen.chosen}/test"]
+        with complete_or_absent(out, "evaluation.json") as folder:
+            write_json(folder / "evaluation.json", report.to_dict())
+            np.savez(folder / "predictions.npz", **arrays)  # type: ignore[arg-type]
+            with (folder / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(["actual", "predicted"])
+                writer.writerows((CLASSES[a], CLASSES[b]) for a, b in zip(labels, predicted.argmax(1), strict=True))
+        if run:
+            from lhcnet.evaluation import plots  # matplotlib is slow to load
+
+            run.params({"evaluation": evaluation.to_dict()})
+            under = Execution(execution or "", chosen.data)
+            restore(list(saved.values()), under)
+            for evaluated in report.models:
+                with child(under, f"train/{evaluated.id}", tags={}, mode="add") as trained:
+                    trained.metrics(evaluated.accuracies())
+                    if evaluated.id == chosen.chosen:
+                        figure = plots.confusion_matrix(confusion(predicted, labels), CLASSES)
+                        trained.figure(figure, "confusion_matrix.png")
+    return report
+
+
+def _splits(
+    trainval: Path, test: Path, data: str, selection: Path
+) -> tuple[dict[str, tuple[Bytes, Bytes]], dict[str, NDArray[np.bool]]]:
+    """Images and labels of validation and test, and which of them stand byte for byte in train too."""
+    stores = {path: open_store(path) for path in (trainval, test)}
+    for path, store in stores.items():
+        if store.digest != data:
+            raise LhcnetError(f"{path}: is of data {store.digest[:12]}, but {selection} of {data[:12]}")
+    splits = {"validation": stores[trainval].split("validation"), "test": stores[test].split("test")}
+    train, _ = stores[trainval].split("train")
+    return splits, {name: twins(images, train) for name, (images, _) in splits.items()}
+
+
+def _validation_order(model: Saved) -> tuple[float, float, str]:
+    m = model.metrics
+    return -(m.val_accuracy or 0.0), m.val_loss if m.val_loss is not None else math.inf, model.id
+
+
+def _set(model: Saved) -> Any:
+    return model.info.provenance.set
+
+
+def _controlled(model: Saved, network: ResNetV2) -> Controlled | None:
+    from lhcnet.models.lhcnet import control_weights
+
+    if not model.info.architecture.control:
+        return None
+    return Controlled(of=model.id.removeprefix(CONTROL_PREFIX), w=control_weights(network), history=model.history)

@@ -1,0 +1,279 @@
+"""Training stages, insertion of LHC modules, and the five weights of LHC-NetC."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lhcnet.config import Compute, Control, Network, Section, SetName, Stage, Variant, parse
+from lhcnet.data.atomic import complete_or_absent
+from lhcnet.data.store import Store, open_store
+from lhcnet.errors import LhcnetError
+from lhcnet.evaluation.selection import SelectionReport
+from lhcnet.models.saved import (
+    Architecture,
+    Epoch,
+    Metrics,
+    ModelInfo,
+    Provenance,
+    Saved,
+    open_model,
+    read_json,
+    save,
+    write_json,
+)
+from lhcnet.tracking.record import curve, final, tracked
+
+if TYPE_CHECKING:
+    from lhcnet.models.resnetv2 import ResNetV2
+
+log = logging.getLogger("lhcnet")
+
+CONTROL_STAGE = 5  # LHC-NetC is trained after stage 4
+CONTROL_PREFIX = "LHC-NetC/"
+
+
+def train(
+    trainval: Path,
+    out: Path,
+    *,
+    number: int,
+    stage: Stage,
+    seed: int,
+    compute: Compute,
+    network: Network | None = None,
+    variant: Variant | None = None,
+    standalone: bool = False,
+    start: Path | None = None,
+    execution: str | None = None,
+) -> Saved:
+    """One training stage: from `network` (stage 1) or from the model directory `start` (stages 2-4).
+
+    In the stand-alone pipeline (`standalone`) stage 1 may begin with LHC modules (`variant`) in the network.
+
+    A run that diverges is written like any other, with status `diverged` and its reason: selection rejects it and
+    the pipeline goes on.
+    """
+    from lhcnet.models.lhcnet import insert_modules
+    from lhcnet.models.weights import load_start
+
+    if (number == 1) != (start is None) or (start is None) != (network is not None):
+        raise LhcnetError(
+            f"stage {number}: expected the settings of a new network in stage 1, a model to start from after"
+        )
+    if variant is not None and not (standalone and number == 1):
+        raise LhcnetError(f"stage {number}: LHC modules enter in stage 1 of the stand-alone pipeline, or by insert_lhc")
+    store = open_store(trainval)
+    if start is None:
+        assert network is not None
+        architecture = Architecture.of(network)
+        model, origin = load_start(network.weights, architecture.build(seed))
+        name = variant.name if variant else None
+        if variant is not None:
+            insert_modules(model, [row.to_dict() for row in variant.modules], seed)
+            architecture = architecture.model_copy(update={"modules": variant.modules})
+        set_: SetName = "standalone" if standalone else "backbone"
+        id_ = f"standalone/{name or PLAIN}/seed-{seed}/stage1" if standalone else "backbone/stage1"
+    else:
+        begun = open_model(start)
+        id_, set_, name = _identify(begun, number, seed)
+        _refuse_other_data(begun, store, trainval)
+        _refuse_diverged(begun)
+        architecture, model, origin = begun.info.architecture, begun.network(), begun.weights_digest()
+    info = ModelInfo(
+        architecture=architecture,
+        provenance=Provenance(id=id_, set=set_, stage=number, seed=seed, variant=name, data=store.digest, start=origin),
+    )
+    _fit(model, info, store, out, stage=stage, compute=compute, execution=execution)
+    return open_model(out)
+
+
+PLAIN = "resnet34v2"  # the network without modules, in the names of the stand-alone pipeline
+
+
+def control(
+    models: Sequence[Path],
+    selection: Path,
+    trainval: Path,
+    out: Path,
+    *,
+    control: Control,
+    seed: int,
+    compute: Compute,
+    execution: str | None = None,
+) -> list[Saved]:
+    """LHC-NetC: from trained LHC-Nets, train the five weights w of the residual sums and nothing else.
+
+    Writes a folder with one model directory each beside `control.json`; with `models: none` there is none.
+    """
+    from lhcnet.models.lhcnet import add_control, freeze_all_but_control
+
+    chosen = parse(SelectionReport, read_json(selection), str(selection))
+    with_lhc = {entry.id for entry in chosen.entries if entry.kept and entry.set != "A"}
+    wanted = {"none": set(), "chosen": {chosen.chosen}, "kept": with_lhc}[control.models]
+    starts = {model.id: model for path in models if (model := open_model(path)).id in wanted}
+    if lost := sorted(wanted - set(starts)):
+        raise LhcnetError(f"{selection}: names models that were not handed in: {', '.join(lost)}")
+    store = open_store(trainval)
+    names = [str(number) for number in range(len(starts))]
+    with complete_or_absent(out, "control.json") as folder:
+        for name, id_ in zip(names, sorted(starts), strict=True):
+            begun = starts[id_]
+            _refuse_other_data(begun, store, trainval)
+            try:
+                network = freeze_all_but_control(add_control(begun.network()))
+            except ValueError as error:
+                raise LhcnetError(f"{begun.path}: {error}") from None
+            p = begun.info.provenance
+            info = ModelInfo(
+                architecture=begun.info.architecture.model_copy(update={"control": True}),
+                provenance=Provenance(
+                    id=f"{CONTROL_PREFIX}{id_}",
+                    set="control",
+                    stage=CONTROL_STAGE,
+                    seed=seed,
+                    variant=p.variant,
+                    data=p.data,
+                    start=begun.weights_digest(),
+                ),
+            )
+            _fit(network, info, store, folder / name, stage=control.training, compute=compute, execution=execution)
+        write_json(folder / "control.json", {"models": names})
+    return open_controlled(out)
+
+
+class ControlIndex(Section):
+    """`control.json`: the folders of the LHC-NetCs beside it."""
+
+    models: tuple[str, ...]
+
+
+def open_controlled(folder: Path) -> list[Saved]:
+    """The LHC-NetCs that `control` wrote."""
+    index = parse(ControlIndex, read_json(folder / "control.json"), str(folder / "control.json"))
+    return [open_model(folder / name) for name in index.models]
+
+
+def _fit(
+    model: ResNetV2,
+    info: ModelInfo,
+    store: Store,
+    out: Path,
+    *,
+    stage: Stage,
+    compute: Compute,
+    execution: str | None,
+) -> None:
+    """Train, measure the final weights, write the model directory, log."""
+    from lhcnet.device import open_device
+    from lhcnet.evaluation.predict import loss_and_accuracy
+    from lhcnet.models.lhcnet import control_weights
+    from lhcnet.training.fit import Split, finite, fit
+
+    p, size = info.provenance, info.architecture.input_size
+    tags = {"set": p.set, "stage": p.stage, "seed": p.seed, "variant": p.variant or "-"}
+    with tracked(execution, store.digest, f"train/{p.id}", tags) as run:
+        device = open_device(compute)
+        if run:
+            settings = {"stage": stage, "compute": compute, "network": info.architecture}
+            run.params({name: section.to_dict() for name, section in settings.items()} | {"seed": p.seed})
+            run.dataset("FER2013", store.digest, str(store.path.absolute()), "training")
+
+        def on_epoch(row: Epoch) -> None:
+            shown = f"validation accuracy {row.val_accuracy:.4f}"
+            if row.train_loss is not None:
+                shown = f"training loss {row.train_loss:.4f}, {shown}"
+            log.info("%s epoch %d: %s", p.id, row.epoch, shown)
+            if run:
+                run.metrics(curve(row), step=row.epoch)
+
+        train_split, validation = Split(*store.split("train")), Split(*store.split("validation"))
+        result = fit(
+            model,
+            train_split,
+            validation,
+            stage,
+            number=p.stage,
+            seed=p.seed,
+            input_size=size,
+            device=device,
+            title=p.id,
+            on_epoch=on_epoch,
+        )
+        train_loss, train_accuracy = loss_and_accuracy(
+            model, train_split.images, train_split.labels, input_size=size, device=device, truncate=True
+        )
+        best = result.history[result.best_epoch]
+        metrics = Metrics(
+            status=result.status,
+            reason=result.reason,
+            best_epoch=result.best_epoch,
+            epochs=len(result.history) - 1,
+            train_loss=finite(train_loss),
+            train_accuracy=train_accuracy,
+            val_loss=best.val_loss,
+            val_accuracy=best.val_accuracy,
+        )
+        save(out, model, info, metrics, result.history)
+        if run:
+            run.metrics(final(metrics))
+            run.tags({"status": metrics.status, "reason": metrics.reason or "-"})
+            if info.architecture.control:
+                run.metrics({f"w{i}": w for i, w in enumerate(control_weights(model), 1)})
+    log.info(
+        "%s: %s, best epoch %d, validation accuracy %.4f", p.id, metrics.status, metrics.best_epoch, best.val_accuracy
+    )
+
+
+def _identify(start: Saved, number: int, seed: int) -> tuple[str, SetName, str | None]:
+    """(id, set, variant) of the model that stage `number` makes of `start`."""
+    p = start.info.provenance
+    if p.set == "standalone":
+        return f"standalone/{p.variant or PLAIN}/seed-{seed}/stage{number}", p.set, p.variant
+    if number < 4:
+        return f"backbone/stage{number}", "backbone", None
+    if p.variant is None:
+        return f"A/seed-{seed}", "A", None
+    return f"B/{p.variant}" if p.set == "B" else f"C/{p.variant}/seed-{seed}", p.set, p.variant
+
+
+def _refuse_diverged(start: Saved) -> None:
+    if start.metrics.status == "diverged":
+        raise LhcnetError(f"{start.path}: its training diverged ({start.metrics.reason}); expected a trained network")
+
+
+def _refuse_other_data(start: Saved, store: Store, trainval: Path) -> None:
+    if (was := start.info.provenance.data) != store.digest:
+        raise LhcnetError(f"{start.path}: was trained on data {was[:12]}, not on {store.digest[:12]} of {trainval}")
+
+
+def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed: int) -> Saved:
+    """Put five fresh LHC modules (Glorot start, drawn from `seed`) into a trained ResNet; nothing is frozen."""
+    from lhcnet.models.lhcnet import insert_modules
+
+    saved = open_model(model)
+    if saved.info.architecture.modules is not None:
+        raise LhcnetError(f"{model}: has LHC modules already; expected a plain ResNet34v2")
+    _refuse_diverged(saved)
+    try:
+        network = insert_modules(saved.network(), [m.to_dict() for m in variant.modules], seed)
+    except ValueError as error:
+        raise LhcnetError(f"variants.{variant.name}: {error}") from None
+    p = saved.info.provenance
+    info = ModelInfo(
+        architecture=saved.info.architecture.model_copy(update={"modules": variant.modules}),
+        provenance=Provenance(
+            id=f"{set_}/{variant.name}/seed-{seed}/inserted",
+            set=set_,
+            stage=p.stage,
+            seed=seed,
+            variant=variant.name,
+            data=p.data,
+            start=saved.weights_digest(),
+        ),
+    )
+    save(out, network, info, Metrics(status="inserted"), [])
+    log.info("%s: five LHC modules inserted (%s, seed %d)", out, variant.name, seed)
+    return open_model(out)
