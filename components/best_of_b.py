@@ -21,7 +21,7 @@ def best_of_b(
 
     report = steps.select(
         [Path(model.path) for model in models],
-        Path(start.path),
+        [Path(start.path)],
         Path(selection.path),
         loss_factor=loss_factor,
         execution=os.environ["LHCNET_EXECUTION"],

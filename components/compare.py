@@ -7,17 +7,28 @@ from components import component
 def compare(
     selection: dsl.Input[dsl.Artifact],
     scores: dsl.Input[dsl.Artifact],
+    analysis: dsl.Input[dsl.Artifact],
+    data_report: dsl.Input[dsl.Artifact],
     report: dsl.Output[dsl.Artifact],
     tables: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
 ) -> str:
-    """Table 7 and Table A2 beside the paper's. Returns the digest of all metrics."""
+    """Statistics, Table 7 and Table A2 beside the paper's, and the report. Returns the digest of all metrics."""
     import os
+    import shutil
     from pathlib import Path
 
     from lhcnet import steps
 
+    out = Path(report.path)
     summary = steps.compare(
-        Path(selection.path), Path(scores.path), Path(report.path), execution=os.environ["LHCNET_EXECUTION"]
+        Path(selection.path),
+        Path(scores.path),
+        out,
+        data_report=Path(data_report.path),
+        analysis=Path(analysis.path),
+        execution=os.environ["LHCNET_EXECUTION"],
     )
-    Path(tables.path).write_text((Path(report.path) / "report.md").read_text(encoding="utf-8"), encoding="utf-8")
+    shutil.copyfile(out / "report.md", tables.path)
+    shutil.copyfile(out / "report.html", page.path)
     return summary.metrics_digest

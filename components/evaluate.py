@@ -8,6 +8,7 @@ def evaluate(
     set_a: dsl.Input[list[dsl.Model]],
     set_b: dsl.Input[list[dsl.Model]],
     set_c: dsl.Input[list[dsl.Model]],
+    control: dsl.Input[dsl.Artifact],
     selection: dsl.Input[dsl.Artifact],
     trainval: dsl.Input[dsl.Dataset],
     test: dsl.Input[dsl.Dataset],
@@ -30,6 +31,7 @@ def evaluate(
         Path(scores.path),
         evaluation=config.parse(config.Evaluation, evaluation, "evaluation"),
         compute=config.parse(config.Compute, compute, "compute"),
+        control=Path(control.path),
         execution=os.environ["LHCNET_EXECUTION"],
     )
     metrics.metadata.update(report.chosen_model().accuracies())

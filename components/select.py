@@ -8,6 +8,8 @@ def select(
     set_a: dsl.Input[list[dsl.Model]],
     set_b: dsl.Input[list[dsl.Model]],
     set_c: dsl.Input[list[dsl.Model]],
+    stage1: dsl.Input[dsl.Model],
+    stage2: dsl.Input[dsl.Model],
     start: dsl.Input[dsl.Model],
     loss_factor: float,
     selection: dsl.Output[dsl.Artifact],
@@ -21,7 +23,7 @@ def select(
 
     report = steps.select(
         [Path(model.path) for model in [*set_a, *set_b, *set_c]],
-        Path(start.path),
+        [Path(stage.path) for stage in (stage1, stage2, start)],
         Path(selection.path),
         loss_factor=loss_factor,
         chosen=Path(chosen.path),

@@ -12,8 +12,10 @@ def train_backbone(
     seed: int,
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
+    standalone: bool = False,
+    variant: dict = {},  # noqa: B006
 ):
-    """Stage 1: a new ResNet34v2, from ImageNet weights or an explicit random start."""
+    """Stage 1: a new ResNet34v2, from ImageNet weights or an explicit random start; with a variant, an LHC-Net."""
     import os
     from pathlib import Path
 
@@ -27,6 +29,8 @@ def train_backbone(
         seed=seed,
         compute=config.parse(config.Compute, compute, "compute"),
         network=config.parse(config.Network, network, "network"),
+        variant=config.parse(config.Variant, variant, "variants") if variant else None,
+        standalone=standalone,
         execution=os.environ["LHCNET_EXECUTION"],
     )
     facts = {name: value for name, value in saved.metrics.to_dict().items() if value not in (None, "")}

@@ -16,6 +16,7 @@ from pipeline.cluster import Cluster, load_cluster
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 Params = Annotated[Path | None, typer.Option(help="A params.yaml.")]
 Profile = Annotated[str | None, typer.Option(help="paper, cpu or demo, instead of --params.")]
+Standalone = Annotated[bool, typer.Option("--standalone", help="The stand-alone pipeline, not sets A, B and C.")]
 ClusterFile = Annotated[Path | None, typer.Option("--cluster", help="Cluster settings (YAML): image, GPU, resources.")]
 
 
@@ -35,14 +36,17 @@ def compile(  # the word of the trade
     params: Params = None,
     profile: Profile = None,
     cluster: ClusterFile = None,
+    standalone: Standalone = False,
 ) -> None:
     """Compile the pipeline to IR YAML; the same settings give the same bytes."""
     from kfp import compiler
 
     from pipeline.graph import build
+    from pipeline.standalone import build_standalone
 
+    graph = build_standalone if standalone else build
     out.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(build(_config(params, profile), _cluster(cluster)), str(out))
+    compiler.Compiler().compile(graph(_config(params, profile), _cluster(cluster)), str(out))
     typer.echo(out)
 
 
@@ -52,11 +56,12 @@ def local(
     profile: Profile = None,
     source: Annotated[Path | None, typer.Option(help="FER2013; default: data.source.")] = None,
     root: Annotated[Path, typer.Option(help="Where the artifacts of the run go.")] = Path("runs"),
+    standalone: Standalone = False,
 ) -> None:
     """Run the pipeline on this machine with kfp's local runner."""
     from pipeline.local import run
 
-    run(_config(params, profile), source, root)
+    run(_config(params, profile), source, root, standalone=standalone)
 
 
 @app.command()
@@ -69,6 +74,7 @@ def submit(
     namespace: Annotated[str | None, typer.Option()] = None,
     experiment: Annotated[str, typer.Option()] = "lhcnet",
     token: Annotated[str | None, typer.Option(envvar="KF_PIPELINES_TOKEN", help="Bearer token.")] = None,
+    standalone: Standalone = False,
 ) -> None:
     """Submit a run to a Kubeflow cluster and print its id."""
     from pipeline.submit import submit_run
@@ -85,6 +91,7 @@ def submit(
         namespace=namespace,
         experiment=experiment,
         token=token,
+        standalone=standalone,
     )
     typer.echo(run_id)
 

@@ -4,8 +4,10 @@ from typing import Any
 
 from kfp import dsl
 
+from components.analyse import analyse
 from components.best_of_b import best_of_b
 from components.compare import compare
+from components.control import control
 from components.evaluate import evaluate
 from components.insert_best import insert_best
 from components.insert_lhc import insert_lhc
@@ -26,7 +28,7 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
     """
     execution = execution or execution_name(config)
     on_gpu = config.compute.device == "cuda"
-    stages = [stage.to_dict() for stage in (config.stage1, config.stage2, config.stage3, config.stage4)]
+    stages = [stage.to_dict() for stage in config.stages]
     names = [config.variant(name).to_dict() for name in config.variants]
 
     def on(task: dsl.PipelineTask, *, gpu: bool = False) -> dsl.PipelineTask:
@@ -48,7 +50,9 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
         seeds_c: list = list(config.seeds.c),
         variants: list = names,
         loss_factor: float = config.selection.loss_factor,
+        lhc_net_c: dict = config.control.to_dict(),
         evaluation: dict = config.evaluation.to_dict(),
+        analysis: dict = config.analysis.to_dict(),
         registry: str = config.registry.model,
     ):
         raw = dsl.importer(artifact_uri=source, artifact_class=dsl.Dataset, reimport=False)
@@ -59,8 +63,11 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
             task = train(trainval=trainval, start=start, number=number, stage=stage, compute=compute, seed=seed)
             return on(task, gpu=True).outputs["model"]
 
-        first = train_backbone(trainval=trainval, network=network, stage=stage1, compute=compute, seed=seed_backbone)
-        second = further(2, on(first, gpu=True).outputs["model"], stage2, seed_backbone)
+        first = on(
+            train_backbone(trainval=trainval, network=network, stage=stage1, compute=compute, seed=seed_backbone),
+            gpu=True,
+        ).outputs["model"]
+        second = further(2, first, stage2, seed_backbone)
         backbone = further(3, second, stage3, seed_backbone)
 
         with dsl.ParallelFor(seeds_a, name="set-a", parallelism=cluster.parallelism) as seed:
@@ -78,14 +85,25 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
             inserted = on(insert_best(model=backbone, best=best, seed=seed))
             c = further(4, inserted.outputs["inserted"], stage4, seed)
 
-        def sets() -> dict[str, Any]:  # the compiler wants a new Collected for every use
-            return {"set_a": dsl.Collected(a), "set_b": dsl.Collected(b), "set_c": dsl.Collected(c)}
+        def sets(**members: Any) -> dict[str, Any]:  # the compiler wants a new Collected for every use
+            return {name: dsl.Collected(models) for name, models in members.items()}
 
-        selected = on(select(**sets(), start=backbone, loss_factor=loss_factor))
-        selection = selected.outputs["selection"]
+        selected = on(
+            select(
+                **sets(set_a=a, set_b=b, set_c=c), stage1=first, stage2=second, start=backbone, loss_factor=loss_factor
+            )
+        )
+        selection, chosen = selected.outputs["selection"], selected.outputs["chosen"]
+        gated = on(
+            control(
+                **sets(set_b=b, set_c=c), selection=selection, trainval=trainval, settings=lhc_net_c, compute=compute
+            ),
+            gpu=True,
+        ).outputs["models"]
         scored = on(
             evaluate(
-                **sets(),
+                **sets(set_a=a, set_b=b, set_c=c),
+                control=gated,
                 selection=selection,
                 trainval=trainval,
                 test=faces.outputs["test"],
@@ -95,10 +113,19 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
             gpu=True,
         )
         scores = scored.outputs["scores"]
-        compared = on(compare(selection=selection, scores=scores))
-        registered = register(
-            chosen=selected.outputs["chosen"], scores=scores, report=compared.outputs["report"], name=registry
+        analysed = on(
+            analyse(model=chosen, trainval=trainval, analysis=analysis, evaluation=evaluation, compute=compute),
+            gpu=True,
         )
+        compared = on(
+            compare(
+                selection=selection,
+                scores=scores,
+                analysis=analysed.outputs["results"],
+                data_report=faces.outputs["report"],
+            )
+        )
+        registered = register(chosen=chosen, scores=scores, report=compared.outputs["report"], name=registry)
         on(registered).set_caching_options(False)
 
     return lhcnet

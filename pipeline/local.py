@@ -26,6 +26,7 @@ from lhcnet.errors import LhcnetError
 from lhcnet.tracking.runs import default_uri, open_client
 from pipeline.cluster import LOCAL
 from pipeline.graph import build
+from pipeline.standalone import build_standalone
 
 EXECUTOR = re.compile(
     r"\s*\[KFP Executor [^]]*INFO\]: (?!Looking for|Loading KFP|Got executor_input|Wrote executor)(.*)"
@@ -62,9 +63,11 @@ class Screen(io.TextIOBase):
             self.error = found[1]
 
 
-def count_tasks(config: Config) -> int:
-    """Importer, prepare, stages 1-3; A; B and C with insertions; best of B, select, evaluate, compare, register."""
-    return 5 + len(config.seeds.a) + 2 * len(config.variants) + 2 * len(config.seeds.c) + 5
+def count_tasks(config: Config, *, standalone: bool = False) -> int:
+    if standalone:  # importer, prepare, compare; three stages of two networks a seed
+        return 3 + 6 * len(config.standalone.seeds)
+    sets = len(config.seeds.a) + 2 * len(config.variants) + 2 * len(config.seeds.c)  # B and C insert first
+    return sets + 12  # importer, prepare, stages 1-3, best of B, select, control, evaluate, analyse, compare, register
 
 
 @contextlib.contextmanager
@@ -77,7 +80,7 @@ def _left_as_found() -> Iterator[None]:
         builtins.print, logging.getLogger().handlers[:] = printer, handlers
 
 
-def run(config: Config, source: Path | None, root: Path) -> Path:
+def run(config: Config, source: Path | None, root: Path, *, standalone: bool = False) -> Path:
     """Run to the end and show the comparison. Returns the folder of this run below `root`; its log lies beside it."""
     source = (source or Path(config.data.source)).absolute()
     if not source.exists():
@@ -89,15 +92,22 @@ def run(config: Config, source: Path | None, root: Path) -> Path:
     root.mkdir(parents=True)
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
 
-    with (root / "log.txt").open("w") as log, tqdm(total=count_tasks(config), unit="task", mininterval=0) as bar:
+    with (
+        (root / "log.txt").open("w") as log,
+        tqdm(total=count_tasks(config, standalone=standalone), unit="task", mininterval=0) as bar,
+    ):
         screen = Screen(log, bar)
         with contextlib.redirect_stdout(screen), warnings.catch_warnings(), _left_as_found():
             warnings.filterwarnings("ignore", "You may be attemping", RuntimeWarning)  # on purpose: no container here
             try:
-                build(config, LOCAL, f"{execution_name(config)}-{stamp}")(source=str(source))
+                graph = build_standalone if standalone else build
+                graph(config, LOCAL, f"{execution_name(config)}-{stamp}")(source=str(source))
             except RuntimeError as error:
                 raise LhcnetError(f"{screen.error or error} (log: {root / 'log.txt'})") from None
         bar.update()
+    if standalone:
+        show(next(root.glob("*/compare-standalone/report")))
+        return root
     show(next(root.glob("*/compare/report")))
     registered = json.loads(next(root.glob("*/register/registered")).read_text())
     print(f"Registered {registered['model']} as {registered['name']} version {registered['version']}, alias champion.")

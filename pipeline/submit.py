@@ -10,6 +10,7 @@ from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
 from pipeline.cluster import Cluster
 from pipeline.graph import build
+from pipeline.standalone import build_standalone
 
 SOURCES = ("s3://", "gs://", "minio://")
 
@@ -23,6 +24,7 @@ def submit_run(
     namespace: str | None,
     experiment: str,
     token: str | None,
+    standalone: bool = False,
 ) -> str:
     """Returns the run's id. To the client a login page with status 200 is a success: then there is no id."""
     if not source.startswith(SOURCES):
@@ -33,7 +35,10 @@ def submit_run(
     try:
         client = kfp.Client(host=host, namespace=namespace or "kubeflow", existing_token=token)
         run = client.create_run_from_pipeline_func(
-            build(config, cluster), {"source": source}, experiment_name=experiment, namespace=namespace
+            (build_standalone if standalone else build)(config, cluster),
+            {"source": source},
+            experiment_name=experiment,
+            namespace=namespace,
         )
     except (HTTPError, ApiException, OSError) as error:
         line = " ".join(str(error).split())[:300]

@@ -132,6 +132,25 @@ def test_huge_scaling_averages_all_channels() -> None:
         torch.testing.assert_close(lhc(x), mean)
 
 
+def test_small_scaling_selects_one_channel() -> None:
+    """(18): a large alpha makes of each row of attention a one-hot vector at its largest score."""
+    lhc, x = module(g=0.0), torch.randn(2, 6, 4, 6, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        lhc.w1 *= 300
+        mid = lhc.intermediates(x)
+    one_hot = torch.nn.functional.one_hot(mid.scores.argmax(3), 6).float()
+    assert (mid.attention - one_hot).abs().max() < 1e-3
+
+
+def test_scaling_never_changes_the_ranking() -> None:
+    """(20): dividing a row of scores by d^(g+T) leaves the order of its attention weights as it was."""
+    lhc, x = module(g=0.5), torch.randn(2, 6, 4, 6, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        mid = lhc.intermediates(x)
+    assert mid.divisor.std() > 0  # the rows are scaled differently
+    assert torch.equal(mid.attention.argsort(3), mid.scores.argsort(3))
+
+
 def test_heads_are_local() -> None:
     """A pixel reaches only the slices within a pool's (and the value path's) distance of it."""
     lhc = module(height=12, width=6, heads=12)  # one row a head

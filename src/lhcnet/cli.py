@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from lhcnet.config import Config, execution_name, load, parse, profile, read_yaml, to_yaml
+from lhcnet.config import PLAIN, Config, execution_name, load, parse, profile, read_yaml, to_yaml
 from lhcnet.errors import LhcnetError
 
 app = typer.Typer(
@@ -105,17 +105,24 @@ def train(
     stage: Annotated[int, typer.Option(min=1, max=4, help="Which stage (Tables 3-6).")],
     start: Annotated[Path | None, typer.Option(help="Model directory to start from (stages 2-4).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Data seed; default: seeds.backbone.")] = None,
+    standalone: Annotated[
+        str | None, typer.Option(help=f"Stand-alone pipeline (stages 1-3): {PLAIN}, or a name under `variants`.")
+    ] = None,
     params: Params = PARAMS,
 ) -> None:
     """Train one stage on TRAINVAL and write the model directory OUT."""
     from lhcnet import steps
 
     config = load(params)
+    if standalone and stage == 4:
+        raise LhcnetError("train: the stand-alone pipeline ends with stage 3")
     steps.train(
         trainval,
         out,
         number=stage,
-        stage=(config.stage1, config.stage2, config.stage3, config.stage4)[stage - 1],
+        stage=(config.standalone_stages if standalone else config.stages)[stage - 1],
+        variant=config.variant(standalone) if standalone and standalone != PLAIN and stage == 1 else None,
+        standalone=standalone is not None,
         seed=config.seeds.backbone if seed is None else seed,
         compute=config.compute,
         network=config.network if start is None else None,
@@ -177,12 +184,36 @@ def select(
 
 
 @app.command()
+def control(
+    folder: Annotated[Path, typer.Argument(help="Holds b/*, c/seed-*.")],
+    selection: Annotated[Path, typer.Option()],
+    trainval: Annotated[Path, typer.Option()],
+    out: Annotated[Path, typer.Option()],
+    params: Params = PARAMS,
+) -> None:
+    """LHC-NetC: train the five weights of the residual sums of kept LHC-Nets (`control.models`)."""
+    from lhcnet import steps
+
+    config = load(params)
+    steps.control(
+        model_folders(config, folder, "BC"),
+        selection,
+        trainval,
+        out,
+        control=config.control,
+        compute=config.compute,
+        execution=execution_name(config),
+    )
+
+
+@app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="Holds a/seed-*, b/*, c/seed-*.")],
     selection: Annotated[Path, typer.Option()],
     trainval: Annotated[Path, typer.Option()],
     test: Annotated[Path, typer.Option(help="The sealed test store: only this command takes it.")],
     out: Annotated[Path, typer.Option()],
+    control: Annotated[Path | None, typer.Option(help="The folder of LHC-NetCs.")] = None,
     params: Params = PARAMS,
 ) -> None:
     """Score the kept models, plain and with test-time augmentation."""
@@ -197,6 +228,29 @@ def evaluate(
         out,
         evaluation=config.evaluation,
         compute=config.compute,
+        control=control,
+        execution=execution_name(config),
+    )
+
+
+@app.command()
+def analyse(
+    model: Path,
+    trainval: Path,
+    out: Path,
+    params: Params = PARAMS,
+) -> None:
+    """Analyse the LHC modules of MODEL on validation images (section 3.2.4): modules and heads off, correlation, T."""
+    from lhcnet import steps
+
+    config = load(params)
+    steps.analyse(
+        model,
+        trainval,
+        out,
+        analysis=config.analysis,
+        evaluation=config.evaluation,
+        compute=config.compute,
         execution=execution_name(config),
     )
 
@@ -205,13 +259,24 @@ def evaluate(
 def compare(
     selection: Annotated[Path, typer.Option()],
     evaluation: Annotated[Path, typer.Option()],
+    data: Annotated[Path, typer.Option(help="The data report of `prepare`.")],
     out: Annotated[Path, typer.Option()],
+    analysis: Annotated[Path | None, typer.Option(help="The folder that `analyse` wrote.")] = None,
     params: Params = PARAMS,
 ) -> None:
-    """Write Table 7 and Table A2 beside the paper's figures."""
+    """Write Table 7 and Table A2 beside the paper's figures, the statistics, and the report (report.html)."""
     from lhcnet import steps
 
-    steps.compare(selection, evaluation, out, execution=execution_name(load(params)))
+    config = load(params)
+    steps.compare(
+        selection,
+        evaluation,
+        out,
+        config=config,
+        data_report=data,
+        analysis=analysis,
+        execution=execution_name(config),
+    )
     show(out)
 
 

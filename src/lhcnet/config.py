@@ -21,6 +21,7 @@ from ruamel.yaml.error import YAMLError
 
 from lhcnet.errors import LhcnetError
 
+PLAIN = "resnet34v2"  # the network without modules, where variants are named
 PROFILES = ("paper", "cpu", "demo")
 PROFILES_FOLDER = Path(__file__).parent / "profiles"
 
@@ -227,6 +228,18 @@ class Config(Section):
     standalone: Standalone = Standalone()
     registry: Registry = Registry()
 
+    @property
+    def stages(self) -> tuple[Stage, Stage, Stage, Stage]:
+        return self.stage1, self.stage2, self.stage3, self.stage4
+
+    @property
+    def standalone_stages(self) -> tuple[Stage, ...]:
+        """Stages 1-3 with the patience of the stand-alone pipeline."""
+        return tuple(
+            stage.model_copy(update={"patience": patience})
+            for stage, patience in zip(self.stages, self.standalone.patience, strict=False)
+        )
+
     def variant(self, name: str) -> Variant:
         if name not in self.variants:
             raise LhcnetError(f"variants: has no {name!r}; expected one of {', '.join(self.variants)}")
@@ -246,6 +259,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _variant_of_standalone_is_listed(self) -> Config:
+        if PLAIN in self.variants:
+            raise ValueError(f"variants: {PLAIN} is the name of the network without modules; expected another name")
         if self.standalone.variant not in self.variants:
             listed = ", ".join(self.variants)
             raise ValueError(f"standalone.variant: {self.standalone.variant!r} is not one of the variants: {listed}")

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from lhcnet.config import Section
+from lhcnet.config import Compute, Section, Stage
 from lhcnet.errors import LhcnetError
-from lhcnet.models.saved import Epoch, Saved
+from lhcnet.models.saved import Architecture, Epoch, Saved
 
 
 class Trained(Section):
-    """What one training came to: the figures of its final weights, and its curves."""
+    """One training: its settings, the figures of its final weights, and its curves."""
 
     id: str
     seed: int
+    architecture: Architecture
+    training: Stage | None
+    compute: Compute | None
     best_epoch: int
     train_loss: float | None
     train_accuracy: float | None
@@ -92,7 +95,9 @@ def judge(models: Sequence[Saved], start: Saved, loss_factor: float) -> tuple[En
 
 def _trained(saved: Saved) -> dict[str, Any]:
     figures = saved.metrics.model_dump(exclude={"status", "reason", "epochs"})
-    return {"id": saved.id, "seed": saved.info.provenance.seed, "history": saved.history, **figures}
+    p = saved.info.provenance
+    settings = {"architecture": saved.info.architecture, "training": p.training, "compute": p.compute}
+    return {"id": saved.id, "seed": p.seed, "history": saved.history, **settings, **figures}
 
 
 def choose(entries: Sequence[Entry], backbone: Sequence[Saved], loss_factor: float) -> SelectionReport:

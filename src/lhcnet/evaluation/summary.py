@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from lhcnet.config import Section
+from lhcnet.config import Evaluation, Section, Stage
 from lhcnet.evaluation.score import Score
 from lhcnet.evaluation.selection import SelectionReport
 from lhcnet.evaluation.statistics import COLUMNS, PAPER_TABLE_7, PAPER_TABLE_A2, table_7_row
@@ -21,6 +21,7 @@ class Controlled(Section):
 
     of: str
     w: tuple[float, float, float, float, float]
+    training: Stage | None
     history: tuple[Epoch, ...]
 
 
@@ -62,6 +63,7 @@ class EvaluationReport(Section):
     chosen: str
     chosen_control: str | None
     data: str
+    settings: Evaluation
     models: tuple[Evaluated, ...]
 
     def model(self, id_: str) -> Evaluated:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from lhcnet import __version__
-from lhcnet.config import Count, Fraction, Modules, Network, Section, SetName, parse, whole
+from lhcnet.config import Compute, Count, Fraction, Modules, Network, Section, SetName, Stage, parse, whole
 from lhcnet.data.atomic import complete_or_absent
 from lhcnet.errors import LhcnetError
 
@@ -62,7 +62,10 @@ class Architecture(Section):
 
 
 class Provenance(Section):
-    """Where a model comes from. `start` is the SHA-256 of the weights it started from, or the word `none`."""
+    """Where a model comes from. `start` is the SHA-256 of the weights it started from, or the word `none`.
+
+    `training` and `compute` are the settings it was trained with; null where nothing was trained.
+    """
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]+$")]
     set: SetName
@@ -71,6 +74,8 @@ class Provenance(Section):
     variant: str | None
     data: str
     start: str
+    training: Stage | None = None
+    compute: Compute | None = None
     lhcnet: str = __version__
 
 

@@ -134,6 +134,7 @@ def evaluate(
             chosen=chosen.chosen,
             chosen_control=chosen_control[-1] if chosen_control else None,
             data=chosen.data,
+            settings=evaluation,
             models=tuple(scored),
         )
         labels = splits["test"][1]
@@ -187,4 +188,9 @@ def _controlled(model: Saved, network: ResNetV2) -> Controlled | None:
 
     if not model.info.architecture.control:
         return None
-    return Controlled(of=model.id.removeprefix(CONTROL_PREFIX), w=control_weights(network), history=model.history)
+    return Controlled(
+        of=model.id.removeprefix(CONTROL_PREFIX),
+        w=control_weights(network),
+        training=model.info.provenance.training,
+        history=model.history,
+    )

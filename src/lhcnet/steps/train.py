@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lhcnet.config import Compute, Control, Network, Section, SetName, Stage, Variant, parse
+from lhcnet.config import PLAIN, Compute, Control, Network, Section, SetName, Stage, Variant, parse
 from lhcnet.data.atomic import complete_or_absent
 from lhcnet.data.store import Store, open_store
 from lhcnet.errors import LhcnetError
@@ -90,9 +90,6 @@ def train(
     return open_model(out)
 
 
-PLAIN = "resnet34v2"  # the network without modules, in the names of the stand-alone pipeline
-
-
 def control(
     models: Sequence[Path],
     selection: Path,
@@ -100,13 +97,13 @@ def control(
     out: Path,
     *,
     control: Control,
-    seed: int,
     compute: Compute,
     execution: str | None = None,
 ) -> list[Saved]:
     """LHC-NetC: from trained LHC-Nets, train the five weights w of the residual sums and nothing else.
 
-    Writes a folder with one model directory each beside `control.json`; with `models: none` there is none.
+    The data seed of each is that of its LHC-Net. Writes a folder with one model directory each beside
+    `control.json`; with `models: none` there is none.
     """
     from lhcnet.models.lhcnet import add_control, freeze_all_but_control
 
@@ -133,7 +130,7 @@ def control(
                     id=f"{CONTROL_PREFIX}{id_}",
                     set="control",
                     stage=CONTROL_STAGE,
-                    seed=seed,
+                    seed=p.seed,
                     variant=p.variant,
                     data=p.data,
                     start=begun.weights_digest(),
@@ -174,6 +171,7 @@ def _fit(
 
     p, size = info.provenance, info.architecture.input_size
     tags = {"set": p.set, "stage": p.stage, "seed": p.seed, "variant": p.variant or "-"}
+    info = info.model_copy(update={"provenance": p.model_copy(update={"training": stage, "compute": compute})})
     with tracked(execution, store.digest, f"train/{p.id}", tags) as run:
         device = open_device(compute)
         if run:
