@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from lhcnet.config import PLAIN, Config, execution_name, load, parse, profile, read_yaml, to_yaml
+from lhcnet.config import PLAIN, Compute, Config, execution_name, load, parse, profile, read_yaml, to_yaml
 from lhcnet.errors import LhcnetError
+
+if TYPE_CHECKING:
+    from lhcnet.evaluation.score import Score
 
 app = typer.Typer(
     name="lhcnet",
@@ -208,29 +211,40 @@ def control(
 
 @app.command()
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="Holds a/seed-*, b/*, c/seed-*.")],
-    selection: Annotated[Path, typer.Option()],
-    trainval: Annotated[Path, typer.Option()],
-    test: Annotated[Path, typer.Option(help="The sealed test store: only this command takes it.")],
-    out: Annotated[Path, typer.Option()],
-    control: Annotated[Path | None, typer.Option(help="The folder of LHC-NetCs.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Holds a/seed-*, b/*, c/seed-*.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Instead of FOLDER: one model directory, or a published TensorFlow checkpoint.")
+    ] = None,
+    selection: Annotated[Path | None, typer.Option(help="With FOLDER.")] = None,
+    control: Annotated[Path | None, typer.Option(help="With FOLDER: the LHC-NetCs.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With FOLDER.")] = None,
+    trainval: Annotated[Path, typer.Option()] = Path("artifacts/trainval"),
+    test: Annotated[Path, typer.Option(help="The sealed test store.")] = Path("artifacts/test"),
+    device: Annotated[str | None, typer.Option(help="cpu or cuda, instead of compute.device.")] = None,
     params: Params = PARAMS,
 ) -> None:
-    """Score the kept models, plain and with test-time augmentation."""
+    """Score the kept models below FOLDER, or one model (--weights), plain and with test-time augmentation."""
     from lhcnet import steps
 
     config = load(params)
-    steps.evaluate(
-        model_folders(config, folder, "ABC"),
-        selection,
-        trainval,
-        test,
-        out,
-        evaluation=config.evaluation,
-        compute=config.compute,
-        control=control,
-        execution=execution_name(config),
-    )
+    changed = config.compute.to_dict() | ({"device": device} if device else {})
+    evaluation, compute = config.evaluation, parse(Compute, changed, "--device")
+    if weights is not None and not (folder or selection or control or out):
+        scores_table(steps.evaluate_weights(weights, trainval, test, evaluation=evaluation, compute=compute))
+    elif weights is None and folder and selection and out:
+        steps.evaluate(
+            model_folders(config, folder, "ABC"),
+            selection,
+            trainval,
+            test,
+            out,
+            evaluation=evaluation,
+            compute=compute,
+            control=control,
+            execution=execution_name(config),
+        )
+    else:
+        raise LhcnetError("evaluate: expected --weights alone, or FOLDER with --selection and --out")
 
 
 @app.command()
@@ -292,6 +306,18 @@ def register(
 
     config = load(params)
     steps.register(chosen, evaluation, out, name=config.registry.model, execution=execution_name(config))
+
+
+def scores_table(scores: Mapping[str, Score]) -> None:
+    """One row a score: split, views, accuracy with its interval, n."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("split", "views", "accuracy", "95 % interval", "n")
+    for s in scores.values():
+        low, high = s.ci95
+        table.add_row(s.split, str(s.views), f"{s.accuracy:.2%}", f"{low:.2%} to {high:.2%}", str(s.n))
+    Console().print(table)
 
 
 @app.command()

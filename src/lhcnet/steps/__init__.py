@@ -7,7 +7,7 @@ command line, Kubeflow through a thin component, a test or notebook directly; th
 
 from lhcnet.steps.conclude import compare, register
 from lhcnet.steps.prepare import prepare
-from lhcnet.steps.score import evaluate, select
+from lhcnet.steps.score import evaluate, evaluate_weights, select
 from lhcnet.steps.train import control, insert_lhc, train
 
-__all__ = ["compare", "control", "evaluate", "insert_lhc", "prepare", "register", "select", "train"]
+__all__ = ["compare", "control", "evaluate", "evaluate_weights", "insert_lhc", "prepare", "register", "select", "train"]

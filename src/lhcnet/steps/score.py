@@ -7,6 +7,7 @@ import logging
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +23,13 @@ from lhcnet.errors import LhcnetError
 from lhcnet.evaluation.score import Score, confusion, score
 from lhcnet.evaluation.selection import SelectionReport, choose, judge
 from lhcnet.evaluation.summary import Controlled, Evaluated, EvaluationReport
-from lhcnet.models.saved import Saved, open_model, read_json, write_json
+from lhcnet.models.saved import MARKER, Saved, open_model, read_json, write_json
 from lhcnet.steps.train import CONTROL_PREFIX, open_controlled
 from lhcnet.tracking.record import restore, tracked
 from lhcnet.tracking.runs import Execution, child
 
 if TYPE_CHECKING:
+    from lhcnet.device import Device
     from lhcnet.models.resnetv2 import ResNetV2
 
 log = logging.getLogger("lhcnet")
@@ -91,8 +93,6 @@ def evaluate(
     The only step of the pipeline that receives the sealed test split.
     """
     from lhcnet.device import open_device
-    from lhcnet.evaluation.predict import predict
-    from lhcnet.evaluation.tta import plain_views, tta_views
 
     chosen = parse(SelectionReport, read_json(selection), str(selection))
     kept = {entry.id for entry in chosen.entries if entry.kept}
@@ -101,51 +101,39 @@ def evaluate(
         raise LhcnetError(f"{selection}: names kept models that were not handed in: {', '.join(lost)}")
     controlled = open_controlled(control) if control else []
     saved |= {model.id: model for model in controlled}
-    chosen_control = min((_validation_order(model) for model in controlled), default=None)
-    splits, twin = _splits(trainval, test, chosen.data, selection)
-    best = {chosen.chosen, chosen.best.get("A", chosen.chosen)} | ({chosen_control[-1]} if chosen_control else set())
+    chosen_control = min(map(_validation_order, controlled))[-1] if controlled else None
+    splits = ScoredSplits.open(trainval, test)
+    if splits.data != chosen.data:
+        raise LhcnetError(f"{trainval}: is of data {splits.data[:12]}, but {selection} of {chosen.data[:12]}")
+    best = {chosen.chosen, chosen.best.get("A", chosen.chosen), chosen_control}
     with_tta = set(saved) if evaluation.tta == "kept" else best
 
     with tracked(execution, chosen.data, "evaluate") as run:
         device = open_device(compute)
         scored = []
-        arrays: dict[str, NDArray[Any]] = {f"labels/{split}": labels for split, (_, labels) in splits.items()}
-        arrays |= {f"twin/{split}": rows for split, rows in twin.items()}
+        arrays = splits.arrays()
         for id_ in sorted(saved):
-            network = saved[id_].network().to(device.torch)
-            size = saved[id_].info.architecture.input_size
-            scores: dict[str, Score] = {}
-            for views in (plain_views(), tta_views(evaluation.tta_rotation))[: 2 if id_ in with_tta else 1]:
-                for split, (images, labels) in splits.items():
-                    p = predict(
-                        network, images, views, input_size=size, device=device, batch_size=evaluation.batch_size
-                    )
-                    tta = "_tta" if len(views) > 1 else ""
-                    scores[f"{split}{tta}"] = score(p, labels, split=split, views=len(views))
-                    arrays[f"{id_}/{split}{tta}"] = p
-                    if split == "test":
-                        own = ~twin["test"]
-                        scores[f"test_distinct{tta}"] = score(
-                            p[own], labels[own], split="test, no twin in train", views=len(views)
-                        )
+            network, size = saved[id_].network(), saved[id_].info.architecture.input_size
+            scores, predicted = splits.score(network, size, evaluation, device, tta=id_ in with_tta)
+            arrays |= {f"{id_}/{name}": p for name, p in predicted.items()}
             log.info("%s: accuracy on %s", id_, ", ".join(f"{name} {s.accuracy:.4f}" for name, s in scores.items()))
-            scored.append(Evaluated(id=id_, set=_set(saved[id_]), control=_controlled(saved[id_], network), **scores))
+            set_: Any = saved[id_].info.provenance.set
+            scored.append(Evaluated(id=id_, set=set_, control=_controlled(saved[id_], network), **scores))
         report = EvaluationReport(
             chosen=chosen.chosen,
-            chosen_control=chosen_control[-1] if chosen_control else None,
+            chosen_control=chosen_control,
             data=chosen.data,
             settings=evaluation,
             models=tuple(scored),
         )
-        labels = splits["test"][1]
-        predicted = arrays[f"{chosen.chosen}/test"]
+        labels, p = arrays["labels/test"], arrays[f"{chosen.chosen}/test"]
         with complete_or_absent(out, "evaluation.json") as folder:
             write_json(folder / "evaluation.json", report.to_dict())
             np.savez(folder / "predictions.npz", **arrays)  # type: ignore[arg-type]
             with (folder / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(["actual", "predicted"])
-                writer.writerows((CLASSES[a], CLASSES[b]) for a, b in zip(labels, predicted.argmax(1), strict=True))
+                writer.writerows((CLASSES[a], CLASSES[b]) for a, b in zip(labels, p.argmax(1), strict=True))
         if run:
             from lhcnet.evaluation import plots  # matplotlib is slow to load
 
@@ -156,31 +144,73 @@ def evaluate(
                 with child(under, f"train/{evaluated.id}", tags={}, mode="add") as trained:
                     trained.metrics(evaluated.accuracies())
                     if evaluated.id == chosen.chosen:
-                        figure = plots.confusion_matrix(confusion(predicted, labels), CLASSES)
+                        figure = plots.confusion_matrix(confusion(p, labels), CLASSES)
                         trained.figure(figure, "confusion_matrix.png")
     return report
 
 
-def _splits(
-    trainval: Path, test: Path, data: str, selection: Path
-) -> tuple[dict[str, tuple[Bytes, Bytes]], dict[str, NDArray[np.bool]]]:
+def evaluate_weights(
+    weights: Path, trainval: Path, test: Path, *, evaluation: Evaluation, compute: Compute
+) -> dict[str, Score]:
+    """Scores of a model directory, or of a published TensorFlow checkpoint, with and without TTA. Logs nothing."""
+    from lhcnet.device import open_device
+    from lhcnet.models.published import open_published
+
+    device = open_device(compute)
+    network = open_model(weights).network() if (weights / MARKER).is_file() else open_published(weights)
+    splits = ScoredSplits.open(trainval, test)
+    return splits.score(network, network.input_size, evaluation, device, tta=True)[0]
+
+
+@dataclass(frozen=True)
+class ScoredSplits:
     """Images and labels of validation and test, and which of them stand byte for byte in train too."""
-    stores = {path: open_store(path) for path in (trainval, test)}
-    for path, store in stores.items():
-        if store.digest != data:
-            raise LhcnetError(f"{path}: is of data {store.digest[:12]}, but {selection} of {data[:12]}")
-    splits = {"validation": stores[trainval].split("validation"), "test": stores[test].split("test")}
-    train, _ = stores[trainval].split("train")
-    return splits, {name: twins(images, train) for name, (images, _) in splits.items()}
+
+    data: str
+    splits: dict[str, tuple[Bytes, Bytes]]
+    twin: dict[str, NDArray[np.bool]]
+
+    @classmethod
+    def open(cls, trainval: Path, test: Path) -> ScoredSplits:
+        seen, sealed = open_store(trainval), open_store(test)
+        if seen.digest != sealed.digest:
+            raise LhcnetError(f"{test}: is of data {sealed.digest[:12]}, but {trainval} of {seen.digest[:12]}")
+        splits = {"validation": seen.split("validation"), "test": sealed.split("test")}
+        train, _ = seen.split("train")
+        return cls(seen.digest, splits, {name: twins(images, train) for name, (images, _) in splits.items()})
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Labels and twins, as they stand in `predictions.npz`."""
+        found: dict[str, NDArray[Any]] = {f"labels/{name}": labels for name, (_, labels) in self.splits.items()}
+        return found | {f"twin/{name}": rows for name, rows in self.twin.items()}
+
+    def score(
+        self, network: ResNetV2, input_size: int, evaluation: Evaluation, device: Device, *, tta: bool
+    ) -> tuple[dict[str, Score], dict[str, NDArray[np.float32]]]:
+        """(scores, probabilities) on both splits, and on the test images without a twin in train."""
+        from lhcnet.evaluation.predict import predict
+        from lhcnet.evaluation.tta import plain_views, tta_views
+
+        network = network.to(device.torch)
+        scores, predicted = {}, {}
+        for views in (plain_views(), tta_views(evaluation.tta_rotation))[: 2 if tta else 1]:
+            suffix = "_tta" if len(views) > 1 else ""
+            for split, (images, labels) in self.splits.items():
+                p = predict(
+                    network, images, views, input_size=input_size, device=device, batch_size=evaluation.batch_size
+                )
+                predicted[f"{split}{suffix}"] = p
+                scores[f"{split}{suffix}"] = score(p, labels, split=split, views=len(views))
+            own, labels = ~self.twin["test"], self.splits["test"][1]
+            scores[f"test_distinct{suffix}"] = score(
+                predicted[f"test{suffix}"][own], labels[own], split="test without twins in train", views=len(views)
+            )
+        return scores, predicted
 
 
 def _validation_order(model: Saved) -> tuple[float, float, str]:
     m = model.metrics
     return -(m.val_accuracy or 0.0), m.val_loss if m.val_loss is not None else math.inf, model.id
-
-
-def _set(model: Saved) -> Any:
-    return model.info.provenance.set
 
 
 def _controlled(model: Saved, network: ResNetV2) -> Controlled | None:
