@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 from lhcnet.models.lhc import LHC
 
 
-def naive(lhc: LHC, x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Equations (1)-(17) in float64, head by head and window by window; x is one image (C, H, W)."""
+def naive(
+    lhc: LHC,
+    x: NDArray[np.float64],
+    areas: Sequence[NDArray[np.int64]] | None = None,
+    masks: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Equations (1)-(17) in float64, head by head and window by window; x is one image (C, H, W).
+
+    `areas` lists the row-major pixels of each head, by default equal runs; `masks` (heads, L) weighs them.
+    """
     C, H, W = x.shape
     w1, b1, w2, b2, kernel, bias = (
         p.detach().double().numpy()
@@ -39,18 +47,20 @@ def naive(lhc: LHC, x: NDArray[np.float64]) -> NDArray[np.float64]:
     Q, K = pooled(x, lhc.pool, np.mean), pooled(x, lhc.pool, np.max)  # (1), (2)
     V = pooled(convolved, 3, np.mean)  # (3)
     Q, K, V = (z.reshape(C, H * W) for z in (Q, K, V))
-    L = H * W // lhc.heads
-    y = np.empty((C, H * W))
-    for h in range(lhc.heads):
-        run = slice(h * L, (h + 1) * L)  # (4)-(6)
-        q = Q[:, run] @ w1[h] + b1[h]  # (9)
-        k = K[:, run] @ w1[h] + b1[h]  # (10)
+    if areas is None:
+        areas = np.split(np.arange(H * W), lhc.heads)
+    y = np.zeros((C, H * W))
+    for h, area in enumerate(areas):
+        share = 1 if masks is None else masks[h]
+        qh, kh, vh = (z[:, area] * share for z in (Q, K, V))  # (4)-(6)
+        q = qh @ w1[h] + b1[h]  # (9)
+        k = kh @ w1[h] + b1[h]  # (10)
         S = q @ k.T  # (11)
         T = 1 / (1 + np.exp(-(S.mean(axis=1) @ w2 + b2)))  # (12), (13)
         N = S / lhc.d ** (lhc.g + T[:, None])  # (14)
         weights = np.exp(N - N.max(axis=1, keepdims=True))
         weights /= weights.sum(axis=1, keepdims=True)  # (15)
-        y[:, run] = weights @ V[:, run]  # (16)
+        y[:, area] += weights @ vh  # (16)
     return y.reshape(C, H, W)  # (17)
 
 

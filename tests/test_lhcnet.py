@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from golden_weights import GOLDEN, TABLE_2
 from torch import nn
 
-from lhcnet.models.lhcnet import ResidualLHC, add_control, build, count_parameters, insert_modules
+from lhcnet.errors import LhcnetError
+from lhcnet.models.lhcnet import ResidualLHC, add_control, attention_share, build, count_parameters, insert_modules
 from lhcnet.models.resnetv2 import ResNetV2
 
 COUNTS = json.loads((GOLDEN / "lhcnet_param_counts.json").read_text())
@@ -32,11 +34,13 @@ def small(**changes: object) -> ResNetV2:
 def test_parameter_counts() -> None:
     plain = build(input_size=224, seed=0)
     assert count_parameters(plain) == COUNTS["plain_total"] == 27_606_224
+    assert attention_share(plain) == 0
     network = insert_modules(plain, TABLE_2, 0)
     assert count_parameters(network) == COUNTS["total"] == 32_411_668
     assert sum(p.numel() for p in network.parameters()) == COUNTS["trainable"]
     assert [count_parameters(slot) for slot in network.attention] == list(COUNTS["per_lhc"].values())
-    assert round(100 * COUNTS["lhc_sum"] / count_parameters(network), 1) == 14.8  # Table A2
+    assert attention_share(network) == COUNTS["lhc_sum"] / COUNTS["total"]
+    assert round(100 * attention_share(network), 1) == 14.8  # Table A2
     assert count_parameters(add_control(network)) == COUNTS["lhcnetc_total"]
 
 
@@ -146,10 +150,10 @@ def test_without_a_seed_the_global_generator_draws() -> None:
     [
         (ROWS[:4], r"needs 5 modules \(LHC1..LHC5\), not 4"),
         ([*ROWS[:2], {"heads": 7, "d": 3}, *ROWS[3:]], r"LHC3: heads=7 does not divide H\*W = 8\*8 = 64"),
-        ([*ROWS[:4], {"heads": 1, "d": 0}], "LHC5: d=0 must be at least 1"),
-        ([{"heads": 8}, *ROWS[1:]], r"LHC1: unknown settings \[\], missing settings \['d'\]"),
-        ([{"heads": 8, "d": 2, "dim": 3}, *ROWS[1:]], r"LHC1: unknown settings \['dim'\]"),
-        ([{"heads": 8, "d": 2.5}, *ROWS[1:]], r"LHC1: d=2.5 must be a whole number"),
+        ([*ROWS[:4], {"heads": 1, "d": 0}], "LHC5: d: Input should be greater than or equal to 1, not 0"),
+        ([{"heads": 8}, *ROWS[1:]], "LHC1: d: required key is missing"),
+        ([{"heads": 8, "d": 2, "dim": 3}, *ROWS[1:]], "LHC1: dim: unknown key"),
+        ([{"heads": 8, "d": 2.5}, *ROWS[1:]], "LHC1: d: Input should be a valid integer, not 2.5"),
     ],
 )
 def test_impossible_modules_name_the_place(rows: list[dict[str, float]], message: str) -> None:
@@ -172,3 +176,44 @@ def test_training_reaches_every_parameter() -> None:
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("kind", ["se", "cbam", "eca"])
+def test_other_attention_in_the_same_places(kind: str) -> None:
+    """It scales its input: no residual sum, and nothing that LHC-NetC could weigh."""
+    pytest.importorskip("timm", reason="timm is not installed")
+    rows = [{"attention": kind}] * 5
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    network, again, other = (small(modules=rows, seed=seed) for seed in (4, 4, 5))
+    assert torch.equal(torch.get_rng_state(), before)
+    state, plain = network.state_dict(), small(seed=4).state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in plain.items())
+    assert all(torch.equal(state[name], tensor) for name, tensor in again.state_dict().items())
+    inserted = set(state) - set(plain)
+    assert not all(torch.equal(state[name], other.state_dict()[name]) for name in inserted)
+    name = {"se": "SEModule", "cbam": "CbamModule", "eca": "EcaModule"}[kind]
+    assert [type(part).__name__ for part in network.attention] == [name] * 5
+    x = torch.rand(2, 8, 16, 16)
+    with torch.no_grad():
+        scale = network.eval().attention[0](x) / x
+    assert scale.min() > 0
+    assert scale.max() < 1
+    with pytest.raises(ValueError, match="control weights need 5 LHC modules, the network has 0"):
+        add_control(network)
+
+
+def test_rows_of_both_kinds_mix() -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    network = small(modules=[*ROWS[:4], {"attention": "se"}])
+    assert [isinstance(part, ResidualLHC) for part in network.attention] == [True] * 4 + [False]
+    full = small(modules=ROWS).state_dict()
+    state = network.state_dict()
+    assert all(torch.equal(state[name], full[name]) for name in set(state) & set(full))
+    assert network(torch.rand(2, 3, 64, 64)).shape == (2, 7)
+
+
+def test_missing_timm_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm.layers", None)
+    with pytest.raises(LhcnetError, match=r"attention: se comes from timm, which is missing: pip install 'timm>=1.0'"):
+        small(modules=[{"attention": "se"}] * 5)

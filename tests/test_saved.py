@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lhcnet.config import parse
 from lhcnet.errors import LhcnetError
 from lhcnet.models.saved import Architecture, Epoch, Metrics, ModelInfo, Provenance, open_model, save
 
@@ -70,6 +71,46 @@ def test_a_damaged_directory_is_one_sentence(folder: Path, name: str, content: s
     with pytest.raises(LhcnetError, match=says) as error:
         open_model(folder).network()
     assert "\n" not in str(error.value)
+
+
+ROW = {"heads": 1, "d": 2}
+OPTIONS = {"split": "learnt", "norm": "both", "second_conv": True}
+
+
+def with_modules(*rows: dict[str, object]) -> ModelInfo:
+    modules = [*rows, *[ROW] * (5 - len(rows))]
+    architecture = parse(Architecture, ARCHITECTURE.to_dict() | {"modules": modules}, "test")
+    return INFO.model_copy(update={"architecture": architecture})
+
+
+@pytest.mark.parametrize(
+    "row", [ROW | OPTIONS, {"attention": "se"}, {"attention": "cbam"}, {"attention": "eca"}], ids=str
+)
+def test_modules_of_every_kind_come_back(row: dict[str, object], tmp_path: Path) -> None:
+    if "attention" in row:
+        pytest.importorskip("timm", reason="timm is not installed")
+    info = with_modules(row)
+    network = info.architecture.build(seed=3)
+    save(tmp_path / "model", network, info, Metrics(status="inserted"), [])
+    saved = open_model(tmp_path / "model")
+    assert saved.info == info
+    images = torch.rand(2, 3, 32, 32) * 255
+    with torch.inference_mode():
+        assert torch.equal(saved.network()(images), network.eval()(images))
+        assert not torch.equal(saved.network()(images), with_modules().architecture.build(seed=3).eval()(images))
+
+
+def test_a_model_from_before_there_were_options_opens(tmp_path: Path) -> None:
+    info = with_modules()
+    save(tmp_path / "model", info.architecture.build(seed=3), info, Metrics(status="inserted"), [])
+    written = json.loads((tmp_path / "model" / "model.json").read_text())
+    for row in written["architecture"]["modules"]:
+        for option in OPTIONS:
+            del row[option]
+    (tmp_path / "model" / "model.json").write_text(json.dumps(written))
+    saved = open_model(tmp_path / "model")
+    assert saved.info == info
+    saved.network()
 
 
 def test_weights_of_another_architecture_are_refused(folder: Path) -> None:

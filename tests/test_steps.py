@@ -85,7 +85,7 @@ def test_insertion_keeps_the_host_and_refuses_a_second_time(backbone: Saved, tin
     before, after = backbone.network().state_dict(), first.network().state_dict()
     assert all(np.array_equal(before[name], after[name]) for name in before)
     assert len(after) > len(before)
-    with pytest.raises(LhcnetError, match="has LHC modules already"):
+    with pytest.raises(LhcnetError, match="has attention modules already"):
         steps.insert_lhc(first.path, tmp_path / "two", variant=tiny.variant("wide"), set_="B", seed=1)
     assert not (tmp_path / "two").exists()
 

@@ -15,11 +15,21 @@ from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lhcnet.errors import LhcnetError
+from lhcnet.splits import Split, misfit
 
 PLAIN = "resnet34v2"  # the network without modules, where variants are named
 PROFILES = ("paper", "cpu", "demo")
@@ -104,16 +114,38 @@ class Stage(Section):
 
 
 class Module(Section):
-    """One LHC module, a row of Table 2. The heads must divide the H*W of its place."""
+    """One LHC module, a row of Table 2; the heads must fit the map at its place.
+
+    The last three are what section 5 leaves open, off as in the paper: how the map is cut into heads (`split`),
+    BatchNorm before or after LHC (`norm`), a second convolution of size `kernel` before the residual sum.
+    """
 
     heads: Count
     d: Count
     pool: Count = 3
     g: Annotated[float, Field(ge=0)] = 1.0
     kernel: Count = 3
+    split: Split = "horizontal"
+    norm: Literal["none", "before", "after", "both"] = "none"
+    second_conv: bool = False
 
 
-Modules = tuple[Module, Module, Module, Module, Module]
+class Other(Section):
+    """Another attention module in the place of LHC, for comparison: Squeeze and Excitation, CBAM or ECA, from timm."""
+
+    attention: Literal["se", "cbam", "eca"]
+
+
+_TAGS = ("<lhc>", "<other>")  # no key can look like these, so `parse` can take them out of error messages
+
+
+def _kind(row: object) -> str:
+    is_other = "attention" in row if isinstance(row, Mapping) else isinstance(row, Other)
+    return _TAGS[is_other]
+
+
+Row = Annotated[Annotated[Module, Tag(_TAGS[0])] | Annotated[Other, Tag(_TAGS[1])], Discriminator(_kind)]
+Modules = tuple[Row, Row, Row, Row, Row]
 
 TABLE_2: Modules = (
     Module(heads=8, d=196),
@@ -246,15 +278,14 @@ class Config(Section):
         return Variant(name=name, modules=self.variants[name])
 
     @model_validator(mode="after")
-    def _heads_divide_maps(self) -> Config:
+    def _heads_fit_maps(self) -> Config:
         sides = map_sides(self.network.input_size)
         for name, modules in self.variants.items():
             for place, (module, side) in enumerate(zip(modules, sides, strict=True), 1):
-                if side * side % module.heads:
-                    raise ValueError(
-                        f"variants.{name}: LHC{place}: heads={module.heads} does not divide "
-                        f"H*W = {side}*{side} = {side * side} at input size {self.network.input_size}"
-                    )
+                problem = misfit(module.split, module.heads, side, side) if isinstance(module, Module) else ""
+                if problem:
+                    size = self.network.input_size
+                    raise ValueError(f"variants.{name}: LHC{place}: {problem} at input size {size}")
         return self
 
     @model_validator(mode="after")
@@ -290,7 +321,7 @@ def parse(section: type[S], values: object, where: str) -> S:
         return section.model_validate_json(json.dumps(values))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "settings"
+        key = ".".join(str(part) for part in first["loc"] if part not in _TAGS) or "settings"
         more = error.error_count() - 1
         scalar = isinstance(first["input"], str | int | float) and first["type"] != "value_error"
         got = f", not {first['input']!r}" if scalar and first["type"] != "extra_forbidden" else ""

@@ -2,9 +2,10 @@
 
 Paper: Pecoraro, Basile, Bono, "Local Multi-Head Channel Self-Attention for Facial Expression Recognition",
 Information 2022, 13, 419. Numbers in brackets are its equations. Tokens are channels: every channel looks at
-every other channel, once in each of ``heads`` horizontal slices of the image.
+every other channel, once in each of ``heads`` horizontal slices of the image (other ways to cut: ``areas.py``).
 
-Letters in shapes: B images, C channels, H x W pixels, L = H*W/heads pixels of a head, d embedding dimension.
+Letters in shapes: B images, C channels, H x W pixels, L pixels of a head (H*W/heads, but H*W for learnt areas), d
+embedding dimension.
 """
 
 import math
@@ -13,6 +14,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lhcnet.models.areas import AREAS, Learnt
+from lhcnet.splits import Split, misfit
 
 VALUE_POOL = 3  # (3): the value tensor is smoothed over 3x3 pixels whatever the pool size of query and key
 
@@ -48,15 +52,17 @@ class LHC(nn.Module):
 
     Args:
         channels, height, width: C, H, W of the tensors it will see; the embeddings are tied to them.
-        heads: n, the number of horizontal slices; must divide H*W. The row-major flattened image is cut into
-            equal runs, so a slice may end inside a row.
+        heads: n, the number of slices.
         d: embedding dimension of queries and keys in each head.
         pool: p, pool size of (1) and (2), stride 1.
         g: constant part of the scaling exponent in (14), at least 0.
         kernel: s, kernel size of the value convolution (3).
+        split: how the map is cut into heads. ``horizontal`` is the paper's: equal runs of the row-major pixels, so
+            heads must divide H*W and a slice may end inside a row. ``vertical`` runs down the columns, ``grid`` cuts
+            equal rectangles, ``learnt`` shares the map out by masks that are trained.
 
     Raises:
-        ValueError: a value out of range, or heads that do not divide H*W.
+        ValueError: a value out of range, or heads that do not fit the map.
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class LHC(nn.Module):
         pool: int = 3,
         g: float = 1.0,
         kernel: int = 3,
+        split: Split = "horizontal",
     ) -> None:
         super().__init__()
         sizes = {"channels": channels, "height": height, "width": width}
@@ -78,27 +85,36 @@ class LHC(nn.Module):
                 raise ValueError(f"{name}={value} must be at least 1")
         if not 0 <= g < math.inf:
             raise ValueError(f"g={g} must be a finite number, at least 0")
-        if height * width % heads:
-            raise ValueError(f"heads={heads} does not divide H*W = {height}*{width} = {height * width}")
+        if split not in AREAS:
+            raise ValueError(f"split={split!r} must be one of {', '.join(AREAS)}")
+        if problem := misfit(split, heads, height, width):
+            raise ValueError(problem)
 
         self.channels, self.height, self.width = channels, height, width
         self.heads, self.d, self.pool, self.g, self.kernel = heads, d, pool, g, kernel
+        self.split = split
 
-        self.w1 = nn.Parameter(torch.empty(heads, height * width // heads, d))  # shared by queries and keys
+        self.areas = AREAS[split](heads, height, width)
+        self.w1 = nn.Parameter(torch.empty(heads, self.areas.length, d))  # shared by queries and keys
         self.b1 = nn.Parameter(torch.empty(heads, d))
         self.w2 = nn.Linear(channels, channels)  # shared by all heads
         self.conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Glorot-uniform weights (each head of ``w1`` is a dense layer of its own), zero biases."""
-        limit = math.sqrt(6 / (self.w1.shape[1] + self.d))
+        """Glorot-uniform weights (each head of ``w1`` is a dense layer of its own), zero biases.
+
+        A head of learnt areas starts with little more than H*W/heads pixels, so it counts as having as many inputs.
+        """
+        limit = math.sqrt(6 / (self.height * self.width / self.heads + self.d))
         nn.init.uniform_(self.w1, -limit, limit, generator=generator)
         nn.init.xavier_uniform_(self.w2.weight, generator=generator)
         nn.init.xavier_uniform_(self.conv.weight, generator=generator)
         for bias in (self.b1, self.w2.bias, self.conv.bias):
             if bias is not None:
                 nn.init.zeros_(bias)
+        if isinstance(self.areas, Learnt):
+            self.areas.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """LHC(x), equation (17): (B, C, H, W) in, (B, C, H, W) out, same dtype.
@@ -116,7 +132,7 @@ class LHC(nn.Module):
             S_mean = (q * k_mean).sum(dim=3)  # (B, heads, C), (12)
             exponent = self.g + self._dynamic_scaling(S_mean)  # (B, heads, C, 1)
             A = F.scaled_dot_product_attention(q * self.d**-exponent, k, v, scale=1.0)  # (14)-(16)
-        return self._merge_heads(A).to(x.dtype)
+        return self.areas.join(A).to(x.dtype)  # (17)
 
     def intermediates(self, x: Tensor) -> LHCIntermediates:
         """Every tensor of equations (6)-(16), computed as written there; slower than ``forward``."""
@@ -134,7 +150,7 @@ class LHC(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"{self.channels}x{self.height}x{self.width}, heads={self.heads}, d={self.d}, "
-            f"pool={self.pool}, g={self.g}, kernel={self.kernel}"
+            f"pool={self.pool}, g={self.g}, kernel={self.kernel}, split={self.split}"
         )
 
     def _query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,45 +161,35 @@ class LHC(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)  # on a CPU pooling is then 5 to 10 times faster
         Q = _avg_pool(x, self.pool)  # (B, C, H, W), (1)
         K = _max_pool(x, self.pool)  # (B, C, H, W), (2)
-        V = _avg_pool(_crop_to_same(self.conv(x), self.kernel), VALUE_POOL)  # (B, C, H, W), (3)
+        V = _avg_pool(crop_to_same(self.conv(x), self.kernel), VALUE_POOL)  # (B, C, H, W), (3)
 
-        slices = [self._split_heads(z).transpose(0, 1) for z in (Q, K)]  # (heads, B, C, L), (4), (5)
+        slices = [self.areas.cut(z).transpose(0, 1) for z in (Q, K)]  # (heads, B, C, L), (4), (5)
         QK = torch.stack(slices, dim=1)  # (heads, 2, B, C, L)
         QK = torch.baddbmm(self.b1[:, None], QK.flatten(1, 3), self.w1)  # (heads, 2*B*C, d), (9), (10)
         wide = torch.promote_types(x.dtype, torch.float32)
         QK = QK.to(wide).view(self.heads, 2, -1, self.channels, self.d)  # (heads, 2, B, C, d)
         q, k = QK.permute(1, 2, 0, 3, 4)  # each (B, heads, C, d)
-        return q, k, self._split_heads(V).to(wide)  # (6)
+        return q, k, self.areas.cut(V).to(wide)  # (6)
 
     def _dynamic_scaling(self, S_mean: Tensor) -> Tensor:
         """(13): mean scores (B, heads, C) to T (B, heads, C, 1)."""
-        logits: Tensor = self.w2(S_mean)
-        return logits.sigmoid()[..., None]
-
-    def _split_heads(self, z: Tensor) -> Tensor:
-        """(4)-(6): (B, C, H, W) to a (B, heads, C, L) view, contiguous runs of the row-major pixels."""
-        slices = z.permute(0, 2, 3, 1).reshape(z.shape[0], self.heads, -1, self.channels)  # (B, heads, L, C)
-        return slices.transpose(2, 3)
-
-    def _merge_heads(self, A: Tensor) -> Tensor:
-        """(17): (B, heads, C, L) back to (B, C, H, W)."""
-        y = A.transpose(2, 3).reshape(A.shape[0], self.height, self.width, self.channels)  # (B, H, W, C)
-        return y.permute(0, 3, 1, 2)
+        w2, b2 = (p.to(S_mean.dtype) for p in (self.w2.weight, self.w2.bias))  # a bfloat16 module scales in float32
+        return F.linear(S_mean, w2, b2).sigmoid()[..., None]
 
 
 # 'same' padding as Keras does it: (size-1)//2 before and size//2 after. Padding size//2 on both sides gives
 # one row and one column too many when size is even, and they are the first.
 
 
-def _crop_to_same(z: Tensor, size: int) -> Tensor:
+def crop_to_same(z: Tensor, size: int) -> Tensor:
     return z if size % 2 else z[..., 1:, 1:]
 
 
 def _avg_pool(z: Tensor, size: int) -> Tensor:
     """'same' average pooling, stride 1; the padding is left out of the mean."""
-    return _crop_to_same(F.avg_pool2d(z, size, 1, size // 2, count_include_pad=False), size)
+    return crop_to_same(F.avg_pool2d(z, size, 1, size // 2, count_include_pad=False), size)
 
 
 def _max_pool(z: Tensor, size: int) -> Tensor:
     """'same' max pooling, stride 1; padded with -inf."""
-    return _crop_to_same(F.max_pool2d(z, size, 1, size // 2), size)
+    return crop_to_same(F.max_pool2d(z, size, 1, size // 2), size)

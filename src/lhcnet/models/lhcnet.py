@@ -7,13 +7,16 @@ of network, with other things in its attention slots.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lhcnet.config import map_sides
-from lhcnet.models.lhc import LHC
-from lhcnet.models.resnetv2 import PLACES, ResNetV2
+from lhcnet.config import Module, Other, map_sides, parse
+from lhcnet.errors import LhcnetError
+from lhcnet.models.lhc import LHC, crop_to_same
+from lhcnet.models.others import other_attention
+from lhcnet.models.resnetv2 import BN_EPS, PLACES, ResNetV2
 
 CONTROL_START = (
     0.0,
@@ -23,23 +26,62 @@ CONTROL_START = (
     -0.5,
 )  # w of LHC-NetC before training; from the reference, not the paper
 
-ModuleSettings = Mapping[str, int | float]
-"""One row of Table 2: ``heads`` and ``d``, optionally ``pool`` (3), ``g`` (1.0) and ``kernel`` (3)."""
+ModuleSettings = Mapping[str, int | float | str | bool]
+"""One row of Table 2, the keys of :class:`lhcnet.config.Module`, or of :class:`lhcnet.config.Other`."""
 
 
 class ResidualLHC(nn.Module):
-    """x + LHC(x), or x + (1 + tanh(w)) * LHC(x) with one trainable number w (LHC-NetC)."""
+    """x + LHC(x), or x + (1 + tanh(w)) * LHC(x) with one trainable number w (LHC-NetC).
 
-    def __init__(self, lhc: LHC, w: float | None = None) -> None:
+    Args:
+        lhc: the module.
+        w: start of w, or None for the plain sum.
+        norm, second_conv: what section 5 leaves open. With all of it x + norm(conv(LHC(norm(x)))), so that the sum
+            keeps x itself; the second convolution has LHC's kernel size.
+        bn_momentum: of the norms, as in :class:`ResNetV2`.
+    """
+
+    def __init__(
+        self,
+        lhc: LHC,
+        w: float | None = None,
+        *,
+        norm: Literal["none", "before", "after", "both"] = "none",
+        second_conv: bool = False,
+        bn_momentum: float = 0.01,
+    ) -> None:
         super().__init__()
+        C, s = lhc.channels, lhc.kernel
+        before, after = norm in ("before", "both"), norm in ("after", "both")
+        self.norm1 = nn.BatchNorm2d(C, eps=BN_EPS, momentum=bn_momentum) if before else None
         self.lhc = lhc
+        self.conv2 = nn.Conv2d(C, C, s, padding=s // 2) if second_conv else None
+        self.norm2 = nn.BatchNorm2d(C, eps=BN_EPS, momentum=bn_momentum) if after else None
         self.w = None if w is None else nn.Parameter(lhc.w1.new_tensor(w))
 
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """LHC's start first, so that it is the same with and without the rest; Glorot and zero biases; w stays."""
+        self.lhc.reset_parameters(generator)
+        for norm in (self.norm1, self.norm2):
+            if norm is not None:
+                norm.reset_parameters()
+        if self.conv2 is not None:
+            nn.init.xavier_uniform_(self.conv2.weight, generator=generator)
+            if self.conv2.bias is not None:
+                nn.init.zeros_(self.conv2.bias)
+
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.lhc(x)
+        y = self.branch(x)
         if self.w is not None:
             y = y * (1 + self.w.tanh()).to(y.dtype)
         return x + y
+
+    def branch(self, x: Tensor) -> Tensor:
+        """What is added to x, before w weighs it: (B, C, H, W) in and out."""
+        y: Tensor = self.lhc(x if self.norm1 is None else self.norm1(x))
+        if self.conv2 is not None:
+            y = crop_to_same(self.conv2(y), self.lhc.kernel)
+        return y if self.norm2 is None else self.norm2(y)
 
 
 def build(
@@ -78,26 +120,27 @@ def build(
             bn_momentum=bn_momentum,
         )
     network.to_empty(device="cpu")
-    network.reset_parameters(_generator(seed, "backbone"))
+    network.reset_parameters(stream(seed, "backbone"))
     if modules is not None:
         insert_modules(network, modules, seed)
     return add_control(network) if control else network
 
 
 def insert_modules(network: ResNetV2, modules: Sequence[ModuleSettings], seed: int | None) -> ResNetV2:
-    """Put five fresh LHC modules into a plain network, in place; its own weights are not touched.
+    """Put five fresh attention modules into a plain network, in place; its own weights are not touched.
 
     A fresh module is not an identity (its value convolution starts Glorot-uniform), so the network's outputs
     change with the insertion, as in the paper.
 
     Args:
         network: a trained ResNet34v2; also returned.
-        modules: the five rows of Table 2.
+        modules: the five rows of Table 2; the row ``{"attention": "se"}`` (or cbam, eca) puts another module there.
         seed: as in :func:`build`.
 
     Raises:
         ValueError: not five rows, a setting that cannot be, or a network that has modules already. The
             network is then as it was.
+        LhcnetError: another module than LHC is asked for and timm is not installed.
     """
     if not all(isinstance(slot, nn.Identity) for slot in network.attention):
         raise ValueError("the network has attention modules already; insert into the plain ResNet")
@@ -107,9 +150,9 @@ def insert_modules(network: ResNetV2, modules: Sequence[ModuleSettings], seed: i
     like = network.logits.weight
     slots = []
     for place, shape, row in zip(PLACES, shapes, modules, strict=True):
-        lhc = _module(place, shape, row).to_empty(device="cpu")
-        lhc.reset_parameters(_generator(seed, place))
-        slots.append(ResidualLHC(lhc).to(device=like.device, dtype=like.dtype).train(network.training))
+        momentum = network.bn.momentum or 0.0
+        slot = fresh_module(row, shape, place, bn_momentum=momentum, generator=stream(seed, place))
+        slots.append(slot.to(device=like.device, dtype=like.dtype).train(network.training))
     network.attention = nn.ModuleList(slots)
     return network
 
@@ -159,32 +202,44 @@ def count_parameters(network: nn.Module) -> int:
     return sum(tensor.numel() for tensor in (*network.parameters(), *statistics))
 
 
-def _module(place: str, shape: tuple[int, int, int], row: ModuleSettings) -> LHC:
-    """The LHC of one row of Table 2, on the meta device; errors carry the place."""
-    unknown = sorted(set(row) - {"heads", "d", "pool", "g", "kernel"})
-    missing = sorted({"heads", "d"} - set(row))
-    if unknown or missing:
-        raise ValueError(f"{place}: unknown settings {unknown}, missing settings {missing}")
-    for name, value in row.items():
-        if name != "g" and value != int(value):
-            raise ValueError(f"{place}: {name}={value} must be a whole number")
+def attention_share(network: ResNetV2) -> float:
+    """The part of all parameters, counted as :func:`count_parameters` does, in the five places (Table A2: 14.8 %)."""
+    return count_parameters(network.attention) / count_parameters(network)
+
+
+def fresh_module(
+    row: ModuleSettings,
+    shape: tuple[int, int, int],
+    place: str,
+    *,
+    bn_momentum: float,
+    generator: torch.Generator | None,
+) -> nn.Module:
+    """The attention module of one row for maps of shape (C, H, W), with its start; on the CPU, float32.
+
+    Raises:
+        ValueError: a setting that cannot be; the message begins with the place.
+    """
     try:
-        with torch.device("meta"):
-            return LHC(
-                *shape,
-                heads=int(row["heads"]),
-                d=int(row["d"]),
-                pool=int(row.get("pool", 3)),
-                g=float(row.get("g", 1.0)),
-                kernel=int(row.get("kernel", 3)),
-            )
+        settings = parse(Other if "attention" in row else Module, dict(row), place)
+    except LhcnetError as error:
+        raise ValueError(str(error)) from None
+    if isinstance(settings, Other):
+        return other_attention(settings.attention, shape[0], generator)
+    options = settings.model_dump(include={"norm", "second_conv"})
+    try:
+        with torch.device("meta"):  # drawn once, and from its own generator
+            lhc = LHC(*shape, **settings.model_dump(exclude=set(options)))
+            slot = ResidualLHC(lhc, **options, bn_momentum=bn_momentum)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
+    slot.to_empty(device="cpu").reset_parameters(generator)
+    return slot
 
 
-def _generator(seed: int | None, stream: str) -> torch.Generator | None:
+def stream(seed: int | None, name: str) -> torch.Generator | None:
     """A generator of its own for each part, so that no part's weights depend on another's size."""
     if seed is None:
         return None
-    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

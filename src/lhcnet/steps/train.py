@@ -248,12 +248,12 @@ def _refuse_other_data(start: Saved, store: Store, trainval: Path) -> None:
 
 
 def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed: int) -> Saved:
-    """Put five fresh LHC modules (Glorot start, drawn from `seed`) into a trained ResNet; nothing is frozen."""
+    """Put five fresh attention modules (their start drawn from `seed`) into a trained ResNet; nothing is frozen."""
     from lhcnet.models.lhcnet import insert_modules
 
     saved = open_model(model)
     if saved.info.architecture.modules is not None:
-        raise LhcnetError(f"{model}: has LHC modules already; expected a plain ResNet34v2")
+        raise LhcnetError(f"{model}: has attention modules already; expected a plain ResNet34v2")
     _refuse_diverged(saved)
     try:
         network = insert_modules(saved.network(), [m.to_dict() for m in variant.modules], seed)
@@ -273,5 +273,5 @@ def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed:
         ),
     )
     save(out, network, info, Metrics(status="inserted"), [])
-    log.info("%s: five LHC modules inserted (%s, seed %d)", out, variant.name, seed)
+    log.info("%s: five attention modules inserted (%s, seed %d)", out, variant.name, seed)
     return open_model(out)
