@@ -63,6 +63,7 @@ def test_a_printed_profile_reads_back_the_same(name: str, tmp_path: Path) -> Non
         ({"seeds.c": [0, 1]}, "seeds", "would count one model twice"),
         ({"data.source": ""}, "data.source", "at least 1"),
         ({"variants": {"a.b": []}}, "variants", "match"),
+        ({"standalone.variant": "other"}, "standalone.variant", "'other' is not one of the variants: table2_small"),
         ({"network.input_size": 64}, "variants.table2_small", "heads=6 does not divide H*W = 8*8 = 64"),
     ],
 )

@@ -245,7 +245,9 @@ def test_impossible_rows_name_place_or_key(row: dict[str, object], says: str) ->
 
 
 def test_learnt_areas_need_no_divisor() -> None:
-    made = config.profile("demo", {"variants": {"x": [{"heads": 7, "d": 3, "split": "learnt"}] + [MODULE] * 4}})
+    made = config.profile(
+        "demo", {"variants": {"x": [{"heads": 7, "d": 3, "split": "learnt"}] + [MODULE] * 4}, "standalone.variant": "x"}
+    )
     assert made.variants["x"][0].heads == 7
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from lhcnet import __version__
-from lhcnet.config import Compute, Count, Fraction, Modules, Network, Section, SetName, Stage, parse, whole
+from lhcnet.config import Compute, Count, Fraction, Module, Modules, Network, Section, SetName, Stage, parse, whole
 from lhcnet.data.atomic import complete_or_absent
 from lhcnet.errors import LhcnetError
 
@@ -49,6 +49,11 @@ class Architecture(Section):
     bn_momentum: float
     modules: Modules | None = None
     control: bool = False
+
+    @property
+    def has_lhc(self) -> bool:
+        """Whether there is an LHC module in every one of the five places."""
+        return self.modules is not None and all(isinstance(row, Module) for row in self.modules)
 
     @classmethod
     def of(cls, network: Network) -> Architecture:

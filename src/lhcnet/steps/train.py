@@ -113,6 +113,9 @@ def control(
     starts = {model.id: model for path in models if (model := open_model(path)).id in wanted}
     if lost := sorted(wanted - set(starts)):
         raise LhcnetError(f"{selection}: names models that were not handed in: {', '.join(lost)}")
+    for id_ in [id_ for id_, model in starts.items() if not model.info.architecture.has_lhc]:
+        log.info("%s: has other attention than LHC, so there is no LHC-NetC of it", id_)
+        del starts[id_]
     store = open_store(trainval)
     names = [str(number) for number in range(len(starts))]
     with complete_or_absent(out, "control.json") as folder:
