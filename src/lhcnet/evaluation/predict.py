@@ -15,9 +15,10 @@ from lhcnet.device import Device
 from lhcnet.evaluation.tta import View, render
 
 
-def _batches(
+def batches(
     images: NDArray[np.uint8], input_size: int, truncate: bool, device: Device, batch_size: int
 ) -> Iterator[tuple[slice, Tensor]]:
+    """Images (N, 48, 48) in order: which rows, and their pixels (B, 1, S, S) on the device."""
     for start in range(0, len(images), batch_size):
         rows = slice(start, min(start + batch_size, len(images)))
         pixels = torch.from_numpy(np.array(images[rows])).to(device.torch)
@@ -56,7 +57,7 @@ def predict(
     network.eval()
     total = sum(view.weight for view in views)
     out = np.empty((len(images), 0), np.float32)
-    for rows, grey in _batches(images, input_size, truncate, device, batch_size):
+    for rows, grey in batches(images, input_size, truncate, device, batch_size):
         mean = torch.zeros((), device=device.torch)
         for view in views:
             mean = mean + _logits(network, render(grey, view), device).softmax(1) * (view.weight / total)
@@ -81,7 +82,7 @@ def loss_and_accuracy(
     network.eval()
     loss = torch.zeros((), dtype=torch.float64, device=device.torch)
     hits = torch.zeros((), dtype=torch.int64, device=device.torch)
-    for rows, grey in _batches(images, input_size, truncate, device, batch_size):
+    for rows, grey in batches(images, input_size, truncate, device, batch_size):
         logits = _logits(network, grey, device)
         target = torch.from_numpy(labels[rows].astype(np.int64)).to(device.torch)
         loss += F.cross_entropy(logits, target, reduction="sum").double()

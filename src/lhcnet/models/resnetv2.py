@@ -145,8 +145,12 @@ class ResNetV2(nn.Module):
         """Images (B, 3, S, S) to the last feature maps after BN and ReLU, (B, widths[3], S/32, S/32)."""
         x = F.relu(self.stem_bn(self.stem_conv(self.bn_data(x))))
         # Keras pads with zeros here and PyTorch with -inf: the same after a ReLU.
-        x = self.attention[0](F.max_pool2d(x, 3, stride=2, padding=1))
-        for stage, attention in zip(self.stages, self.attention[1:], strict=True):
+        return self.features_from(0, F.max_pool2d(x, 3, stride=2, padding=1))
+
+    def features_from(self, place: int, x: Tensor) -> Tensor:
+        """The rest of ``forward_features``, from the input of ``attention[place]`` on."""
+        x = self.attention[place](x)
+        for stage, attention in zip(self.stages[place:], self.attention[place + 1 :], strict=True):
             x = attention(stage(x))
         return F.relu(self.bn(x))
 

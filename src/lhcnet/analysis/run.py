@@ -1,0 +1,107 @@
+"""All analyses of one trained LHC-Net, on images of the validation split: the test split is sealed."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lhcnet.analysis.heads import HeadStatistics, head_statistics
+from lhcnet.analysis.necessity import necessity, plan
+from lhcnet.analysis.report import MARKER, Analysis, AnalysisReport, HeadFigures, ModuleFigures
+from lhcnet.analysis.sizes import sizes
+from lhcnet.analysis.switching import initial_network, lhc_slots, probabilities
+from lhcnet.analysis.tables import named_tables
+from lhcnet.data.atomic import complete_or_absent
+from lhcnet.device import Device
+from lhcnet.models.resnetv2 import PLACES
+from lhcnet.models.saved import Saved, write_json
+
+
+def spread(total: int, wanted: int) -> NDArray[np.intp]:
+    """Evenly spaced rows. A store is ordered by label, so every class keeps its share."""
+    return np.linspace(0, total - 1, min(wanted, total)).round().astype(np.intp)
+
+
+def analyse(
+    saved: Saved,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    *,
+    device: Device,
+    batch_size: int = 128,
+    seed: int | None = None,
+) -> Analysis:
+    """All analyses of a trained LHC-Net or LHC-NetC.
+
+    Args:
+        saved: the model.
+        images, labels: (N, 48, 48) and (N,) uint8 of the validation split.
+        device, batch_size: as for predictions; attention is looked at in smaller batches.
+        seed: of the insertion of the modules; for an LHC-NetC only, whose provenance does not say it.
+
+    Raises:
+        ValueError: a network whose slots hold anything but LHC modules, or an LHC-NetC without ``seed``.
+    """
+    network, initial = saved.network(), initial_network(saved, seed)
+    network.to(device.torch)
+    initial.to(device.torch)
+    size = saved.info.architecture.input_size
+    heads = [slot.lhc.heads for slot in lhc_slots(network)]
+    p = probabilities(network, plan(heads), initial, images, input_size=size, device=device, batch_size=batch_size)
+    statistics = head_statistics(network, images, input_size=size, device=device, batch_size=batch_size)
+    report = AnalysisReport(
+        model=saved.id,
+        data=saved.info.provenance.data,
+        n=len(labels),
+        necessity=necessity(heads, p, labels, split="validation"),
+        modules=tuple(_figures(place, module) for place, module in zip(PLACES, statistics, strict=True)),
+        sizes=sizes(),
+    )
+    arrays: dict[str, NDArray[Any]] = {"predicted": p.argmax(2).astype(np.uint8), "labels": labels}
+    for place, module in zip(PLACES, statistics, strict=True):
+        arrays[f"correlation/{place}"] = module.correlation
+        arrays[f"scaling/{place}"] = module.scaling
+        arrays[f"attention/{place}"] = module.attention
+    return Analysis(report, arrays)
+
+
+def _figures(place: str, module: HeadStatistics) -> ModuleFigures:
+    pairs, quantiles = module.pairs(), module.quantiles().tolist()
+    return ModuleFigures(
+        place=place,
+        channels=module.attention.shape[1],
+        g=module.g,
+        correlation_mean=float(pairs.mean()) if len(pairs) else None,
+        correlation_max=float(pairs.max()) if len(pairs) else None,
+        heads=tuple(
+            HeadFigures(
+                head=h + 1,
+                scaling=tuple(quantiles[h]),
+                scaling_mean=float(module.scaling_mean[h]),
+                entropy=float(module.entropy[h]),
+                entropy_of_mean=float(module.entropy_of_mean[h]),
+            )
+            for h in range(len(quantiles))
+        ),
+    )
+
+
+def write(analysis: Analysis, folder: Path) -> None:
+    """Write the folder, complete or not at all."""
+    with complete_or_absent(folder, MARKER) as out:
+        np.savez_compressed(out / "arrays.npz", **analysis.arrays)  # type: ignore[arg-type]
+        for name, (_, _, rows) in named_tables(analysis.report).items():
+            _write_csv(out / f"{name}.csv", rows)
+        write_json(out / MARKER, analysis.report.to_dict())
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,193 @@
+"""Switching modules and heads off, and setting them back to their initial weights (section 3.2.4).
+
+Off: a module's slot passes its input on; a head's slice of LHC(x) is zero. Reset ("de-trained" in the paper): a module
+has the weights it was inserted with. A single head has only w1[h] and b1[h] to itself; the scaling layer and the value
+convolution are shared, so they are set back when the module loses all of its heads. The w of an LHC-NetC weighs the
+residual sum and is no part of the module: it stays.
+
+A network is never written to: a change is another list of slots, in use for the length of a ``with`` block.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lhcnet.device import Device
+from lhcnet.evaluation.predict import batches
+from lhcnet.models.lhcnet import ResidualLHC, insert_modules
+from lhcnet.models.resnetv2 import PLACES, ResNetV2
+from lhcnet.models.saved import Saved
+
+Way = Literal["off", "reset"]
+WAYS: tuple[Way, ...] = ("off", "reset")
+
+
+@dataclass(frozen=True)
+class Change:
+    """Heads that a network loses: ``lost[i]`` are those of module i, both counted from 0."""
+
+    way: Way
+    lost: tuple[tuple[int, ...], ...]
+
+    @property
+    def first(self) -> int:
+        """The first place that is touched; what lies before it is as in the full network."""
+        return next((place for place, heads in enumerate(self.lost) if heads), len(self.lost) - 1)
+
+
+def lose_module(heads: Sequence[int], place: int, way: Way) -> Change:
+    """Module ``place`` is lost; ``heads`` are the numbers of heads of all modules, (8, 8, 7, 7, 1) in Table 2."""
+    return Change(way, tuple(tuple(range(n)) if i == place else () for i, n in enumerate(heads)))
+
+
+def lose_head(heads: Sequence[int], place: int, head: int, way: Way) -> Change:
+    """One head of module ``place`` is lost."""
+    return Change(way, tuple((head,) if i == place else () for i in range(len(heads))))
+
+
+def keep_first(heads: Sequence[int], kept: int, way: Way) -> Change:
+    """Only the first ``kept`` heads stay, counted from the input of the network."""
+    starts = np.cumsum([0, *heads[:-1]]).tolist()
+    return Change(way, tuple(tuple(h for h in range(n) if s + h >= kept) for s, n in zip(starts, heads, strict=True)))
+
+
+def lhc_slots(network: ResNetV2) -> list[ResidualLHC]:
+    """The five LHC modules with their residual sums. Raises ValueError when the slots hold anything else."""
+    slots = [slot for slot in network.attention if isinstance(slot, ResidualLHC)]
+    if len(slots) != len(PLACES):
+        held = sorted({type(slot).__name__ for slot in network.attention})
+        raise ValueError(f"expected a network with {len(PLACES)} LHC modules, its slots hold {', '.join(held)}")
+    return slots
+
+
+def initial_network(saved: Saved, seed: int | None = None) -> ResNetV2:
+    """The trained host with its LHC modules as they were inserted: drawn once more from the seed of the insertion.
+
+    Args:
+        saved: a trained LHC-Net or LHC-NetC.
+        seed: of the insertion; by default the one of the model's provenance, which is the same.
+
+    Raises:
+        ValueError: no LHC modules, or an LHC-NetC without ``seed``: its own seed is that of the five w.
+    """
+    p, modules = saved.info.provenance, saved.info.architecture.modules
+    if modules is None:
+        raise ValueError(f"{saved.id} has no LHC modules that could be set back")
+    if seed is None and p.set == "control":
+        raise ValueError(f"{saved.id} is an LHC-NetC: expected the seed of the LHC-Net it was trained from")
+    network = saved.network()
+    lhc_slots(network)
+    network.attention = nn.ModuleList(nn.Identity() for _ in PLACES)
+    return insert_modules(network, [row.to_dict() for row in modules], p.seed if seed is None else seed)
+
+
+@contextmanager
+def changed(network: ResNetV2, change: Change, initial: ResNetV2 | None = None) -> Iterator[ResNetV2]:
+    """The network with a change, within the block; it comes back with its own slots whatever happens there.
+
+    Args:
+        network: an LHC-Net or LHC-NetC.
+        change: what it loses.
+        initial: where the initial weights come from, for a change by ``reset``; on the same device.
+
+    Raises:
+        ValueError: slots without LHC modules, heads that there are not, or no ``initial`` for a ``reset``.
+    """
+    own = network.attention
+    network.attention = nn.ModuleList(_slots(network, change, initial))
+    try:
+        yield network
+    finally:
+        network.attention = own
+
+
+def _slots(network: ResNetV2, change: Change, initial: ResNetV2 | None) -> Iterator[nn.Module]:
+    slots = lhc_slots(network)
+    if change.way == "reset" and initial is None:
+        raise ValueError("a reset needs the network with the initial weights")
+    starts = lhc_slots(initial) if initial else slots
+    for place, slot, start, lost in zip(PLACES, slots, starts, change.lost, strict=True):
+        if not set(lost) <= set(range(slot.lhc.heads)):
+            raise ValueError(f"{place} has the heads 0..{slot.lhc.heads - 1}, not {lost}")
+        if not lost:
+            yield slot
+        elif change.way == "off":
+            yield _without(slot, lost)
+        else:
+            yield _set_back(slot, start, lost)
+
+
+def _without(slot: ResidualLHC, lost: Sequence[int]) -> nn.Module:
+    lhc = slot.lhc
+    if len(lost) == lhc.heads:
+        return nn.Identity()
+    gone = lhc.w1.new_zeros(lhc.heads, lhc.height * lhc.width // lhc.heads, dtype=torch.bool)  # (heads, L)
+    gone[list(lost)] = True
+    zeros = gone.view(lhc.height, lhc.width)  # a head's slice is a run of the row-major pixels, (17)
+    other = copy.deepcopy(slot)
+    other.lhc.register_forward_hook(lambda _module, _inputs, y: y.masked_fill(zeros, 0))
+    return other
+
+
+@torch.no_grad()
+def _set_back(slot: ResidualLHC, start: ResidualLHC, lost: Sequence[int]) -> nn.Module:
+    lhc = start.lhc
+    if len(lost) < lhc.heads:
+        lhc, rows = copy.deepcopy(slot.lhc), list(lost)
+        lhc.w1[rows] = start.lhc.w1[rows]
+        lhc.b1[rows] = start.lhc.b1[rows]
+    other = ResidualLHC(lhc)
+    other.w = slot.w
+    return other
+
+
+def slot_inputs(network: ResNetV2, x: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Images (B, 3, S, S) to what each slot receives, five times (B, C, H, W), and the logits (B, classes)."""
+    inputs: list[Tensor] = []
+    hooks = [slot.register_forward_pre_hook(lambda _slot, given: inputs.append(given[0])) for slot in network.attention]
+    try:
+        logits: Tensor = network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return inputs, logits
+
+
+@torch.inference_mode()
+def probabilities(
+    network: ResNetV2,
+    changes: Sequence[Change],
+    initial: ResNetV2 | None,
+    images: NDArray[np.uint8],
+    *,
+    input_size: int,
+    device: Device,
+    batch_size: int = 128,
+) -> NDArray[np.float32]:
+    """Class probabilities of the full network and under each change, (1 + changes, N, classes).
+
+    A batch goes through the layers before a change once for all changes.
+    """
+    network.eval()
+    out = np.empty((1 + len(changes), len(images), network.logits.out_features), np.float32)
+    with tqdm(total=len(images), desc="modules and heads", unit="image", disable=None) as progress:
+        for rows, grey in batches(images, input_size, False, device, batch_size):
+            with device.autocast():
+                inputs, logits = slot_inputs(network, grey.expand(-1, 3, -1, -1))
+                out[0, rows] = logits.float().softmax(1).cpu()
+                for i, change in enumerate(changes, 1):
+                    with changed(network, change, initial):
+                        features = network.features_from(change.first, inputs[change.first])
+                        out[i, rows] = network.forward_head(features).float().softmax(1).cpu()
+            progress.update(len(grey))
+    return out
