@@ -14,6 +14,10 @@ from golden.golden_rng import load_table
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lhcnet.models.keras_weights import keras_state, unit_layers
+from lhcnet.models.lhc import LHC
+from lhcnet.models.resnetv2 import ResNetV2
+
 GOLDEN = Path(__file__).parent / "golden"
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -46,55 +50,30 @@ def nchw(array: NDArray[np.float32]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
 
 
-def conv(kernel: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
-
-
-def dense(kernel: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(kernel.T))
-
-
-def lhc_state(arrays: Arrays) -> dict[str, Tensor]:
-    """State of an ``LHC`` from Wqk{h}, Wp, Wv; gradients have the same layout."""
-    heads = sum(name.startswith("Wqk") and name.endswith("kernel") for name in arrays)
-    return {
-        "w1": torch.from_numpy(np.stack([arrays[f"Wqk{h}/kernel"] for h in range(heads)])),
-        "b1": torch.from_numpy(np.stack([arrays[f"Wqk{h}/bias"] for h in range(heads)])),
-        "w2.weight": dense(arrays["Wp/kernel"]),
-        "w2.bias": torch.from_numpy(arrays["Wp/bias"]),
-        "conv.weight": conv(arrays["Wv/kernel"]),
-        "conv.bias": torch.from_numpy(arrays["Wv/bias"]),
+LHC_LAYERS = {"": "Wqk{head}", "w2": "Wp", "conv": "Wv"}
+LAYERS = (
+    {"bn_data": "Block0_BN1", "stem_conv": "Block0_Conv1", "stem_bn": "Block0_BN2", "bn": "bn"}
+    | {"hidden.0": "fc1", "hidden.1": "fc2", "logits": "fc3"}
+    | unit_layers(
+        lambda stage, unit, part: f"stage{stage}_unit{unit}_{part}",
+        {"bn1": "BN1", "conv1": "Conv1", "bn2": "BN2", "conv2": "Conv2", "shortcut": "ConvId"},
+    )
+    | {
+        f"attention.{place}.lhc{'.' if ours else ''}{ours}": f"LHC{place + 1}/{theirs}"
+        for place in range(5)
+        for ours, theirs in LHC_LAYERS.items()
     }
+)
 
 
-def network_state(arrays: Arrays, *, modules: bool) -> dict[str, Tensor]:
-    """State of a ``ResNetV2`` with the full depths, with or without the five modules."""
-    state: dict[str, Tensor] = {}
+def lhc_state(lhc: LHC, arrays: Arrays) -> dict[str, Tensor]:
+    """State of the module from Wqk{h}, Wp, Wv; gradients have the same layout."""
+    return keras_state(lhc, {name: array for name, array in arrays.items() if name.startswith("W")}, LHC_LAYERS)
 
-    def norm(theirs: str, ours: str) -> None:
-        for a, b in (("gamma", "weight"), ("beta", "bias"), ("moving_mean", "running_mean")):
-            if f"{theirs}/{a}" in arrays:
-                state[f"{ours}.{b}"] = torch.from_numpy(arrays[f"{theirs}/{a}"])
-        state[f"{ours}.running_var"] = torch.from_numpy(arrays[f"{theirs}/moving_var"])
-        state[f"{ours}.num_batches_tracked"] = torch.tensor(0)
 
-    norm("Block0_BN1", "bn_data")
-    norm("Block0_BN2", "stem_bn")
-    norm("bn", "bn")
-    state["stem_conv.weight"] = conv(arrays["Block0_Conv1/kernel"])
-    for stage, depth in enumerate((3, 4, 6, 3)):
-        for unit in range(depth):
-            theirs, ours = f"stage{stage + 1}_unit{unit + 1}", f"stages.{stage}.{unit}"
-            norm(f"{theirs}_BN1", f"{ours}.bn1")
-            norm(f"{theirs}_BN2", f"{ours}.bn2")
-            for a, b in (("Conv1", "conv1"), ("Conv2", "conv2"), ("ConvId", "shortcut")):
-                if f"{theirs}_{a}/kernel" in arrays:
-                    state[f"{ours}.{b}.weight"] = conv(arrays[f"{theirs}_{a}/kernel"])
-    for theirs, ours in (("fc1", "hidden.0"), ("fc2", "hidden.1"), ("fc3", "logits")):
-        state[f"{ours}.weight"] = dense(arrays[f"{theirs}/kernel"])
-        state[f"{ours}.bias"] = torch.from_numpy(arrays[f"{theirs}/bias"])
-    if modules:
-        for place in range(5):
-            for name, tensor in lhc_state(below(arrays, f"LHC{place + 1}/")).items():
-                state[f"attention.{place}.lhc.{name}"] = tensor
-    return state
+def fill(network: ResNetV2, arrays: Arrays) -> None:
+    """Give a network of the full depths its weights, with or without the five modules."""
+    modules = any("lhc" in key for key in network.state_dict())
+    renamed = {name.replace("moving_var", "moving_variance"): array for name, array in arrays.items()}
+    wanted = {name: array for name, array in renamed.items() if modules or not name.startswith("LHC")}
+    network.load_state_dict(network.state_dict() | keras_state(network, wanted, LAYERS))

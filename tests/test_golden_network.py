@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_weights import TABLE_2, Arrays, below, dense, drawn, fixture, lhc_state, nchw, network_state
+from golden_weights import TABLE_2, Arrays, below, drawn, fill, fixture, lhc_state, nchw
 from torch import Tensor, nn
 
+from lhcnet.models.keras_weights import from_keras
 from lhcnet.models.lhc import LHC
 from lhcnet.models.lhcnet import ResidualLHC, add_control, build
 from lhcnet.models.resnetv2 import ResNetV2
@@ -56,7 +57,7 @@ def test_network_is_the_reference(run: str, memory: torch.memory_format, weights
     golden = below(everything, f"{run}/")
     modules = None if run == "plain" else TABLE_2
     network = build(input_size=224, modules=modules, seed=0)
-    network.load_state_dict(network_state(weights, modules=modules is not None))
+    fill(network, weights)
     if run == "ctrlA":
         add_control(network)
         assert [slot.w.item() for slot in network.attention] == golden["w"].tolist()
@@ -89,16 +90,16 @@ class OneModule(nn.Module):
         super().__init__()
         self.slot = ResidualLHC(LHC(8, 6, 6, heads=4, d=5))
         self.fc = nn.Linear(288, 7)
-        self.load_state_dict(one_module_state(arrays))
+        self.load_state_dict(self.state(arrays))
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.fc(self.slot(x).permute(0, 2, 3, 1).flatten(1))
         return y
 
-
-def one_module_state(arrays: Arrays) -> dict[str, Tensor]:
-    state = {f"slot.lhc.{name}": tensor for name, tensor in lhc_state(below(arrays, "LHC1/")).items()}
-    return state | {"fc.weight": dense(arrays["fc/kernel"]), "fc.bias": torch.from_numpy(arrays["fc/bias"])}
+    def state(self, arrays: Arrays) -> dict[str, Tensor]:
+        module = lhc_state(self.slot.lhc, below(arrays, "LHC1/"))
+        state = {f"slot.lhc.{name}": tensor for name, tensor in module.items()}
+        return state | {"fc.weight": from_keras(arrays["fc/kernel"]), "fc.bias": torch.from_numpy(arrays["fc/bias"])}
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
@@ -120,13 +121,13 @@ def test_optimiser_steps_are_the_reference(optimiser: str) -> None:
         if i == 0:
             probabilities = torch.from_numpy(golden["probs_before"])
             torch.testing.assert_close(logits.softmax(1), probabilities, rtol=0, atol=1e-6)
-            gradients = one_module_state(below(golden, "grad/"))
+            gradients = model.state(below(golden, "grad/"))
             for name, parameter in model.named_parameters():
                 atol = 1e-4 * gradients[name].abs().max().item()
                 torch.testing.assert_close(parameter.grad, gradients[name], rtol=0, atol=atol, msg=name)
         step.step()
     np.testing.assert_allclose(losses, golden[f"{optimiser}_losses"], rtol=1e-5)
     np.testing.assert_allclose(F.cross_entropy(model(x), labels).item(), golden[f"{optimiser}_loss_after"], rtol=1e-5)
-    after = one_module_state(below(golden, f"{optimiser}_after/"))
+    after = model.state(below(golden, f"{optimiser}_after/"))
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, after[name], rtol=0, atol=tolerance, msg=name)

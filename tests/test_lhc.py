@@ -22,7 +22,7 @@ def golden_module(name: str) -> tuple[LHC, Arrays, Arrays]:
     """(module with the golden weights, its fixture, the drawn tensors)."""
     c, tensors = CONFIGS[name], drawn("lhc_module", f"lhc_module/{name}/")
     lhc = LHC(c["C"], c["H"], c["H"], heads=c["heads"], d=c["d"], pool=c["pool"], g=c["g"], kernel=c["kernel"])
-    lhc.load_state_dict(lhc_state(tensors))
+    lhc.load_state_dict(lhc_state(lhc, tensors))
     return lhc, fixture(f"lhc_module_{name}"), tensors
 
 
@@ -68,7 +68,7 @@ def test_gradients_are_the_reference(name: str) -> None:
     loss = ((x + lhc(x)) * nchw(tensors["R"])).sum()
     loss.backward()
     torch.testing.assert_close(loss.item(), float(golden["loss"]), rtol=1e-5, atol=1e-4)
-    expected = lhc_state({k.removeprefix("grad/"): a for k, a in golden.items() if k.startswith("grad/")})
+    expected = lhc_state(lhc, {k.removeprefix("grad/"): a for k, a in golden.items() if k.startswith("grad/")})
     expected["x"] = nchw(golden["grad/x"])
     for key, tensor in {"x": x, **dict(lhc.named_parameters())}.items():
         assert tensor.grad is not None

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from golden_weights import below, conv, drawn, fixture, nchw
+from golden_weights import below, drawn, fixture, nchw
 from torch import Tensor, nn
 
+from lhcnet.models.keras_weights import from_keras
 from lhcnet.models.lhcnet import count_parameters, slot_shapes
 from lhcnet.models.resnetv2 import BN_EPS, InputNorm, ResNetV2
 
@@ -41,7 +42,7 @@ def test_stem_and_its_moving_statistics_are_the_reference() -> None:
             norm.running_mean.copy_(torch.from_numpy(drawn_[f"{name}/moving_mean"]))
             norm.running_var.copy_(torch.from_numpy(drawn_[f"{name}/moving_var"]))
         network.stem_bn.weight.copy_(torch.from_numpy(drawn_["Block0_BN2/gamma"]))
-        network.stem_conv.weight.copy_(conv(drawn_["Block0_Conv1/kernel"]))
+        network.stem_conv.weight.copy_(from_keras(drawn_["Block0_Conv1/kernel"]))
         x = nchw(golden["x_u8"]).float()
         evaluated = seen(network.eval(), x)[0]
         trained = seen(network.train(), x)[0]

@@ -68,8 +68,8 @@ class Data(Section):
 class Network(Section):
     """ResNet34v2 with its head (Figure 1).
 
-    `weights` is the start of the backbone: the word `none` (random, said explicitly) or the path of the
-    ImageNet weights `resnet34_imagenet_1000_no_top.h5`.
+    `weights` is the start of the backbone: the word `imagenet` (the file `resnet34_imagenet_1000_no_top.h5`, fetched
+    once into a cache), the path of that file, or the word `none` (random, said explicitly).
     """
 
     input_size: Annotated[int, BeforeValidator(whole), Field(ge=32, le=1024)] = 224
@@ -78,7 +78,7 @@ class Network(Section):
     head: tuple[Count, ...] = (4096, 1024)
     dropout: Fraction = 0.4
     bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.01
-    weights: Annotated[str, Field(min_length=1)] = "weights/resnet34_imagenet_1000_no_top.h5"
+    weights: Annotated[str, Field(min_length=1)] = "imagenet"
 
 
 class Compute(Section):

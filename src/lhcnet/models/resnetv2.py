@@ -97,7 +97,7 @@ class ResNetV2(nn.Module):
             raise ValueError(f"dropout={dropout} must be at least 0 and less than 1")
         if not 0 < bn_momentum <= 1:
             raise ValueError(f"bn_momentum={bn_momentum} must be more than 0 and at most 1")
-        self.input_size, self.widths = input_size, tuple(widths)
+        self.input_size, self.depths, self.widths = input_size, tuple(depths), tuple(widths)
 
         self.bn_data = InputNorm(3, eps=BN_EPS, momentum=bn_momentum)
         self.stem_conv = nn.Conv2d(3, widths[0], 7, stride=2, padding=3, bias=False)

@@ -1,25 +1,105 @@
-"""The start of the backbone: random, said explicitly, or a named file of ImageNet weights."""
+"""The start of the backbone: random, said explicitly, or the ImageNet weights of the Keras package image-classifiers.
+
+The file `resnet34_imagenet_1000_no_top.h5` is read with h5py alone. Only the backbone is filled; the head keeps its
+random start, as in the paper.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
+from typing import Any
 
+from lhcnet.config import Network
 from lhcnet.errors import LhcnetError
+from lhcnet.models.keras_weights import keras_state, unit_layers
 from lhcnet.models.resnetv2 import ResNetV2
+
+IMAGENET = "imagenet"
+URL = "https://github.com/qubvel/classification_models/releases/download/0.0.1/resnet34_imagenet_1000_no_top.h5"
+CHECKSUM = "md5:8caaa0ad39d927cb8ba5385bf945d582"  # the only one that the project publishes, in its weights.py
+CACHE = "LHCNET_CACHE"
+
+LAYERS = {"bn_data": "bn_data", "stem_conv": "conv0", "stem_bn": "bn0", "bn": "bn1"} | unit_layers(
+    lambda stage, unit, part: f"stage{stage}_unit{unit}_{part}",
+    {"bn1": "bn1", "conv1": "conv1", "bn2": "bn2", "conv2": "conv2", "shortcut": "sc"},
+)
 
 
 def load_start(weights: str, network: ResNetV2) -> tuple[ResNetV2, str]:
-    """(network at its start, digest of the weights it starts from or `none`).
+    """(network at its start, SHA-256 of the file it starts from or `none`).
 
-    `none` leaves the random start. Anything else is a file of ImageNet weights; it is never replaced by a random
-    start in silence.
+    Args:
+        weights: `none` leaves the random start; `imagenet` takes the published file, fetched once into the cache;
+            anything else is the path of such a file. A start that was named is never replaced by another.
+        network: filled in place, or left as it is when an error is raised.
+
+    Raises:
+        LhcnetError: the file cannot be had or does not hold exactly the weights of this backbone.
     """
     if weights == "none":
         return network, "none"
-    if not Path(weights).is_file():
+    if weights != IMAGENET and not Path(weights).is_file():
         raise LhcnetError(
-            f"network.weights: {weights} is not a file; expected ImageNet weights, or none for a random start"
+            f"network.weights: {weights} is not a file; expected {IMAGENET}, the path of that file, or none for a "
+            "random start"
         )
-    raise LhcnetError(
-        f"network.weights: {weights}: importing ImageNet weights is not built yet; `weights: none` starts at random"
-    )
+    _check_fit(weights, network)
+    file = fetch() if weights == IMAGENET else Path(weights)
+    try:
+        state = _read(file, network)
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    except ValueError as error:
+        raise LhcnetError(f"network.weights: {file}: {error}") from None
+    except (OSError, RuntimeError, KeyError, TypeError) as error:  # h5py raises them all, for damage of several kinds
+        line = " ".join(str(error).split())
+        raise LhcnetError(f"network.weights: {file}: expected a file of Keras weights in HDF5: {line}") from None
+    network.load_state_dict(network.state_dict() | state)
+    return network, digest
+
+
+def fetch() -> Path:
+    """The ImageNet file in the cache, downloaded if it is not there; LHCNET_CACHE names another folder."""
+    import pooch
+
+    folder = Path(os.environ.get(CACHE) or pooch.os_cache("lhcnet"))
+    name = URL.rpartition("/")[2]
+    try:
+        return Path(pooch.retrieve(URL, CHECKSUM, fname=name, path=folder))
+    except ValueError:
+        raise LhcnetError(f"network.weights: {URL}: expected the published file, with checksum {CHECKSUM}") from None
+    except OSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LhcnetError(
+            f"network.weights: {URL} could not be fetched; expected a network connection or the file at "
+            f"{folder / name} ({CACHE} names the folder): {reason}"
+        ) from None
+
+
+def _check_fit(weights: str, network: ResNetV2) -> None:
+    paper = Network()
+    depths = network.depths
+    if (depths, network.widths) != (paper.depths, paper.widths):
+        raise LhcnetError(
+            f"network.weights: {weights} is for depths {paper.depths} and widths {paper.widths}, not for {depths} "
+            f"and {network.widths}; expected those or weights: none"
+        )
+
+
+def _read(file: Path, network: ResNetV2) -> dict[str, Any]:
+    """State of the backbone. Weights stand at the root, or below `model_weights` where a whole model was saved."""
+    import h5py
+
+    datasets: dict[str, Any] = {}
+
+    def collect(path: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            parts = path.split("/")
+            datasets[f"{parts[0]}/{parts[-1].removesuffix(':0')}"] = item
+
+    with h5py.File(file, "r") as opened:
+        inner = opened.get("model_weights")
+        (inner if isinstance(inner, h5py.Group) else opened).visititems(collect)
+        return keras_state(network, datasets, LAYERS)
