@@ -20,9 +20,9 @@ from pathlib import Path
 from kfp import local
 from tqdm import tqdm
 
-from lhcnet.cli import show
 from lhcnet.config import Config, execution_name
 from lhcnet.errors import LhcnetError
+from lhcnet.terminal import print_report
 from lhcnet.tracking.runs import default_uri, open_client
 from pipeline.cluster import LOCAL
 from pipeline.graph import build
@@ -106,9 +106,9 @@ def run(config: Config, source: Path | None, root: Path, *, standalone: bool = F
                 raise LhcnetError(f"{screen.error or error} (log: {root / 'log.txt'})") from None
         bar.update()
     if standalone:
-        show(next(root.glob("*/compare-standalone/report")))
+        print_report(next(root.glob("*/compare-standalone/report")))
         return root
-    show(next(root.glob("*/compare/report")))
+    print_report(next(root.glob("*/compare/report")))
     registered = json.loads(next(root.glob("*/register/registered")).read_text())
     print(f"Registered {registered['model']} as {registered['name']} version {registered['version']}, alias champion.")
     return root

@@ -46,7 +46,7 @@ def test_faces_writes_both_shapes_of_the_same_pixels(tmp_path: Path) -> None:
         (["profile", "demo", "--set", "stage4.patience=-1"], "stage4.patience"),
         (["check"], "params.yaml: cannot be read as configuration"),
         (["faces", "faces.txt"], "faces.txt: expected a name that ends in .zip or .csv"),
-        (["show", "nothing"], "nothing: expected the folder that `lhcnet compare` wrote"),
+        (["show", "nothing"], "nothing: expected the folder that a comparison wrote"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_1(arguments: list[str], says: str, tmp_path: Path) -> None:

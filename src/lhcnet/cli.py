@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from lhcnet.config import PLAIN, Compute, Config, execution_name, load, parse, profile, read_yaml, to_yaml
 from lhcnet.errors import LhcnetError
-
-if TYPE_CHECKING:
-    from lhcnet.evaluation.score import Score
+from lhcnet.terminal import print_report, print_rows, print_scores
 
 app = typer.Typer(
     name="lhcnet",
@@ -230,7 +228,7 @@ def evaluate(
     changed = config.compute.to_dict() | ({"device": device} if device else {})
     evaluation, compute = config.evaluation, parse(Compute, changed, "--device")
     if weights is not None and not (folder or selection or control or out):
-        scores_table(steps.evaluate_weights(weights, trainval, test, evaluation=evaluation, compute=compute))
+        print_scores(steps.evaluate_weights(weights, trainval, test, evaluation=evaluation, compute=compute))
     elif weights is None and folder and selection and out:
         steps.evaluate(
             model_folders(config, folder, "ABC"),
@@ -291,7 +289,7 @@ def compare(
         analysis=analysis,
         execution=execution_name(config),
     )
-    show(out)
+    print_report(out)
 
 
 @app.command()
@@ -308,43 +306,27 @@ def register(
     steps.register(chosen, evaluation, out, name=config.registry.model, execution=execution_name(config))
 
 
-def scores_table(scores: Mapping[str, Score]) -> None:
-    """One row a score: split, views, accuracy with its interval, n."""
-    from rich.console import Console
-    from rich.table import Table
+@app.command()
+def sizes() -> None:
+    """Parameters and attention shares of Table A2, counted in the networks that can be built here."""
+    from lhcnet.analysis import sizes as counted
 
-    table = Table("split", "views", "accuracy", "95 % interval", "n")
-    for s in scores.values():
-        low, high = s.ci95
-        table.add_row(s.split, str(s.views), f"{s.accuracy:.2%}", f"{low:.2%} to {high:.2%}", str(s.n))
-    Console().print(table)
+    print_rows("Table A2: parameters in millions, attention in per cent", counted.table(counted.sizes()))
+
+
+@app.command("appendix-b")
+def appendix_b(
+    figure: Annotated[Path | None, typer.Option(help="Save Figure A1 here (.png, .svg or .pdf).")] = None,
+) -> None:
+    """Appendix B: are n local heads more efficient than a global one? G1, G2, L1 and L2 for all A and B."""
+    from lhcnet.analysis import appendix_b as measures
+
+    print_rows("Appendix B, H = W = 56, d = 196, n = 8", measures.table())
+    if figure is not None:
+        measures.figure_a1().savefig(figure)
 
 
 @app.command()
-def show(report: Annotated[Path, typer.Argument(help="The folder that `compare` wrote.")]) -> None:
+def show(report: Annotated[Path, typer.Argument(help="The folder that a comparison wrote.")]) -> None:
     """Show the tables of a finished comparison."""
-    import csv
-
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    titles = {
-        "models": "Sets A, B and C (accuracy in per cent)",
-        "table7": "Table 7 (test, no TTA)",
-        "table_a2": "Table A2",
-    }
-    for name, title in titles.items():
-        file = report / f"{name}.csv"
-        if not file.is_file():
-            raise LhcnetError(f"{report}: expected the folder that `lhcnet compare` wrote, but {file.name} is missing")
-        with file.open(newline="", encoding="utf-8") as lines:
-            header, *rows = csv.reader(lines)
-        shown = [i for i, column in enumerate(header) if column != "reason"]
-        table = Table(*(header[i] for i in shown), title=title)
-        for row in rows:
-            table.add_row(*(row[i] for i in shown))
-        console.print(table)
-        for row in rows:
-            if row[header.index("kept") if "kept" in header else 0] == "no":
-                console.print(f"rejected {row[1]}: {row[-1]}")
+    print_report(report)

@@ -5,9 +5,32 @@ command line, Kubeflow through a thin component, a test or notebook directly; th
 `execution` names the pipeline execution in MLflow; None logs nothing. torch is loaded by the steps that compute.
 """
 
+from lhcnet.steps.analyse import analyse
 from lhcnet.steps.conclude import compare, register
 from lhcnet.steps.prepare import prepare
 from lhcnet.steps.score import evaluate, evaluate_weights, select
 from lhcnet.steps.train import control, insert_lhc, train
 
-__all__ = ["compare", "control", "evaluate", "evaluate_weights", "insert_lhc", "prepare", "register", "select", "train"]
+    "analyse",
+    "compare",
+    "control",
+    "evaluate",
+    "evaluate_weights",
+    "insert_lhc",
+    "prepare",
+    "register",
+    "select",
+    "train",
+]
+__all__ = [
+    "analyse",
+    "compare",
+    "control",
+    "evaluate",
+    "evaluate_weights",
+    "insert_lhc",
+    "prepare",
+    "register",
+    "select",
+    "train",
+]

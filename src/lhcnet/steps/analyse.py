@@ -1,0 +1,58 @@
+"""The analyses of section 3.2.4 on a trained model."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from lhcnet.config import Analysis, Compute, Evaluation
+from lhcnet.data.atomic import complete_or_absent
+from lhcnet.data.store import open_store
+from lhcnet.errors import LhcnetError
+from lhcnet.models.saved import open_model, write_json
+from lhcnet.tracking.record import tracked
+
+log = logging.getLogger("lhcnet")
+
+
+def analyse(
+    model: Path,
+    trainval: Path,
+    out: Path,
+    *,
+    analysis: Analysis,
+    evaluation: Evaluation,
+    compute: Compute,
+    execution: str | None = None,
+) -> None:
+    """Modules and heads switched off and set back, correlation, scaling and attention, on validation images.
+
+    A model with other attention than LHC has nothing to analyse: then `analysis.json` says so.
+    """
+    from lhcnet.analysis import figures, run
+    from lhcnet.device import open_device
+
+    saved, store = open_model(model), open_store(trainval)
+    if saved.info.provenance.data != store.digest:
+        was = saved.info.provenance.data[:12]
+        raise LhcnetError(f"{model}: was trained on data {was}, not on {store.digest[:12]} of {trainval}")
+    with tracked(execution, store.digest, "analyse") as tracking:
+        if saved.info.architecture.has_lhc:
+            images, labels = store.split("validation")
+            rows = run.spread(len(labels), analysis.images)
+            device = open_device(compute)
+            found = run.analyse(saved, images[rows], labels[rows], device=device, batch_size=evaluation.batch_size)
+            run.write(found, out)
+            heads = sum(found.report.necessity.heads)
+            for needed in found.report.necessity.needed:
+                log.info("%s: %d of %d heads needed (the others %s)", saved.id, needed.heads, heads, needed.way)
+        else:
+            with complete_or_absent(out, "analysis.json") as folder:
+                write_json(folder / "analysis.json", {"skipped": f"{saved.id} has no LHC modules"})
+        if tracking:
+            tracking.params({"analysis": analysis.to_dict(), "model": saved.id})
+            for file in sorted(out.glob("*.csv")):
+                tracking.file(file)
+            if saved.info.architecture.has_lhc:
+                for title, _, figure in figures.figures(out):
+                    tracking.figure(figure, f"{title.lower().replace(' ', '_')}.png")
