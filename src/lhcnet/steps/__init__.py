@@ -11,17 +11,6 @@ from lhcnet.steps.prepare import prepare
 from lhcnet.steps.score import evaluate, evaluate_weights, select
 from lhcnet.steps.train import control, insert_lhc, train
 
-    "analyse",
-    "compare",
-    "control",
-    "evaluate",
-    "evaluate_weights",
-    "insert_lhc",
-    "prepare",
-    "register",
-    "select",
-    "train",
-]
 __all__ = [
     "analyse",
     "compare",
