@@ -118,7 +118,7 @@ def small() -> tuple[Small, Tensor]:
 
 def test_inserting_leaves_flags_statistics_and_generators() -> None:
     model, x = small()
-    model.first[1].eval()  # a frozen norm in a network that trains
+    model.first[2].eval()  # part of a network that trains does not
     flags = {name: module.training for name, module in model.named_modules()}
     statistics = model.first[1].running_mean.clone()
     torch.manual_seed(5)
@@ -185,9 +185,9 @@ def test_defaults_follow_table_2() -> None:
 
 def test_names_may_have_settings_of_their_own() -> None:
     model, x = small()
-    insert_lhc(model, {"first": {"heads": 2, "d": 3}, "pool": {"d": 9}}, x, kernel=1)
+    insert_lhc(model, {"first": {"heads": 2, "d": 3, "kernel": 5}, "pool": {"d": 9}}, x, kernel=1)
     first, pool = (getattr(model, name).attention.attention.lhc for name in ("first", "pool"))
-    assert [(lhc.heads, lhc.d, lhc.kernel) for lhc in (first, pool)] == [(2, 3, 1), (6, 9, 1)]
+    assert [(lhc.heads, lhc.d, lhc.kernel) for lhc in (first, pool)] == [(2, 3, 5), (6, 9, 1)]
 
 
 def test_layers_inside_layers() -> None:
@@ -207,6 +207,9 @@ def test_equal_seeds_give_equal_modules_each_layer_its_own() -> None:
         states.append(insert_lhc(model, at, x, seed=seed).state_dict()["pool.attention.attention.lhc.conv.weight"])
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
+    twins = insert_lhc(nn.Sequential(nn.Identity(), nn.Identity()), ["0", "1"], torch.zeros(1, 2, 4, 4), seed=1)
+    first, second = (after.attention.attention.lhc.w1 for after in twins)
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -73,7 +73,7 @@ def insert_lhc(
         seed: equal seeds give equal modules, each layer's drawn from its own stream; None draws from torch's global
             generator.
         settings: for all layers, the keys of :class:`lhcnet.config.Module`. Without ``heads`` the largest number up
-            to 8 that fits the map; without ``d`` half the pixels of a head, as mostly in Table 2. Or ``attention``:
+            to 8 that fits the map; without ``d`` half the pixels of a head, as in Table 2. Or ``attention``:
             ``se``, ``cbam`` or ``eca`` puts that module of timm there instead of ``lhc``.
 
     Raises:
