@@ -5,7 +5,7 @@ from components import component
 
 @component
 def insert_best(model: dsl.Input[dsl.Model], best: dsl.Input[dsl.Artifact], seed: int, inserted: dsl.Output[dsl.Model]):
-    """Set C: put five fresh LHC modules, with the best settings of set B, into a trained ResNet34v2."""
+    """Set C: put five fresh attention modules, with the best settings of set B, into a trained ResNet34v2."""
     from pathlib import Path
 
     from lhcnet import config, steps

@@ -5,7 +5,7 @@ from components import component
 
 @component
 def insert_lhc(model: dsl.Input[dsl.Model], variant: dict, seed: int, inserted: dsl.Output[dsl.Model]):
-    """Set B: put five fresh LHC modules into a trained ResNet34v2."""
+    """Set B: put five fresh attention modules into a trained ResNet34v2."""
     from pathlib import Path
 
     from lhcnet import config, steps

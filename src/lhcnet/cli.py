@@ -141,7 +141,7 @@ def insert(
     seed: Annotated[int | None, typer.Option(min=0, help="Default: seeds.b.")] = None,
     params: Params = PARAMS,
 ) -> None:
-    """Put five fresh LHC modules into MODEL."""
+    """Put five fresh attention modules into MODEL."""
     from lhcnet import steps
     from lhcnet.evaluation.selection import SelectionReport
     from lhcnet.models.saved import read_json
@@ -304,6 +304,31 @@ def register(
 
     config = load(params)
     steps.register(chosen, evaluation, out, name=config.registry.model, execution=execution_name(config))
+
+
+@app.command("compare-standalone")
+def compare_standalone(
+    folder: Annotated[Path, typer.Argument(help="Holds <network>/seed-*/stage*.")],
+    trainval: Annotated[Path, typer.Option()],
+    test: Annotated[Path, typer.Option(help="The sealed test store.")],
+    out: Annotated[Path, typer.Option()],
+    params: Params = PARAMS,
+) -> None:
+    """LHC-Net beside ResNet34v2 with the same data seeds, after each of the stages 1-3."""
+    from lhcnet import steps
+
+    config = load(params)
+    networks, seeds = (PLAIN, config.standalone.variant), config.standalone.seeds
+    steps.compare_standalone(
+        [folder / n / f"seed-{s}" / f"stage{stage}" for n in networks for s in seeds for stage in (1, 2, 3)],
+        trainval,
+        test,
+        out,
+        evaluation=config.evaluation,
+        compute=config.compute,
+        execution=execution_name(config),
+    )
+    print_report(out)
 
 
 @app.command()

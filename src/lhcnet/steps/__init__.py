@@ -9,11 +9,13 @@ from lhcnet.steps.analyse import analyse
 from lhcnet.steps.conclude import compare, register
 from lhcnet.steps.prepare import prepare
 from lhcnet.steps.score import evaluate, evaluate_weights, select
+from lhcnet.steps.standalone import compare_standalone
 from lhcnet.steps.train import control, insert_lhc, train
 
 __all__ = [
     "analyse",
     "compare",
+    "compare_standalone",
     "control",
     "evaluate",
     "evaluate_weights",

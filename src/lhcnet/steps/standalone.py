@@ -1,0 +1,106 @@
+"""The comparison that ends the stand-alone pipeline."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from lhcnet.config import Compute, Evaluation
+from lhcnet.data.atomic import complete_or_absent
+from lhcnet.errors import LhcnetError
+from lhcnet.evaluation.standalone import PAPER, StandaloneModel, StandaloneReport, pair, pair_rows, rows
+from lhcnet.models.saved import open_model, write_json
+from lhcnet.steps.score import ScoredSplits
+from lhcnet.tracking.record import restore, tracked
+from lhcnet.tracking.runs import Execution, child
+
+log = logging.getLogger("lhcnet")
+
+
+def compare_standalone(
+    models: Sequence[Path],
+    trainval: Path,
+    test: Path,
+    out: Path,
+    *,
+    evaluation: Evaluation,
+    compute: Compute,
+    execution: str | None = None,
+) -> StandaloneReport:
+    """LHC-Net beside ResNet34v2 at the end of every stage, on test without TTA. Nothing is chosen by it."""
+    from lhcnet.device import open_device
+
+    saved = [open_model(path) for path in models]
+    if strangers := [model.id for model in saved if model.info.provenance.set != "standalone"]:
+        raise LhcnetError(f"expected models of the stand-alone pipeline, not {', '.join(strangers)}")
+    splits = ScoredSplits.open(trainval, test)
+    if others := [model.id for model in saved if model.info.provenance.data != splits.data]:
+        raise LhcnetError(f"{test}: is of data {splits.data[:12]}, on which {', '.join(others)} was not trained")
+    labels, own = splits.splits["test"][1], ~splits.twin["test"]
+    with tracked(execution, splits.data, "compare-standalone") as run:
+        device = open_device(compute)
+        scored, right = [], {}
+        for model in sorted(saved, key=lambda model: model.id):
+            p, m = model.info.provenance, model.metrics
+            scores, predicted = splits.score(
+                model.network(), model.info.architecture.input_size, evaluation, device, tta=False
+            )
+            right[model.id] = predicted["test"].argmax(1) == labels
+            log.info("%s: test accuracy %.4f", model.id, scores["test"].accuracy)
+            scored.append(
+                StandaloneModel(
+                    id=model.id,
+                    variant=p.variant,
+                    seed=p.seed,
+                    stage=p.stage,
+                    best_epoch=m.best_epoch,
+                    val_accuracy=m.val_accuracy,
+                    train_loss=m.train_loss,
+                    test=scores["test"],
+                    test_distinct=scores["test_distinct"],
+                    history=model.history,
+                )
+            )
+        report = StandaloneReport(data=splits.data, models=tuple(scored), pairs=tuple(pair(scored, right, own)))
+        for one in report.pairs:
+            log.info(one.sentence)
+        _write(report, out)
+        if run:
+            restore(saved, Execution(execution or "", splits.data))
+            for scored_model in report.models:
+                accuracies = {
+                    "test_accuracy": scored_model.test.accuracy,
+                    "test_distinct_accuracy": scored_model.test_distinct.accuracy,
+                }
+                with child(
+                    Execution(execution or "", splits.data), f"train/{scored_model.id}", tags={}, mode="add"
+                ) as trained:
+                    trained.metrics(accuracies)
+            for file in sorted(out.iterdir()):
+                run.file(file)
+            run.end_parent()
+    return report
+
+
+def _write(report: StandaloneReport, out: Path) -> None:
+    from lhcnet.evaluation.plots import standalone_curves
+    from lhcnet.report.page import Chapter, page
+
+    after, pairs = rows(report), pair_rows(report)
+    how = "Early stopping looked at validation alone; the test images chose nothing. No TTA."
+    chapters = [
+        Chapter("In words", [PAPER, *(p.sentence for p in report.pairs)]),
+        Chapter("After every stage", [how], [("Accuracy in per cent", how, after)]),
+        Chapter("LHC-Net against ResNet34v2", [], [("McNemar's exact test, the same images and data seed", "", pairs)]),
+        Chapter("Curves", [], [], [("Validation accuracy", "", standalone_curves(report))]),
+    ]
+    with complete_or_absent(out, "standalone.json") as folder:
+        write_json(folder / "standalone.json", report.to_dict())
+        for name, table in (("standalone", after), ("comparisons", pairs)):
+            with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(table[0]) if table else ["none"], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(table)
+        (folder / "report.html").write_text(page("LHC-Net, stand-alone", chapters), encoding="utf-8")
