@@ -51,7 +51,9 @@ class StandaloneReport(Section):
     pairs: tuple[StagePair, ...]
 
 
-def pair(models: Sequence[StandaloneModel], right: Mapping[str, NDArray[np.bool]], own: NDArray[np.bool]) -> list[StagePair]:
+def pair(
+    models: Sequence[StandaloneModel], right: Mapping[str, NDArray[np.bool]], own: NDArray[np.bool]
+) -> list[StagePair]:
     """Compare the two networks of every stage and seed; `right` says which test images each id had right.
 
     Args:
