@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lhcnet.config import Section
+from lhcnet.evaluation.statistics import wilson
 
 LABELS = list(range(7))
 
@@ -23,15 +24,13 @@ class Score(Section):
 
 def score(probabilities: NDArray[np.float32], labels: NDArray[np.uint8], *, split: str, views: int) -> Score:
     """Score (N, 7) probabilities against (N,) labels 0..6."""
-    from scipy.stats import binomtest  # both take a second to load, and most steps never score
-    from sklearn.metrics import f1_score
+    from sklearn.metrics import f1_score  # takes a second to load, and most steps never score
 
     predicted = probabilities.argmax(1)
     hits, n = int((predicted == labels).sum()), len(labels)
-    interval = binomtest(hits, n).proportion_ci(0.95, method="wilson")
     return Score(
         accuracy=hits / n,
-        ci95=(float(interval.low), float(interval.high)),
+        ci95=wilson(hits, n),
         macro_f1=float(f1_score(labels, predicted, labels=LABELS, average="macro", zero_division=0.0)),
         n=n,
         split=split,

@@ -4,31 +4,78 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
-from lhcnet.config import parse
+import numpy as np
+
+from lhcnet.config import Config, parse
 from lhcnet.data.atomic import complete_or_absent
 from lhcnet.errors import LhcnetError
+from lhcnet.evaluation.comparisons import Predictions
 from lhcnet.evaluation.selection import SelectionReport
-from lhcnet.evaluation.summary import EvaluationReport, Summary, summarise, write_tables
+from lhcnet.evaluation.summary import EvaluationReport, Summary, summarise
 from lhcnet.models.saved import open_model, read_json, write_json
 from lhcnet.tracking.record import restore, tracked
 from lhcnet.tracking.runs import Execution, child, missing
 from lhcnet.tracking.runs import register as register_model
 
+if TYPE_CHECKING:
+    from lhcnet.evaluation.cells import Table
+    from lhcnet.report.page import Drawing
+
 log = logging.getLogger("lhcnet")
 
 
-def compare(selection: Path, evaluation: Path, out: Path, *, execution: str | None = None) -> Summary:
-    """Table 7 and Table A2 beside the paper's figures, the table of sets, and the metrics digest."""
+def compare(
+    selection: Path,
+    evaluation: Path,
+    out: Path,
+    *,
+    config: Config,
+    data_report: Path,
+    analysis: Path | None = None,
+    execution: str | None = None,
+) -> Summary:
+    """The comparison with the paper: tables, statistics, the metrics digest, and all of it as one HTML report."""
+    from lhcnet.evaluation.comparisons import statistics
+    from lhcnet.evaluation.paper import sizes
+    from lhcnet.evaluation.tables import all_tables, write_tables
+    from lhcnet.report import write_report
+    from lhcnet.report.protocol import official
+
     chosen = parse(SelectionReport, read_json(selection), str(selection))
     scored = parse(EvaluationReport, read_json(evaluation / "evaluation.json"), str(evaluation / "evaluation.json"))
     if (scored.chosen, scored.data) != (chosen.chosen, chosen.data):
         raise LhcnetError(f"{evaluation}: was made for {scored.chosen}, but {selection} chose {chosen.chosen}")
+    data = read_json(data_report)
+    if not isinstance(data, dict) or data.get("digest") != chosen.data:
+        raise LhcnetError(f"{data_report}: expected the report on the data {chosen.data[:12]} of {selection}")
+    predictions = _predictions(evaluation / "predictions.npz", scored)
+    network = sizes(config.network, config.variant(chosen.chosen_variant).modules)
+
+    analysis_tables, analysis_figures = _analyses(analysis) if analysis else ([], [])
+
     summary = summarise(chosen, scored)
+    found = statistics(chosen, scored, predictions)
+    tables = all_tables(chosen, scored, predictions, found, sizes=network, official=official(data))
     with complete_or_absent(out, "summary.json") as folder:
         write_json(folder / "summary.json", summary.to_dict())
-        write_tables(folder, chosen, scored)
+        write_json(folder / "statistics.json", found.to_dict())
+        write_tables(folder, tables)
+        write_report(
+            folder / "report.html",
+            config=config.to_dict(),
+            data_report=data,
+            selection=chosen,
+            evaluation=scored,
+            predictions=predictions,
+            statistics=found,
+            tables=tables,
+            analysis_tables=analysis_tables,
+            analysis_figures=analysis_figures,
+            execution=execution or "",
+        )
     with tracked(execution, chosen.data, "compare") as run:
         if run:
             for file in sorted(out.iterdir()):
@@ -37,6 +84,25 @@ def compare(selection: Path, evaluation: Path, out: Path, *, execution: str | No
             parent.metrics(scored.chosen_model().accuracies())
             parent.tags({"chosen": chosen.chosen, "metrics_digest": summary.metrics_digest})
     return summary
+
+
+def _analyses(folder: Path) -> tuple[list[Table], list[Drawing]]:
+    from lhcnet.analysis.figures import figures  # type: ignore[import-not-found]
+    from lhcnet.analysis.tables import tables  # type: ignore[import-not-found]
+
+    return tables(folder), figures(folder)
+
+
+def _predictions(file: Path, scored: EvaluationReport) -> Predictions:
+    try:
+        with np.load(file) as arrays:
+            predictions = dict(arrays)
+    except (OSError, ValueError, BadZipFile) as error:
+        raise LhcnetError(f"{file}: expected the predictions that evaluate wrote: {error}") from None
+    wanted = {"labels/test", "twin/test", *(f"{model.id}/test" for model in scored.models)}
+    if lost := sorted(wanted - set(predictions)):
+        raise LhcnetError(f"{file}: lacks {', '.join(lost)}, which evaluation.json beside it speaks of")
+    return predictions
 
 
 def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution: str) -> dict[str, Any]:
