@@ -9,53 +9,12 @@ column instead: (27 - 25.6) / 27 = 5.2 % and (142.9 - 27.6) / 142.9 = 80.7 %, th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from lhcnet.config import TABLE_2, Section
-
-
-@dataclass(frozen=True)
-class PaperRow:
-    """One row of Table A2: per cent, millions, per cent; None where the paper has a dash."""
-
-    model: str
-    accuracy: float
-    tta: bool
-    params: float | None = None
-    share: float | None = None
-
-
-TABLE_A2 = (
-    PaperRow("BoW Repr. [37]", 67.48, False),
-    PaperRow("Human [37]", 70.00, False),
-    PaperRow("CNN [39]", 70.02, False),
-    PaperRow("VGG19 [38]", 70.80, True, 143.7),
-    PaperRow("EffNet [38] *", 70.80, True, 9.18),
-    PaperRow("SVM [37]", 71.16, False),
-    PaperRow("Inception [40]", 71.60, True, 23.85),
-    PaperRow("Incep.v1 [38] *", 71.97, True, 5),
-    PaperRow("ResNet34 [40]", 72.40, True, 27.6),
-    PaperRow("ResNet34 [38]", 72.42, True, 27.6),
-    PaperRow("VGG [40]", 72.70, True, 143.7),
-    PaperRow("SE-Net50 [41]", 72.70, True, 27, 5.18),
-    PaperRow("Incep.v3 [38] *", 72.72, True, 23.85),
-    PaperRow("ResNet34v2", 72.81, False, 27.6),
-    PaperRow("BAMRN50 [38] *", 73.14, True, 24.07, 1.62),
-    PaperRow("Dense121 [38]", 73.16, True, 8.06),
-    PaperRow("ResNet50 [41]", 73.20, True, 25.6),
-    PaperRow("ResNet152 [38]", 73.22, True, 60.38),
-    PaperRow("VGG [42]", 73.28, True, 143.7),
-    PaperRow("CBAMRN50 [38]", 73.39, True, 28.09, 9),
-    PaperRow("LHC-Net", 73.39, False, 32.4, 14.8),
-    PaperRow("LHC-NetC", 73.53, False, 32.4, 14.8),
-    PaperRow("ResNet34v2", 73.92, True, 27.6),
-    PaperRow("RM-Net [38]", 74.14, True, 142.9, 80.7),
-    PaperRow("LHC-NetC", 74.28, True, 32.4, 14.8),
-    PaperRow("LHC-Net", 74.42, True, 32.4, 14.8),
-)
+from lhcnet.evaluation.statistics import PAPER_TABLE_A2
 
 
 class Size(Section):
@@ -82,7 +41,7 @@ def sizes() -> tuple[Size, ...]:
 
     built: dict[str, tuple[int, int, str]] = {}
     found: list[Size] = []
-    for row in TABLE_A2:
+    for row in PAPER_TABLE_A2:
         name = row.model.split(" [")[0]
         if name not in _BUILDERS or any(size.model == row.model for size in found):
             continue

@@ -26,18 +26,12 @@ from lhcnet.evaluation.statistics import (
     spread,
     verdict,
 )
-from lhcnet.evaluation.summary import EvaluationReport
+from lhcnet.evaluation.summary import Evaluated, EvaluationReport
 
 Predictions = Mapping[str, NDArray[Any]]
 """What `predictions.npz` holds."""
 
-SETS: Mapping[str, tuple[str, ...]] = {
-    "A": ("A",),
-    "B": ("B",),
-    "C": ("C",),
-    "B u C": ("B", "C"),
-    "LHC-NetC": ("control",),
-}
+OTHER = "other attention"  # a variant with Squeeze and Excitation, CBAM or ECA in a place of LHC
 BEST = "each the best on validation of its kept models"
 ALL_KEPT = "all kept models of both sets; nobody was picked"
 SAME_START = "the five w trained from the other, best epoch on validation"
@@ -91,7 +85,7 @@ def statistics(selection: SelectionReport, evaluation: EvaluationReport, predict
         alpha=ALPHA,
         comparisons=tuple(one for one in found if isinstance(one, Comparison)),
         untested=tuple(one for one in found if isinstance(one, str)),
-        spread=_spread(evaluation),
+        spread=_spread(selection, evaluation),
         calibration=tuple(_calibration(selection, evaluation, predictions)),
     )
 
@@ -109,16 +103,18 @@ def _comparisons(
         a, b = correct(first), correct(second)
         return _comparison(names, how_chosen, mcnemar(a, b), mcnemar(a[own], b[own]))
 
+    of_id = {id_: name for name, id_ in best_models(selection, evaluation).items()}
     chosen, plain = selection.chosen, selection.best.get("A")
     if plain is None:
-        yield "LHC-Net against ResNet34v2: no model of set A was kept."
+        yield f"{of_id[chosen]} against ResNet34v2: no model of set A was kept."
     else:
         for tta, views in (("", ""), ("_tta", " with TTA")):
             if {f"{chosen}/test{tta}", f"{plain}/test{tta}"} <= set(predictions):
-                names = (f"LHC-Net {chosen}{views}", f"ResNet34v2 {plain}{views}")
+                names = (f"{of_id[chosen]} {chosen}{views}", f"{of_id[plain]} {plain}{views}")
                 yield paired(f"{chosen}/test{tta}", f"{plain}/test{tta}", names, BEST)
 
-    with_lhc, without = ([m for m in evaluation.models if m.set in SETS[name]] for name in ("B u C", "A"))
+    of_set = sets(selection, evaluation)
+    with_lhc, without = of_set["LHC-Net"], of_set["ResNet34v2"]
     if min(len(with_lhc), len(without)) < 2:
         yield (
             f"B u C against A: {len(with_lhc)} against {len(without)} models, and a permutation test needs at least "
@@ -161,26 +157,43 @@ def _comparison(
     )
 
 
-def _spread(evaluation: EvaluationReport) -> dict[str, dict[str, Spread]]:
+def sets(selection: SelectionReport, evaluation: EvaluationReport) -> dict[str, list[Evaluated]]:
+    """The scored models by what they are: set A, the LHC-Nets of B u C, LHC-NetC, and B u C with other attention."""
+    found: dict[str, list[Evaluated]] = {"ResNet34v2": [], "LHC-Net": [], "LHC-NetC": [], OTHER: []}
+    lhc = {entry.id for entry in selection.entries if entry.architecture.has_lhc}
+    for model in evaluation.models:
+        of_b_or_c = "LHC-Net" if model.id in lhc else OTHER
+        found[{"A": "ResNet34v2", "control": "LHC-NetC"}.get(model.set, of_b_or_c)].append(model)
+    return found
+
+
+def best_models(selection: SelectionReport, evaluation: EvaluationReport) -> dict[str, str]:
+    """What a reader looks at first, name to id: the best on validation of A, of B u C (chosen) and of the LHC-NetCs."""
+    found = {}
+    best = {selection.best.get("A"), selection.chosen, evaluation.chosen_control}
+    for name, models in sets(selection, evaluation).items():
+        found |= {name: model.id for model in models if model.id in best}
+    return found
+
+
+def _spread(selection: SelectionReport, evaluation: EvaluationReport) -> dict[str, dict[str, Spread]]:
     """Set -> name of a test score (as in `Evaluated.accuracies`) -> spread over the models that have it."""
+    of_name = sets(selection, evaluation)
+    groups = {
+        "A": of_name["ResNet34v2"],
+        "B": [model for model in of_name["LHC-Net"] if model.set == "B"],
+        "C": [model for model in of_name["LHC-Net"] if model.set == "C"],
+        "B u C": of_name["LHC-Net"],
+        "LHC-NetC": of_name["LHC-NetC"],
+        OTHER: of_name[OTHER],
+    }
     out: dict[str, dict[str, Spread]] = {}
-    for name, members in SETS.items():
-        rows = [model.accuracies() for model in evaluation.models if model.set in members]
+    for name, models in groups.items():
+        rows = [model.accuracies() for model in models]
         scores = {key for row in rows for key in row if key.startswith("test")}
         if rows:
             out[name] = {key: spread([row[key] for row in rows if key in row]) for key in sorted(scores)}
     return out
-
-
-def best_models(selection: SelectionReport, evaluation: EvaluationReport) -> dict[str, str]:
-    """The models a reader looks at first, by name: best on validation of A, of B u C and of the LHC-NetCs."""
-    ids = {
-        "ResNet34v2": selection.best.get("A"),
-        "LHC-Net": selection.chosen,
-        "LHC-NetC": evaluation.chosen_control,
-    }
-    scored = {model.id for model in evaluation.models}
-    return {name: id_ for name, id_ in ids.items() if id_ in scored and id_ is not None}
 
 
 def _calibration(
@@ -193,7 +206,7 @@ def _calibration(
         for tta in (False, True):
             if (key := f"{id_}/test{'_tta' if tta else ''}") not in predictions:
                 continue
-            for images, rows in (("test", np.ones_like(own)), ("test, no twin in train", own)):
+            for images, rows in (("test", np.ones_like(own)), ("test without twins in train", own)):
                 p, labels = predictions[key][rows], predictions["labels/test"][rows]
                 yield Calibration(
                     model=id_,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lhcnet.config import Modules, Network
 from lhcnet.evaluation.cells import Table, bounds, points
-from lhcnet.evaluation.comparisons import SETS, best_models
+from lhcnet.evaluation.comparisons import OTHER, best_models, sets
 from lhcnet.evaluation.score import Score
 from lhcnet.evaluation.selection import SelectionReport
 from lhcnet.evaluation.statistics import COLUMNS, PAPER_TABLE_7, PAPER_TABLE_A2, table_7_row, wilson
@@ -17,24 +16,29 @@ Sizes = Mapping[str, tuple[float, float | None]]
 """Name of a network -> (parameters in millions, share of the attention modules in them in per cent)."""
 
 
-def sizes(network: Network, modules: Modules) -> Sizes:
-    """Of the three networks with these settings, counted as in the paper's Table A2."""
-    from lhcnet.models.lhcnet import count_parameters  # torch
+def sizes(architecture: Architecture) -> Sizes:
+    """Of the networks with these settings, with and without LHC, counted as in the paper's Table A2."""
+    import torch
 
-    architecture = Architecture.of(network)
-    plain = count_parameters(architecture.build(seed=0)) / 1e6
-    with_lhc = count_parameters(architecture.model_copy(update={"modules": modules}).build(seed=0)) / 1e6
-    attention = (with_lhc, 100 * (1 - plain / with_lhc))
-    return {"ResNet34v2": (plain, None), "LHC-Net": attention, "LHC-NetC": attention}
+    from lhcnet.models.lhcnet import count_parameters, insert_modules
+    from lhcnet.models.resnetv2 import ResNetV2
+
+    with torch.device("meta"):
+        network = ResNetV2(**architecture.model_dump(exclude={"modules", "control"}))
+    plain = count_parameters(network) / 1e6
+    found: dict[str, tuple[float, float | None]] = {"ResNet34v2": (plain, None)}
+    if architecture.modules is not None:
+        with_attention = count_parameters(insert_modules(network, [m.to_dict() for m in architecture.modules], 0)) / 1e6
+        names = ("LHC-Net", "LHC-NetC") if architecture.has_lhc else (OTHER,)
+        found |= dict.fromkeys(names, (with_attention, 100 * (1 - plain / with_attention)))
+    return found
 
 
-def table_7(evaluation: EvaluationReport, *, official: bool) -> Table:
-    sets = {"ResNet34v2": SETS["A"], "LHC-Net": SETS["B u C"], "LHC-NetC": SETS["LHC-NetC"]}
+def table_7(selection: SelectionReport, evaluation: EvaluationReport, *, official: bool) -> Table:
+    of_set = sets(selection, evaluation)
     rows = []
-    for name, members in sets.items():
-        models = [model for model in evaluation.models if model.set in members]
-        paper = PAPER_TABLE_7[name]
-        if models:
+    for name, paper in PAPER_TABLE_7.items():
+        if models := of_set[name]:
             n = models[0].test.n
             ours = table_7_row([100 * model.test.accuracy for model in models])
             twinless = table_7_row([100 * model.test_distinct.accuracy for model in models])
@@ -49,8 +53,8 @@ def table_7(evaluation: EvaluationReport, *, official: bool) -> Table:
             rows.append({"model": name, "source": "here, no twin"} | _cells(twinless) | dict.fromkeys(verdict, "-"))
         rows.append({"model": name, "source": "paper"} | _cells(paper) | {"against the paper's": "-"})
     note = (
-        "Test accuracy in per cent, no TTA, of the best 40 % and 25 % of the kept models of A, of B u C, and of the "
-        "LHC-NetCs (n is how many there are). The table ranks by the test score itself, as the paper's does: it "
+        "Test accuracy in per cent, no TTA, of the best 40 % and 25 % of the kept models of A, of the LHC-Nets of B u C, "
+        "and of the LHC-NetCs (n is how many there are). The table ranks by the test score itself, as the paper's does: it "
         "compares sets, and its 'best' is no estimate of any one model. Within noise: the paper's figure lies inside "
         "the 95 % interval of ours."
     )
@@ -59,7 +63,7 @@ def table_7(evaluation: EvaluationReport, *, official: bool) -> Table:
 
 def table_a2(selection: SelectionReport, evaluation: EvaluationReport, *, sizes: Sizes, official: bool) -> Table:
     rows: list[tuple[float, bool, dict[str, str]]] = []
-    paper = {(model, tta): accuracy for model, accuracy, tta, _, _ in PAPER_TABLE_A2}
+    paper = {(row.model, row.tta): row.accuracy for row in PAPER_TABLE_A2}
     for name, id_ in best_models(selection, evaluation).items():
         model = evaluation.model(id_)
         for tta, own, twinless in (
@@ -68,28 +72,22 @@ def table_a2(selection: SelectionReport, evaluation: EvaluationReport, *, sizes:
         ):
             if own is None:
                 continue
+            same = paper.get((name, tta))
             row = _a2_row(name, "here", tta, 100 * own.accuracy, *sizes.get(name, (None, None)))
             row |= {"ci95": bounds(own.ci95), "no twin": points(twinless)}
-            rows.append(
-                (
-                    100 * own.accuracy,
-                    True,
-                    row | _against(own, f"{name}, paper {paper[name, tta]:.2f}", paper[name, tta], official),
-                )
-            )
+            row |= _against(own, f"{name}, paper {same:.2f}", same, official) if same else _nothing()
+            rows.append((100 * own.accuracy, True, row))
     chosen = evaluation.chosen_model()
-    for name, accuracy, tta, params, share in PAPER_TABLE_A2:
-        row = _a2_row(name, "paper", tta, accuracy, params, share)
-        own = chosen.test_tta if tta else chosen.test
-        against = dict.fromkeys(("compared with", "difference", "which is"), "-")
-        if own:
-            against = _against(own, f"LHC-Net, here {points(own)}", accuracy, official)
-        rows.append((accuracy, False, row | against))
+    for other in PAPER_TABLE_A2:
+        row = _a2_row(other.model, "paper", other.tta, other.accuracy, other.params, other.share)
+        own = chosen.test_tta if other.tta else chosen.test
+        row |= _against(own, f"chosen, here {points(own)}", other.accuracy, official) if own else _nothing()
+        rows.append((other.accuracy, False, row))
     note = (
         "Test accuracy in per cent. Here stand the best on validation of A, of B u C and of the LHC-NetCs; the paper's "
         "own rows are the best of several runs on the test images (Table 7, 'best'), the others as it quotes them (* "
         "from a repository). A row from here is compared with the paper's row of the same name, every row of the paper "
-        "with the chosen LHC-Net under the same views: the difference is ours minus the paper's. Within noise: it lies inside the 95 % interval of "
+        "with the chosen model under the same views: the difference is ours minus the paper's. Within noise: it lies inside the 95 % interval of "
         "ours; a paired test would need the predictions behind it."
     )
     return "Table A2", note, [row for _, _, row in sorted(rows, key=lambda item: item[:2])]
@@ -117,6 +115,10 @@ def _against(own: Score, whose: str, other: float, official: bool) -> dict[str, 
         "difference": f"{100 * own.accuracy - other:+.2f}",
         "which is": noise if official else "other images",
     }
+
+
+def _nothing() -> dict[str, str]:
+    return dict.fromkeys(("compared with", "difference", "which is"), "-")
 
 
 def _inside(other: float, ours: float, n: int) -> bool:

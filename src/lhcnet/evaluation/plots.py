@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_fscore_support
 
-from lhcnet.evaluation.comparisons import Predictions, best_models
+from lhcnet.evaluation.comparisons import OTHER, Predictions, best_models
 from lhcnet.evaluation.score import LABELS, Score
 from lhcnet.evaluation.selection import SelectionReport
-from lhcnet.evaluation.statistics import PAPER_TABLE_A2
+from lhcnet.evaluation.statistics import PAPER_TABLE_7, PAPER_TABLE_A2
 from lhcnet.evaluation.summary import EvaluationReport
 from lhcnet.models.saved import Epoch
 
 COLOURS = {"A": "#0072b2", "B": "#d55e00", "C": "#009e73", "control": "#aa4499"}
-OF_NAME = {"ResNet34v2": "A", "LHC-Net": "C", "LHC-NetC": "control"}
+OF_NAME = {"ResNet34v2": "A", "LHC-Net": "C", "LHC-NetC": "control", OTHER: "B"}
 REJECTED = "#999999"
 TITLES = {"A": "A: no LHC", "B": "B: settings", "C": "C: seeds", "control": "LHC-NetC"}
 CURVES = {"train_loss": "training loss", "val_loss": "validation loss", "val_accuracy": "validation accuracy"}
@@ -80,8 +80,8 @@ def set_curves(selection: SelectionReport, evaluation: EvaluationReport) -> Figu
 def accuracies(selection: SelectionReport, evaluation: EvaluationReport, *, official: bool) -> Figure:
     """Test accuracy of every scored model with its 95 % interval, and the paper's where the images are the same."""
     ranked = sorted(evaluation.models, key=lambda m: (list(TITLES).index(m.set), m.test.accuracy))
-    paper = {(name, tta): accuracy for name, accuracy, tta, _, _ in PAPER_TABLE_A2 if name in OF_NAME}
-    names = list(OF_NAME) if official else []
+    paper = {(row.model, row.tta): row.accuracy for row in PAPER_TABLE_A2}
+    names = list(PAPER_TABLE_7) if official else []
     figure = Figure(figsize=(WIDTH, 0.3 * (len(ranked) + len(names)) + 1.5), layout="constrained")
     axes = figure.subplots()
     for y, model in enumerate(ranked):
@@ -101,13 +101,11 @@ def accuracies(selection: SelectionReport, evaluation: EvaluationReport, *, offi
     axes.set_xlabel("test accuracy in per cent")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    marks = [
-        ("plain", {"marker": "o"}),
-        ("no twin", {"marker": "o", "markerfacecolor": "white"}),
-        ("TTA", {"marker": "^"}),
+    marks = {"plain": "o", "no twin": "o", "TTA": "^"} | ({"paper, plain": "D"} if official else {})
+    handles = [
+        Line2D([], [], color="0.2", linestyle="", label=label, marker=mark, fillstyle="none" if label == "no twin" else "full")
+        for label, mark in marks.items()
     ]
-    marks += [("paper, plain", {"marker": "D"})] if official else []
-    handles = [Line2D([], [], color="0.2", linestyle="", label=label, **mark) for label, mark in marks]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
     return figure
 

@@ -11,10 +11,13 @@ from lhcnet.models.saved import Architecture, Epoch, Saved
 
 
 class Trained(Section):
-    """One training: its settings, the figures of its final weights, and its curves."""
+    """One training: its start (SHA-256 of the weights, or `none`) and settings, the figures of its final weights, and
+    its curves.
+    """
 
     id: str
     seed: int
+    start: str
     architecture: Architecture
     training: Stage | None
     compute: Compute | None
@@ -96,7 +99,7 @@ def judge(models: Sequence[Saved], start: Saved, loss_factor: float) -> tuple[En
 def _trained(saved: Saved) -> dict[str, Any]:
     figures = saved.metrics.model_dump(exclude={"status", "reason", "epochs"})
     p = saved.info.provenance
-    settings = {"architecture": saved.info.architecture, "training": p.training, "compute": p.compute}
+    settings = {"start": p.start, "training": p.training, "compute": p.compute, "architecture": saved.info.architecture}
     return {"id": saved.id, "seed": p.seed, "history": saved.history, **settings, **figures}
 
 

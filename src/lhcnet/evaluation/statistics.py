@@ -6,6 +6,7 @@ A test says how often a difference as large would come about if there were none;
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import comb
 from typing import Literal
 
@@ -27,35 +28,45 @@ PAPER_TABLE_7: Mapping[str, tuple[float, ...]] = {
     "LHC-NetC": (73.04, 72.79, 73.21, 72.89, 73.53),
 }
 
-# Table A2 of the paper, in its order: model (its reference; * not from the paper itself), accuracy in per cent, TTA,
-# parameters in millions, share of the attention in them in per cent
-PAPER_TABLE_A2: Sequence[tuple[str, float, bool, float | None, float | None]] = (
-    ("BoW Repr. [37]", 67.48, False, None, None),
-    ("Human [37]", 70.00, False, None, None),
-    ("CNN [39]", 70.02, False, None, None),
-    ("VGG19 [38]", 70.80, True, 143.7, None),
-    ("EffNet [38] *", 70.80, True, 9.18, None),
-    ("SVM [37]", 71.16, False, None, None),
-    ("Inception [40]", 71.60, True, 23.85, None),
-    ("Incep.v1 [38] *", 71.97, True, 5.0, None),
-    ("ResNet34 [40]", 72.40, True, 27.6, None),
-    ("ResNet34 [38]", 72.42, True, 27.6, None),
-    ("VGG [40]", 72.70, True, 143.7, None),
-    ("SE-Net50 [41]", 72.70, True, 27.0, 5.18),
-    ("Incep.v3 [38] *", 72.72, True, 23.85, None),
-    ("ResNet34v2", 72.81, False, 27.6, None),
-    ("BAMRN50 [38] *", 73.14, True, 24.07, 1.62),
-    ("Dense121 [38]", 73.16, True, 8.06, None),
-    ("ResNet50 [41]", 73.20, True, 25.6, None),
-    ("ResNet152 [38]", 73.22, True, 60.38, None),
-    ("VGG [42]", 73.28, True, 143.7, None),
-    ("CBAMRN50 [38]", 73.39, True, 28.09, 9.0),
-    ("LHC-Net", 73.39, False, 32.4, 14.8),
-    ("LHC-NetC", 73.53, False, 32.4, 14.8),
-    ("ResNet34v2", 73.92, True, 27.6, None),
-    ("RM-Net [38]", 74.14, True, 142.9, 80.7),
-    ("LHC-NetC", 74.28, True, 32.4, 14.8),
-    ("LHC-Net", 74.42, True, 32.4, 14.8),
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One row of Table A2: per cent, millions, per cent; None where the paper has a dash."""
+
+    model: str
+    accuracy: float
+    tta: bool
+    params: float | None = None
+    share: float | None = None
+
+
+PAPER_TABLE_A2 = (
+    PaperRow("BoW Repr. [37]", 67.48, False),
+    PaperRow("Human [37]", 70.00, False),
+    PaperRow("CNN [39]", 70.02, False),
+    PaperRow("VGG19 [38]", 70.80, True, 143.7),
+    PaperRow("EffNet [38] *", 70.80, True, 9.18),
+    PaperRow("SVM [37]", 71.16, False),
+    PaperRow("Inception [40]", 71.60, True, 23.85),
+    PaperRow("Incep.v1 [38] *", 71.97, True, 5),
+    PaperRow("ResNet34 [40]", 72.40, True, 27.6),
+    PaperRow("ResNet34 [38]", 72.42, True, 27.6),
+    PaperRow("VGG [40]", 72.70, True, 143.7),
+    PaperRow("SE-Net50 [41]", 72.70, True, 27, 5.18),
+    PaperRow("Incep.v3 [38] *", 72.72, True, 23.85),
+    PaperRow("ResNet34v2", 72.81, False, 27.6),
+    PaperRow("BAMRN50 [38] *", 73.14, True, 24.07, 1.62),
+    PaperRow("Dense121 [38]", 73.16, True, 8.06),
+    PaperRow("ResNet50 [41]", 73.20, True, 25.6),
+    PaperRow("ResNet152 [38]", 73.22, True, 60.38),
+    PaperRow("VGG [42]", 73.28, True, 143.7),
+    PaperRow("CBAMRN50 [38]", 73.39, True, 28.09, 9),
+    PaperRow("LHC-Net", 73.39, False, 32.4, 14.8),
+    PaperRow("LHC-NetC", 73.53, False, 32.4, 14.8),
+    PaperRow("ResNet34v2", 73.92, True, 27.6),
+    PaperRow("RM-Net [38]", 74.14, True, 142.9, 80.7),
+    PaperRow("LHC-NetC", 74.28, True, 32.4, 14.8),
+    PaperRow("LHC-Net", 74.42, True, 32.4, 14.8),
 )
 
 

@@ -38,7 +38,7 @@ def all_tables(
     tables = {
         "models": models_table(selection, evaluation),
         "spread": spread_table(statistics),
-        "table7": table_7(evaluation, official=official),
+        "table7": table_7(selection, evaluation, official=official),
         "table_a2": table_a2(selection, evaluation, sizes=sizes, official=official),
         "comparisons": comparisons_table(statistics),
         "control": control_table(evaluation),
