@@ -91,7 +91,7 @@ def test_insertion_keeps_the_host_and_refuses_a_second_time(backbone: Saved, tin
 
 
 def test_a_diverged_seed_is_rejected_and_the_pipeline_goes_on(
-    backbone: Saved, stores: tuple[Path, Path], tiny: Config, tmp_path: Path
+    backbone: Saved, stores: tuple[Path, Path], tiny: Config, faces_csv: Path, tmp_path: Path
 ) -> None:
     inserted = steps.insert_lhc(backbone.path, tmp_path / "in", variant=tiny.variant("narrow"), set_="B", seed=0)
     exploding = Stage(learning_rate=1e30, batch_size=32, epochs=2)
@@ -121,9 +121,16 @@ def test_a_diverged_seed_is_rejected_and_the_pipeline_goes_on(
     assert [m.id for m in scored.models] == ["B/wide"]
     assert scored.models[0].test_tta is not None
     assert scored.models[0].test_tta.views == 60
-    summary = steps.compare(tmp_path / "selection.json", tmp_path / "evaluation", tmp_path / "report")
+    data_report = tmp_path / "data_report.json"
+    steps.prepare(tmp_path / "trainval", tmp_path / "test", data_report, data=Data(source=str(faces_csv)))
+    summary = steps.compare(
+        tmp_path / "selection.json", tmp_path / "evaluation", tmp_path / "report", data_report=data_report
+    )
     assert (summary.kept, summary.rejected) == (1, 1)
-    assert "B/narrow" in (tmp_path / "report" / "report.md").read_text()
+    for file in ("report.md", "report.html", "models.csv"):
+        assert "B/narrow" in (tmp_path / "report" / file).read_text(), file
+    statistics = json.loads((tmp_path / "report" / "statistics.json").read_text())
+    assert "LHC-Net against ResNet34v2: no model of set A was kept." in statistics["untested"]
 
 
 def test_training_on_other_data_than_the_start_is_refused(backbone: Saved, tiny: Config, tmp_path: Path) -> None:

@@ -279,15 +279,13 @@ def compare(
     """Write Table 7 and Table A2 beside the paper's figures, the statistics, and the report (report.html)."""
     from lhcnet import steps
 
-    config = load(params)
     steps.compare(
         selection,
         evaluation,
         out,
-        config=config,
         data_report=data,
         analysis=analysis,
-        execution=execution_name(config),
+        execution=execution_name(load(params)),
     )
     print_report(out)
 

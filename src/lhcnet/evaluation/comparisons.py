@@ -169,10 +169,12 @@ def sets(selection: SelectionReport, evaluation: EvaluationReport) -> dict[str, 
 
 def best_models(selection: SelectionReport, evaluation: EvaluationReport) -> dict[str, str]:
     """What a reader looks at first, name to id: the best on validation of A, of B u C (chosen) and of the LHC-NetCs."""
-    found = {}
+    found: dict[str, str] = {}
     best = {selection.best.get("A"), selection.chosen, evaluation.chosen_control}
     for name, models in sets(selection, evaluation).items():
-        found |= {name: model.id for model in models if model.id in best}
+        for model in models:
+            if model.id in best:
+                found[name] = model.id
     return found
 
 

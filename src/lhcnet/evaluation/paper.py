@@ -48,15 +48,15 @@ def table_7(selection: SelectionReport, evaluation: EvaluationReport, *, officia
                 if value is not None and not _inside(other, value, n)
             ]
             against = f"beyond noise: {', '.join(beyond)}" if beyond else "within noise"
-            verdict = {"against the paper's": against if official else "other images"}
+            verdict = {"against the paper's": against if official else "of other images"}
             rows.append({"model": name, "source": f"here (n={len(models)})"} | _cells(ours) | verdict)
             rows.append({"model": name, "source": "here, no twin"} | _cells(twinless) | dict.fromkeys(verdict, "-"))
         rows.append({"model": name, "source": "paper"} | _cells(paper) | {"against the paper's": "-"})
     note = (
-        "Test accuracy in per cent, no TTA, of the best 40 % and 25 % of the kept models of A, of the LHC-Nets of B u C, "
-        "and of the LHC-NetCs (n is how many there are). The table ranks by the test score itself, as the paper's does: it "
-        "compares sets, and its 'best' is no estimate of any one model. Within noise: the paper's figure lies inside "
-        "the 95 % interval of ours."
+        "Test accuracy in per cent, no TTA, of the best 40 % and 25 % of the kept models of A, of the LHC-Nets of B u "
+        "C, and of the LHC-NetCs (n is how many there are). The table ranks by the test score itself, as the paper's "
+        "does: it compares sets, and its 'best' is no estimate of any one model. Within noise: the paper's figure lies "
+        "inside the 95 % interval of ours."
     )
     return "Table 7", note, rows
 
@@ -75,20 +75,20 @@ def table_a2(selection: SelectionReport, evaluation: EvaluationReport, *, sizes:
             same = paper.get((name, tta))
             row = _a2_row(name, "here", tta, 100 * own.accuracy, *sizes.get(name, (None, None)))
             row |= {"ci95": bounds(own.ci95), "no twin": points(twinless)}
-            row |= _against(own, f"{name}, paper {same:.2f}", same, official) if same else _nothing()
+            row |= _against(own, f"{name}, paper {same:.2f}" if same else "", same, official)
             rows.append((100 * own.accuracy, True, row))
     chosen = evaluation.chosen_model()
     for other in PAPER_TABLE_A2:
         row = _a2_row(other.model, "paper", other.tta, other.accuracy, other.params, other.share)
         own = chosen.test_tta if other.tta else chosen.test
-        row |= _against(own, f"chosen, here {points(own)}", other.accuracy, official) if own else _nothing()
+        row |= _against(own, f"chosen, here {points(own)}", other.accuracy, official)
         rows.append((other.accuracy, False, row))
     note = (
         "Test accuracy in per cent. Here stand the best on validation of A, of B u C and of the LHC-NetCs; the paper's "
         "own rows are the best of several runs on the test images (Table 7, 'best'), the others as it quotes them (* "
         "from a repository). A row from here is compared with the paper's row of the same name, every row of the paper "
-        "with the chosen model under the same views: the difference is ours minus the paper's. Within noise: it lies inside the 95 % interval of "
-        "ours; a paired test would need the predictions behind it."
+        "with the chosen model under the same views: the difference is ours minus the paper's. Within noise: the "
+        "paper's figure lies inside the 95 % interval of ours; a paired test would need the predictions behind it."
     )
     return "Table A2", note, [row for _, _, row in sorted(rows, key=lambda item: item[:2])]
 
@@ -108,17 +108,14 @@ def _a2_row(
     }
 
 
-def _against(own: Score, whose: str, other: float, official: bool) -> dict[str, str]:
+def _against(own: Score | None, whose: str, other: float | None, official: bool) -> dict[str, str]:
+    columns = ("compared with", "difference", "which is")
+    if own is None or other is None:
+        return dict.fromkeys(columns, "-")
+    if not official:
+        return dict(zip(columns, ("-", "-", "of other images"), strict=True))
     noise = "within noise" if _inside(other, 100 * own.accuracy, own.n) else "beyond noise"
-    return {
-        "compared with": whose,
-        "difference": f"{100 * own.accuracy - other:+.2f}",
-        "which is": noise if official else "other images",
-    }
-
-
-def _nothing() -> dict[str, str]:
-    return dict.fromkeys(("compared with", "difference", "which is"), "-")
+    return dict(zip(columns, (whose, f"{100 * own.accuracy - other:+.2f}", noise), strict=True))
 
 
 def _inside(other: float, ours: float, n: int) -> bool:

@@ -26,6 +26,7 @@ OF_NAME = {"ResNet34v2": "A", "LHC-Net": "C", "LHC-NetC": "control", OTHER: "B"}
 REJECTED = "#999999"
 TITLES = {"A": "A: no LHC", "B": "B: settings", "C": "C: seeds", "control": "LHC-NetC"}
 CURVES = {"train_loss": "training loss", "val_loss": "validation loss", "val_accuracy": "validation accuracy"}
+FEWEST = 30  # images in a bin of the calibration
 WIDTH = 9.0  # inches; the report shows an inch as 96 pixels
 
 
@@ -58,7 +59,8 @@ def set_curves(selection: SelectionReport, evaluation: EvaluationReport) -> Figu
     ]
     sets = [name for name in TITLES if any(run[0] == name for run in runs)]
     figure = Figure(figsize=(WIDTH, 2.0 * len(sets) + 0.4), layout="constrained")
-    for name, panels in zip(sets, figure.subplots(len(sets), len(CURVES), squeeze=False), strict=True):
+    rows = figure.subplots(len(sets), len(CURVES), squeeze=False, sharex="row")
+    for name, panels in zip(sets, rows, strict=True):
         members = [run[1:] for run in runs if run[0] == name]
         for axes, (value, title) in zip(panels, CURVES.items(), strict=True):
             for id_, kept, history in sorted(members, key=lambda run: run[0] in best):
@@ -87,7 +89,7 @@ def accuracies(selection: SelectionReport, evaluation: EvaluationReport, *, offi
     for y, model in enumerate(ranked):
         colour = COLOURS[model.set]
         _dot(axes, model.test, y, colour, "o")
-        axes.plot(100 * model.test_distinct.accuracy, y, "o", color=colour, markerfacecolor="white")
+        axes.plot(100 * model.test_distinct.accuracy, y, "o", color=colour, fillstyle="none", markersize=9)
         if model.test_tta:
             _dot(axes, model.test_tta, y + 0.3, colour, "^")
     for y, name in enumerate(names, len(ranked)):
@@ -103,7 +105,15 @@ def accuracies(selection: SelectionReport, evaluation: EvaluationReport, *, offi
     axes.spines[["top", "right"]].set_visible(False)
     marks = {"plain": "o", "no twin": "o", "TTA": "^"} | ({"paper, plain": "D"} if official else {})
     handles = [
-        Line2D([], [], color="0.2", linestyle="", label=label, marker=mark, fillstyle="none" if label == "no twin" else "full")
+        Line2D(
+            [],
+            [],
+            color="0.2",
+            linestyle="",
+            label=label,
+            marker=mark,
+            fillstyle="none" if label == "no twin" else "full",
+        )
         for label, mark in marks.items()
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
@@ -140,7 +150,7 @@ def class_scores(predicted: NDArray[np.int64], labels: NDArray[np.uint8], classe
 
 
 def calibration(selection: SelectionReport, evaluation: EvaluationReport, predictions: Predictions) -> Figure:
-    """Accuracy against confidence in ten bins, with the share of the images in each."""
+    """Accuracy against confidence, in at most ten bins of equally many images; below, how confidence is spread."""
     figure = Figure(figsize=(6.5, 6), layout="constrained")
     curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     curve.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="as it should be")
@@ -151,7 +161,8 @@ def calibration(selection: SelectionReport, evaluation: EvaluationReport, predic
                 continue
             confidence = predictions[key].max(1)
             right = predictions[key].argmax(1) == predictions["labels/test"]
-            accuracy, centre = calibration_curve(right, confidence, n_bins=10)
+            groups = max(1, min(10, len(right) // FEWEST))
+            accuracy, centre = calibration_curve(right, confidence, n_bins=groups, strategy="quantile")
             style = {"color": COLOURS[OF_NAME[name]], "linestyle": line}
             curve.plot(centre, accuracy, marker="o", markersize=4, label=name + " TTA" * (line == "--"), **style)
             share = np.histogram(confidence, bins)[0] / len(confidence)
@@ -197,5 +208,6 @@ def _dot(axes: Axes, score: Score, y: float, colour: str, marker: str) -> None:
 
 def _tidy(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

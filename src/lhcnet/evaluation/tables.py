@@ -152,7 +152,7 @@ def control_table(evaluation: EvaluationReport) -> Table:
     rows = [{"model": "start"} | start | factors]
     for model in evaluation.models:
         if model.control:
-            w = {f"w{i}": f"{w:.4f}" for i, w in enumerate(model.control.w, 1)}
+            w = {f"w{i}": f"{w:.3f}" for i, w in enumerate(model.control.w, 1)}
             learnt = {f"1+tanh(w{i})": f"{1 + np.tanh(w):.3f}" for i, w in enumerate(model.control.w, 1)}
             rows.append({"model": model.id} | w | learnt)
     note = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +14,25 @@ from lhcnet.evaluation.score import Score, confusion
 from lhcnet.evaluation.selection import SelectionReport
 from lhcnet.evaluation.statistics import Paired, p_text
 from lhcnet.evaluation.summary import EvaluationReport
-from lhcnet.report.page import Chapter, Drawing, page
+from lhcnet.report.page import Chapter, page
 from lhcnet.report.protocol import data_chapter, differing, official, protocol_chapter
 
 
 def write_report(
     file: Path,
     *,
-    config: Mapping[str, Any],
     data_report: Mapping[str, Any],
     selection: SelectionReport,
     evaluation: EvaluationReport,
     predictions: Predictions,
     statistics: Statistics,
     tables: Mapping[str, Table],
-    analysis_tables: Sequence[Table] = (),
-    analysis_figures: Sequence[Drawing] = (),
-    execution: str = "",
+    analyses: Chapter | None = None,
+    execution: str | None = None,
 ) -> None:
     """One HTML file with everything in it.
 
-    `config` is `Config.to_dict()`, `data_report` what prepare wrote, `tables` come from `all_tables`.
+    `data_report` is what prepare wrote, `tables` come from `all_tables`.
     """
     from lhcnet.evaluation import plots  # matplotlib
 
@@ -48,7 +46,7 @@ def write_report(
     chapters = [
         Chapter("In short", _in_short(evaluation, statistics)),
         data_chapter(data_report),
-        protocol_chapter(config),
+        protocol_chapter(selection, evaluation),
         Chapter(
             "Training",
             [
@@ -86,7 +84,7 @@ def write_report(
         ),
         Chapter("Beside the paper", [_beside(evaluation, same_images)], of("table7", "table_a2")),
         Chapter("Comparisons", list(statistics.untested), _grouped(*of("comparisons"))),
-        Chapter("LHC-NetC", _control(config, evaluation, statistics), of("control")),
+        Chapter("LHC-NetC", _control(evaluation, statistics), of("control")),
         Chapter(
             "Classes",
             [],
@@ -111,25 +109,20 @@ def write_report(
             [
                 (
                     "Confidence and accuracy",
-                    f"Ten bins of confidence over {len(labels):,} test images: below the diagonal a model is surer "
-                    "than right. With few images in a bin its point means little.",
+                    f"Bins of equally many of the {len(labels):,} test images, at most ten and of at least "
+                    f"{plots.FEWEST}: below the diagonal a model is surer than right. Below, how many are how sure.",
                     plots.calibration(selection, evaluation, predictions),
                 )
             ],
         ),
-        Chapter(
-            "Analyses",
-            [] if analysis_tables or analysis_figures else ["No analyses were made in this execution."],
-            analysis_tables,
-            analysis_figures,
-        ),
+        analyses or Chapter("Analyses", ["No analyses were made in this execution."]),
     ]
     html = page(
-        f"LHC-Net: {execution or config['profile']}",
+        f"LHC-Net: {execution or selection.chosen}",
         chapters,
         lead=_lead(selection, evaluation),
         facts=_facts(selection, evaluation, execution),
-        notices=_notices(config, data_report, same_images),
+        notices=_notices(selection, evaluation, data_report, same_images),
     )
     file.write_text(html, encoding="utf-8")
 
@@ -155,12 +148,13 @@ def _scores(models: Table) -> Table:
 
 def _grouped(*comparisons: Table) -> list[Table]:
     """A table for each way of choosing who is compared."""
-    groups = []
+    groups: list[Table] = []
     for _, note, rows in comparisons:
         for how_chosen, title in GROUPS.items():
             members = [row for row in rows if row["how chosen"] == how_chosen]
             names = [name for name in rows[0] if name not in ("test", "how chosen")]
-            told = f"{members[0]['test']} test; {how_chosen}." if members else ""
+            kind = "Permutation" if how_chosen == ALL_KEPT else "McNemar"
+            told = f"{kind} test; {how_chosen}."
             groups.append((title, told, [_only(row, *names) for row in members]))
         groups[0] = (groups[0][0], f"{groups[0][1]} {note}", groups[0][2])
     return groups
@@ -171,20 +165,22 @@ def _only(row: Row, *names: str) -> Row:
 
 
 def _lead(selection: SelectionReport, evaluation: EvaluationReport) -> str:
+    test = evaluation.chosen_model().test
     candidates = sum(entry.kept and entry.set != "A" for entry in selection.entries)
     return (
-        f"{selection.chosen} is the best on validation of the {candidates} kept networks with LHC. On the test images, "
-        f"which chose nothing, its accuracy is {_stated(evaluation.chosen_model().test)}; in brackets always the 95 % interval."
+        f"{selection.chosen} is the best on validation of the {candidates} kept networks with attention. On the test "
+        f"images, which chose nothing, its accuracy is {percent(test.accuracy)} % (95 % interval {bounds(test.ci95)}, "
+        f"n = {test.n:,})."
     )
 
 
 def _stated(score: Score | None) -> str:
     if score is None:
         return "not computed"
-    return f"{percent(score.accuracy)} % ({bounds(score.ci95)}), n = {score.n:,}"
+    return f"{percent(score.accuracy)} %\n95 %: {bounds(score.ci95)}, n = {score.n:,}"
 
 
-def _facts(selection: SelectionReport, evaluation: EvaluationReport, execution: str) -> dict[str, str]:
+def _facts(selection: SelectionReport, evaluation: EvaluationReport, execution: str | None) -> dict[str, str]:
     model, kept = evaluation.chosen_model(), sum(entry.kept for entry in selection.entries)
     return {
         "Execution": execution or "not tracked",
@@ -200,15 +196,19 @@ def _facts(selection: SelectionReport, evaluation: EvaluationReport, execution: 
     }
 
 
-def _notices(config: Mapping[str, Any], data_report: Mapping[str, Any], same_images: bool) -> list[str]:
+def _notices(
+    selection: SelectionReport, evaluation: EvaluationReport, data_report: Mapping[str, Any], same_images: bool
+) -> list[str]:
     notices = []
     if not same_images:
         notices.append(
             f"These are not FER2013's official splits ({data_report['images']:,} images, {data_report['shape']}): the "
             "paper's figures are of other images, and differences from them are not judged."
         )
-    if different := differing(config):
-        notices.append(f"{different} settings differ from the paper's; chapter 3 marks them.")
+    if different := differing(selection, evaluation):
+        notices.append(f"{different} settings differ from the paper's: see Protocol.")
+    if not all(entry.architecture.has_lhc for entry in selection.entries if entry.id == selection.chosen):
+        notices.append("The chosen network has other attention than LHC: it has no counterpart in the paper's tables.")
     return notices
 
 
@@ -217,8 +217,8 @@ def _in_short(evaluation: EvaluationReport, statistics: Statistics) -> list[str]
     low, high = model.test.ci95
     first = (
         f"One test image is {100 / model.test.n:.3f} points, and chance in the choice of the images alone moves an "
-        f"accuracy by {50 * (high - low):.1f} points (half of a 95 % interval). Two models on the same images are told "
-        "apart more finely, by the images on which they disagree."
+        f"accuracy by up to {50 * (high - low):.1f} points (half of a 95 % interval). Two models on the same images "
+        "are told apart more finely, by the images on which they disagree."
     )
     leading = {evaluation.chosen_control, f"{evaluation.chosen} with TTA"}
     told = [one for one in statistics.comparisons if one.how_chosen in (BEST, ALL_KEPT) or one.first in leading]
@@ -247,14 +247,11 @@ def _beside(evaluation: EvaluationReport, same_images: bool) -> str:
     return f"The paper's figures are on FER2013's 3,589 test images, these on {n:,} others: nothing is compared."
 
 
-def _control(config: Mapping[str, Any], evaluation: EvaluationReport, statistics: Statistics) -> list[str]:
-    if not (controlled := [model for model in evaluation.models if model.control]):
-        wanted = config["control"]["models"]
-        missing = "so no LHC-NetC was trained" if wanted == "none" else "but none was handed to the evaluation"
-        return [f"control.models: {wanted}, {missing}."]
-    ids = {model.id for model in controlled}
+def _control(evaluation: EvaluationReport, statistics: Statistics) -> list[str]:
+    if evaluation.chosen_control is None:
+        return ["No LHC-NetC was trained or handed to the evaluation (control.models: none)."]
     return [
         f"Each residual becomes x + (1 + tanh(w)) LHC(x), and only the five w are trained. Best on validation: "
         f"{evaluation.chosen_control}.",
-        *(_told(one) for one in statistics.comparisons if one.first in ids),
+        *(_told(one) for one in statistics.comparisons if one.first == evaluation.chosen_control),
     ]

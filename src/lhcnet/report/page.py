@@ -18,7 +18,7 @@ Drawing = tuple[str, str, "Figure"]  # title, caption, figure
 
 NUMBER = re.compile(r"[<+-]?\s?\d[\d,.]*(e[+-]?\d+)?(-\d[\d.]*)?")
 MARKED = {"beyond noise": "beyond", "within noise": "within", "differs": "differs"}
-LONG = 30  # characters; a column with longer words than that breaks its lines, no other does
+LONG = 40  # characters; a column with longer words than that breaks its lines, no other does
 LARGEST_SVG = 300_000  # bytes; a figure of more strokes than that is smaller as pixels
 PIXELS_PER_INCH = 160
 

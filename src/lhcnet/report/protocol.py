@@ -1,47 +1,24 @@
-"""The chapters on data and protocol: what was done, beside what the paper did (Tables 2-6)."""
+"""The chapters on data and protocol: what was done, read off the results, beside what the paper did (Tables 2-6)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lhcnet.config import TABLE_2, Config
+from lhcnet.config import TABLE_2, Config, Module, Other, Stage
 from lhcnet.data.sources import CLASSES, OFFICIAL_COUNTS, SPLITS
 from lhcnet.evaluation.cells import Row
+from lhcnet.evaluation.selection import SelectionReport
+from lhcnet.evaluation.summary import EvaluationReport
 from lhcnet.report.page import Chapter
 
-STAGES = {
-    "stage 1 (Table 3)": ("stage1",),
-    "stage 2 (Table 4)": ("stage2",),
-    "stage 3 (Table 5)": ("stage3",),
-    "stage 4 (Table 6)": ("stage4",),
-    "LHC-NetC": ("control", "training"),
-}
-SETTINGS: Mapping[str, tuple[str, ...]] = {  # what the paper says (text, or text and code); empty where it is silent
-    "network.input_size": ("224",),
-    "network.depths": ("3 4 6 3",),
-    "network.widths": ("64 128 256 512",),
-    "network.head": ("4096 1024",),
-    "network.dropout": ("0.4",),
-    "network.bn_momentum": ("0.01",),
-    "network.weights": ("ImageNet",),
-    "compute.device": (),
-    "compute.precision": (),
-    "selection.loss_factor": ("1.1",),
-    "control.models": (),
-    "evaluation.tta": (),
-    "evaluation.tta_rotation": ("0.4", "0.15"),
-    "seeds.backbone": (),
-    "seeds.a": (),
-    "seeds.b": (),
-    "seeds.c": (),
-}
 SAME = "as in the paper"
+COMPARED = "beside the paper"
 CHOICES = (
     ("epoch of a stage", "validation", "best accuracy; the start of the stage counts as epoch 0"),
     ("settings of set C", "validation", "best accuracy of the kept models of B"),
     ("kept or rejected", "train", "the 10 % rule: training loss against that of the backbone"),
-    ("chosen LHC-Net, best of A, best LHC-NetC", "validation", "best accuracy; ties: lower loss, then the name"),
+    ("chosen model, best of A, best LHC-NetC", "validation", "best accuracy; ties: lower loss, then the name"),
     ("Table 7", "test", "ranks by the test score, as the paper's does: it compares sets and chooses no model"),
     ("all other test figures", "nothing is chosen on test", "test images are read once, by the step evaluate"),
 )
@@ -62,17 +39,17 @@ def data_chapter(report: Mapping[str, Any]) -> Chapter:
         | {"all": f"{sum(counts[split].values()):,}"}
         for split in SPLITS
     ]
-    twins = report["twin_in_train"]
-    found: list[Row] = [
-        {"what": "images", "how many": f"{report['images']:,}"},
-        {"what": "distinct images", "how many": f"{report['distinct']:,}"},
-        {"what": "byte-identical repeats", "how many": f"{report['repeats']:,}"},
-        {"what": "distinct images in more than one split", "how many": f"{report['in_several_splits']:,}"},
-        {"what": "distinct images with more than one label", "how many": f"{report['with_several_labels']:,}"},
-    ]
-    found += [{"what": f"{s} images with a twin in train", "how many": f"{n:,}"} for s, n in sorted(twins.items())]
-    found += [{"what": f"blank images in {s}", "how many": f"{report['blank'][s]:,}"} for s in SPLITS]
-    found += [{"what": f"mean grey value of {s}", "how many": f"{report['mean_grey'][s]:.2f}"} for s in SPLITS]
+    found = {
+        "images": report["images"],
+        "distinct images": report["distinct"],
+        "byte-identical repeats": report["repeats"],
+        "distinct images in more than one split": report["in_several_splits"],
+        "distinct images with more than one label": report["with_several_labels"],
+        **{f"{split} images with a twin in train": n for split, n in sorted(report["twin_in_train"].items())},
+        **{f"blank images in {split}": report["blank"][split] for split in SPLITS},
+    }
+    like: list[Row] = [{"what": what, "how many": f"{n:,}"} for what, n in found.items()]
+    like += [{"what": f"mean grey value of {s}", "how many": f"{report['mean_grey'][s]:.2f}"} for s in SPLITS]
     return Chapter(
         "Data",
         [
@@ -82,104 +59,151 @@ def data_chapter(report: Mapping[str, Any]) -> Chapter:
         ],
         [
             ("Images", "How many images of each class the splits hold.", rows),
-            ("What the images are like", "Counted over all splits; a blank image has grey values within 3.", found),
+            ("What the images are like", "Counted over all splits; a blank image has grey values within 3.", like),
         ],
     )
 
 
-def protocol_chapter(config: Mapping[str, Any]) -> Chapter:
-    stages, settings, variants = _stages(config), _settings(config), _variants(config)
+def protocol_chapter(selection: SelectionReport, evaluation: EvaluationReport) -> Chapter:
     choices: list[Row] = [{"what": w, "chosen on": on, "by": by} for w, on, by in CHOICES]
     return Chapter(
         "Protocol",
-        [f"Profile {config['profile']}. {differing(config)} of the settings below differ from the paper's."],
+        [
+            "What was done, as the trained models tell it. "
+            f"{differing(selection, evaluation)} of the settings below differ from the paper's."
+        ],
         [
             (
                 "Training stages",
                 "Tables 3-6 of the paper beside what was done here: cross-entropy, early stopping on validation "
                 "accuracy. The flip and the training of LHC-NetC are not in the paper's tables but in its code.",
-                stages,
+                _stages(selection, evaluation),
             ),
             (
                 "LHC modules",
                 "Settings of LHC1 to LHC5 in every variant of set B, beside Table 2; the paper does not list the "
                 "others it tried.",
-                variants,
+                _variants(selection),
             ),
             (
                 "Other settings",
                 "A dash where the paper is silent. Its text turns the second TTA views by 0.4 rad, its code by 0.15.",
-                settings,
+                _settings(selection, evaluation),
             ),
             ("What was chosen on which split", "No test image took part in a choice.", choices),
         ],
     )
 
 
-def differing(config: Mapping[str, Any]) -> int:
+def differing(selection: SelectionReport, evaluation: EvaluationReport) -> int:
     """How many rows of the protocol differ from the paper. Of the variants only the lack of Table 2 does."""
-    rows = [*_stages(config), *_settings(config)]
-    lacks_table_2 = not any(row["beside the paper"] == SAME for row in _variants(config))
-    return sum(row["beside the paper"].startswith("differs") for row in rows) + lacks_table_2
+    rows = [*_stages(selection, evaluation), *_settings(selection, evaluation)]
+    lacks_table_2 = not any(row[COMPARED] == SAME for row in _variants(selection))
+    return sum(row[COMPARED].startswith("differs") for row in rows) + lacks_table_2
 
 
-def _stages(config: Mapping[str, Any]) -> list[Row]:
-    paper, rows = Config().to_dict(), list[Row]()
-    for name, path in STAGES.items():
-        here, there = (_stage(_at(values, path)) for values in (config, paper))
-        names = ", ".join(key for key in here if here[key] != there[key])
-        there["augmentation"] = there["augmentation"].replace("flip", "(code: flip)")
-        rows.append({"stage": name, "where": "here"} | here | {"beside the paper": _differing(names)})
-        rows.append(
-            {"stage": name, "where": "paper" if len(path) == 1 else "paper's code"} | there | {"beside the paper": "-"}
+def _stages(selection: SelectionReport, evaluation: EvaluationReport) -> list[Row]:
+    paper = Config()
+    trained: dict[str, tuple[Stage, Iterable[Stage | None]]] = {
+        f"stage {i} (Table {i + 2})": (
+            paper.stages[i - 1],
+            [model.training for model in selection.backbone if model.id.endswith(f"stage{i}")],
         )
+        for i in (1, 2, 3)
+    }
+    trained["stage 4 (Table 6)"] = paper.stage4, [entry.training for entry in selection.entries]
+    controlled = [model.control.training for model in evaluation.models if model.control]
+    trained["LHC-NetC"] = paper.control.training, controlled
+    rows: list[Row] = []
+    for name, (stage, done) in trained.items():
+        there = _stage(stage)
+        for training in dict.fromkeys(done):
+            if training is not None:
+                here = _stage(training)
+                names = ", ".join(key for key in here if here[key] != there[key])
+                rows.append(
+                    {"stage": name, "where": "here"} | here | {COMPARED: f"differs: {names}" if names else SAME}
+                )
+        said = there | {"augmentation": there["augmentation"].replace("flip", "(code: flip)")}
+        where = "paper's code" if name == "LHC-NetC" else "paper"
+        rows.append({"stage": name, "where": where} | said | {COMPARED: "-"})
     return rows
 
 
-def _stage(stage: Mapping[str, Any]) -> dict[str, str]:
-    moves = stage["augmentation"]
+def _stage(stage: Stage) -> dict[str, str]:
+    moves = stage.augmentation.to_dict()
     drawn = [f"{name} {moves[name]:g}" for name in ("rotation", "shift", "zoom") if moves[name]]
     return {
-        "optimiser": stage["optimizer"],
-        "learning rate": f"{stage['learning_rate']:g}",
-        "batch": str(stage["batch_size"]),
-        "patience": str(stage["patience"]),
-        "epochs": str(stage["epochs"]),
+        "optimiser": stage.optimizer,
+        "learning rate": f"{stage.learning_rate:g}",
+        "batch": str(stage.batch_size),
+        "patience": str(stage.patience),
+        "epochs": str(stage.epochs),
         "augmentation": ", ".join([*drawn, *(["flip"] if moves["flip"] else [])]) or "none",
     }
 
 
-def _variants(config: Mapping[str, Any]) -> list[Row]:
-    table_2 = _modules([module.to_dict() for module in TABLE_2])
-    rows: list[Row] = [{"variant": "paper, Table 2"} | table_2 | {"beside the paper": "-"}]
-    for name, modules in config["variants"].items():
-        here = _modules(modules)
-        others = ", ".join(key for key in here if here[key] != table_2[key])
-        rows.append({"variant": name} | here | {"beside the paper": f"other {others}" if others else SAME})
+def _variants(selection: SelectionReport) -> list[Row]:
+    table_2 = _modules(TABLE_2)
+    rows: list[Row] = [{"variant": "paper, Table 2"} | table_2 | {COMPARED: "-"}]
+    for entry in selection.entries:
+        if entry.set == "B" and entry.architecture.modules is not None:
+            here = _modules(entry.architecture.modules)
+            others = ", ".join(key for key in here if here[key] != table_2[key])
+            rows.append({"variant": entry.variant or ""} | here | {COMPARED: f"other {others}" if others else SAME})
     return rows
 
 
-def _modules(modules: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _modules(modules: Sequence[Module | Other]) -> dict[str, str]:
+    """Columns of five words each; what stands for LHC in a place is named under the heads."""
     columns = {"heads": "heads", "d": "dim", "pool": "pool", "g": "scale", "kernel": "kernel"}
-    return {title: " ".join(f"{module[key]:g}" for module in modules) for key, title in columns.items()}
+    columns |= {"split": "cut", "norm": "norm", "second_conv": "second convolution"}
+    rows = [row.to_dict() if isinstance(row, Module) else {"heads": row.attention} for row in modules]
+    written = {title: [_word(row.get(key)) for row in rows] for key, title in columns.items()}
+    return {title: words[0] if len(set(words)) == 1 else " ".join(words) for title, words in written.items()}
 
 
-def _settings(config: Mapping[str, Any]) -> list[Row]:
-    rows: list[Row] = []
-    for name, paper in SETTINGS.items():
-        value = _at(config, name.split("."))
-        here = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-        same = here != "none" if name == "network.weights" else not paper or here in paper
-        verdict = (SAME if same else "differs") if paper else "-"
-        rows.append({"setting": name, "here": here, "paper": " or ".join(paper) or "-", "beside the paper": verdict})
-    return rows
+def _settings(selection: SelectionReport, evaluation: EvaluationReport) -> list[Row]:
+    paper, first, last = Config(), selection.backbone[0], selection.backbone[-1]
+    here, there = last.architecture, paper.network
+    start = "random" if first.start == "none" else f"weights {first.start[:12]}"
+    compute = last.compute.to_dict() if last.compute else {}
+    known: list[tuple[str, object, object]] = [
+        ("input size", here.input_size, there.input_size),
+        ("depths", here.depths, there.depths),
+        ("widths", here.widths, there.widths),
+        ("head", here.head, there.head),
+        ("dropout", here.dropout, there.dropout),
+        ("momentum of BatchNorm", here.bn_momentum, there.bn_momentum),
+        ("loss rule", selection.loss_factor, paper.selection.loss_factor),
+    ]
+    rows: list[Row] = [
+        {
+            "setting": name,
+            "here": _words(ours),
+            "paper": _words(theirs),
+            COMPARED: SAME if ours == theirs else "differs",
+        }
+        for name, ours, theirs in known
+    ]
+    angle = evaluation.settings.tta_rotation
+    as_paper = SAME if angle in (0.4, paper.evaluation.tta_rotation) else "differs"
+    rows.append(
+        {"setting": "second TTA rotation", "here": _word(angle), "paper": "0.4 (code: 0.15)", COMPARED: as_paper}
+    )
+    if first.id.endswith("stage1"):
+        as_paper = SAME if first.start != "none" else "differs"
+        rows.append({"setting": f"start of {first.id}", "here": start, "paper": "ImageNet weights", COMPARED: as_paper})
+    seeds = {f"data seeds of {name}": sorted({e.seed for e in selection.entries if e.set == name}) for name in "ABC"}
+    silent = {f"data seed of {last.id}": last.seed, **seeds, "TTA for": evaluation.settings.tta, **compute}
+    return rows + [{"setting": name, "here": _words(v), "paper": "-", COMPARED: "-"} for name, v in silent.items()]
 
 
-def _differing(names: str) -> str:
-    return f"differs: {names}" if names else SAME
+def _words(value: object) -> str:
+    return " ".join(map(_word, value)) if isinstance(value, list | tuple) else _word(value)
 
 
-def _at(values: Mapping[str, Any], path: Sequence[str]) -> Any:
-    for key in path:
-        values = values[key]
-    return values
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from lhcnet.config import Config, parse
+from lhcnet.config import parse
 from lhcnet.data.atomic import complete_or_absent
 from lhcnet.errors import LhcnetError
 from lhcnet.evaluation.comparisons import Predictions
@@ -21,8 +21,7 @@ from lhcnet.tracking.runs import Execution, child, missing
 from lhcnet.tracking.runs import register as register_model
 
 if TYPE_CHECKING:
-    from lhcnet.evaluation.cells import Table
-    from lhcnet.report.page import Drawing
+    from lhcnet.report import Chapter
 
 log = logging.getLogger("lhcnet")
 
@@ -32,7 +31,6 @@ def compare(
     evaluation: Path,
     out: Path,
     *,
-    config: Config,
     data_report: Path,
     analysis: Path | None = None,
     execution: str | None = None,
@@ -52,9 +50,8 @@ def compare(
     if not isinstance(data, dict) or data.get("digest") != chosen.data:
         raise LhcnetError(f"{data_report}: expected the report on the data {chosen.data[:12]} of {selection}")
     predictions = _predictions(evaluation / "predictions.npz", scored)
-    network = sizes(config.network, config.variant(chosen.chosen_variant).modules)
-
-    analysis_tables, analysis_figures = _analyses(analysis) if analysis else ([], [])
+    network = next(sizes(entry.architecture) for entry in chosen.entries if entry.id == chosen.chosen)
+    analyses = _analyses(analysis) if analysis else None
 
     summary = summarise(chosen, scored)
     found = statistics(chosen, scored, predictions)
@@ -65,16 +62,14 @@ def compare(
         write_tables(folder, tables)
         write_report(
             folder / "report.html",
-            config=config.to_dict(),
             data_report=data,
             selection=chosen,
             evaluation=scored,
             predictions=predictions,
             statistics=found,
             tables=tables,
-            analysis_tables=analysis_tables,
-            analysis_figures=analysis_figures,
-            execution=execution or "",
+            analyses=analyses,
+            execution=execution,
         )
     with tracked(execution, chosen.data, "compare") as run:
         if run:
@@ -86,11 +81,17 @@ def compare(
     return summary
 
 
-def _analyses(folder: Path) -> tuple[list[Table], list[Drawing]]:
-    from lhcnet.analysis.figures import figures  # type: ignore[import-not-found]
-    from lhcnet.analysis.tables import tables  # type: ignore[import-not-found]
+def _analyses(folder: Path) -> Chapter:
+    from lhcnet.analysis.figures import figures
+    from lhcnet.analysis.report import MARKER
+    from lhcnet.analysis.tables import tables
+    from lhcnet.report import Chapter
 
-    return tables(folder), figures(folder)
+    found = read_json(folder / MARKER)
+    if isinstance(found, dict) and "skipped" in found:
+        return Chapter("Analyses", [f"Nothing was analysed: {found['skipped']}."])
+    chosen_on = "Made on validation images with the chosen model, so that the test images stay unseen."
+    return Chapter("Analyses", [chosen_on], tables(folder), figures(folder))
 
 
 def _predictions(file: Path, scored: EvaluationReport) -> Predictions:
