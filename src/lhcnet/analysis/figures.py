@@ -56,8 +56,8 @@ _ATTENTION = (
     "more even than single channels."
 )
 _ENTROPY = (
-    "0 looks at one channel, 1 at all alike. Filled: mean over the images; hollow: of the mean map, the same where "
-    "attention does not depend on the image."
+    "0 looks at one channel, 1 at all alike. The mean over the images and the entropy of the mean map are the same "
+    "where attention does not depend on the image."
 )
 _A1 = "L1 and G1 as functions of A and B. The paper reads it where no slice is empty (C = 0)."
 
@@ -220,8 +220,10 @@ def _entropy(analysis: Analysis) -> Figure:
     figure, axes = _panels(analysis.report, 3.6, "entropy, 1 = uniform")
     for ax, module in zip(axes, analysis.report.modules, strict=True):
         x = [head.head for head in module.heads]
-        ax.plot(x, [head.entropy for head in module.heads], "o", color="C0")
-        ax.plot(x, [head.entropy_of_mean for head in module.heads], "o", color="C0", markerfacecolor="white")
+        (mean,) = ax.plot(x, [head.entropy for head in module.heads], "o", color="C0", label="mean over the images")
+        of_mean = [head.entropy_of_mean for head in module.heads]
+        (hollow,) = ax.plot(x, of_mean, "o", color="C0", markerfacecolor="white", label="of the mean map")
         ax.set_title(f"{module.place}\nC = {module.channels}", fontsize=10)
     axes[0].set_ylim(-0.03, 1.03)
+    figure.legend(handles=[mean, hollow], loc="outside upper center", ncols=2, frameon=False)
     return figure

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from lhcnet.analysis.switching import lhc_slots, slot_inputs
+from lhcnet.analysis.switching import inputs_of, lhc_slots
 from lhcnet.device import Device
 from lhcnet.evaluation.predict import batches
 from lhcnet.models.lhc import LHC, LHCIntermediates
@@ -128,7 +128,7 @@ def head_statistics(
     with tqdm(total=len(images), desc="attention", unit="image", disable=None) as progress:
         for _, grey in batches(images, input_size, False, device, min(batch_size, IMAGES_AT_ONCE)):
             with device.autocast():
-                inputs, _ = slot_inputs(network, grey.expand(-1, 3, -1, -1))
+                inputs, _ = inputs_of([module.lhc for module in sums], network, grey.expand(-1, 3, -1, -1))
                 for module, x in zip(sums, inputs, strict=True):
                     module.add(module.lhc.intermediates(x))
             progress.update(len(grey))

@@ -1,8 +1,8 @@
 """Switching modules and heads off, and setting them back to their initial weights (section 3.2.4).
 
-Off: a module's slot passes its input on; a head's slice of LHC(x) is zero. Reset ("de-trained" in the paper): a module
-has the weights it was inserted with. A single head has only w1[h] and b1[h] to itself; the scaling layer and the value
-convolution are shared, so they are set back when the module loses all of its heads. The w of an LHC-NetC weighs the
+Off: a module's slot passes its input on; a head's output A_h (16) is zero. Reset ("de-trained" in the paper): a module
+is as it was inserted. A single head has only w1[h] and b1[h] to itself; the scaling layer, the value convolution and
+learnt areas are shared, so they are set back when the module loses all of its heads. The w of an LHC-NetC weighs the
 residual sum and is no part of the module: it stays.
 
 A network is never written to: a change is another list of slots, in use for the length of a ``with`` block.
@@ -11,7 +11,7 @@ A network is never written to: a change is another list of slots, in use for the
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from lhcnet.device import Device
 from lhcnet.evaluation.predict import batches
+from lhcnet.models.areas import Horizontal, Learnt
 from lhcnet.models.lhcnet import ResidualLHC, insert_modules
 from lhcnet.models.resnetv2 import PLACES, ResNetV2
 from lhcnet.models.saved import Saved
@@ -37,7 +38,7 @@ class Change:
     """Heads that a network loses: ``lost[i]`` are those of module i, both counted from 0."""
 
     way: Way
-    lost: tuple[tuple[int, ...], ...]
+    lost: tuple[frozenset[int], ...]
 
     @property
     def first(self) -> int:
@@ -47,18 +48,18 @@ class Change:
 
 def lose_module(heads: Sequence[int], place: int, way: Way) -> Change:
     """Module ``place`` is lost; ``heads`` are the numbers of heads of all modules, (8, 8, 7, 7, 1) in Table 2."""
-    return Change(way, tuple(tuple(range(n)) if i == place else () for i, n in enumerate(heads)))
+    return Change(way, tuple(frozenset(range(n) if i == place else ()) for i, n in enumerate(heads)))
 
 
 def lose_head(heads: Sequence[int], place: int, head: int, way: Way) -> Change:
     """One head of module ``place`` is lost."""
-    return Change(way, tuple((head,) if i == place else () for i in range(len(heads))))
+    return Change(way, tuple(frozenset([head] if i == place else ()) for i in range(len(heads))))
 
 
 def keep_first(heads: Sequence[int], kept: int, way: Way) -> Change:
     """Only the first ``kept`` heads stay, counted from the input of the network."""
-    starts = np.cumsum([0, *heads[:-1]]).tolist()
-    return Change(way, tuple(tuple(h for h in range(n) if s + h >= kept) for s, n in zip(starts, heads, strict=True)))
+    before = np.cumsum([0, *heads[:-1]]).tolist()
+    return Change(way, tuple(frozenset(range(max(kept - b, 0), n)) for b, n in zip(before, heads, strict=True)))
 
 
 def lhc_slots(network: ResNetV2) -> list[ResidualLHC]:
@@ -117,8 +118,8 @@ def _slots(network: ResNetV2, change: Change, initial: ResNetV2 | None) -> Itera
         raise ValueError("a reset needs the network with the initial weights")
     starts = lhc_slots(initial) if initial else slots
     for place, slot, start, lost in zip(PLACES, slots, starts, change.lost, strict=True):
-        if not set(lost) <= set(range(slot.lhc.heads)):
-            raise ValueError(f"{place} has the heads 0..{slot.lhc.heads - 1}, not {lost}")
+        if not lost <= set(range(slot.lhc.heads)):
+            raise ValueError(f"{place} has the heads 0..{slot.lhc.heads - 1}, not {sorted(lost)}")
         if not lost:
             yield slot
         elif change.way == "off":
@@ -127,34 +128,44 @@ def _slots(network: ResNetV2, change: Change, initial: ResNetV2 | None) -> Itera
             yield _set_back(slot, start, lost)
 
 
-def _without(slot: ResidualLHC, lost: Sequence[int]) -> nn.Module:
-    lhc = slot.lhc
-    if len(lost) == lhc.heads:
+class _Silenced(nn.Module):
+    """The areas of a module whose lost heads say nothing."""
+
+    def __init__(self, areas: Horizontal | Learnt, lost: frozenset[int]) -> None:
+        super().__init__()
+        self.areas, self.lost = areas, list(lost)
+
+    def cut(self, z: Tensor) -> Tensor:
+        return self.areas.cut(z)
+
+    def join(self, A: Tensor) -> Tensor:
+        return self.areas.join(A.index_fill(1, torch.tensor(self.lost, device=A.device), 0))
+
+
+def _without(slot: ResidualLHC, lost: frozenset[int]) -> nn.Module:
+    if len(lost) == slot.lhc.heads:
         return nn.Identity()
-    gone = lhc.w1.new_zeros(lhc.heads, lhc.height * lhc.width // lhc.heads, dtype=torch.bool)  # (heads, L)
-    gone[list(lost)] = True
-    zeros = gone.view(lhc.height, lhc.width)  # a head's slice is a run of the row-major pixels, (17)
     other = copy.deepcopy(slot)
-    other.lhc.register_forward_hook(lambda _module, _inputs, y: y.masked_fill(zeros, 0))
+    other.lhc.areas = _Silenced(other.lhc.areas, lost)  # type: ignore[assignment]
     return other
 
 
 @torch.no_grad()
-def _set_back(slot: ResidualLHC, start: ResidualLHC, lost: Sequence[int]) -> nn.Module:
-    lhc = start.lhc
-    if len(lost) < lhc.heads:
-        lhc, rows = copy.deepcopy(slot.lhc), list(lost)
-        lhc.w1[rows] = start.lhc.w1[rows]
-        lhc.b1[rows] = start.lhc.b1[rows]
-    other = ResidualLHC(lhc)
-    other.w = slot.w
+def _set_back(slot: ResidualLHC, start: ResidualLHC, lost: frozenset[int]) -> nn.Module:
+    if len(lost) == slot.lhc.heads:
+        other = copy.deepcopy(start)
+        other.w = slot.w
+        return other
+    other, rows = copy.deepcopy(slot), list(lost)
+    other.lhc.w1[rows] = start.lhc.w1[rows]
+    other.lhc.b1[rows] = start.lhc.b1[rows]
     return other
 
 
-def slot_inputs(network: ResNetV2, x: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Images (B, 3, S, S) to what each slot receives, five times (B, C, H, W), and the logits (B, classes)."""
+def inputs_of(modules: Iterable[nn.Module], network: ResNetV2, x: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Images (B, 3, S, S) to what each of the modules receives, (B, C, H, W) each, and the logits (B, classes)."""
     inputs: list[Tensor] = []
-    hooks = [slot.register_forward_pre_hook(lambda _slot, given: inputs.append(given[0])) for slot in network.attention]
+    hooks = [module.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for module in modules]
     try:
         logits: Tensor = network(x)
     finally:
@@ -183,7 +194,7 @@ def probabilities(
     with tqdm(total=len(images), desc="modules and heads", unit="image", disable=None) as progress:
         for rows, grey in batches(images, input_size, False, device, batch_size):
             with device.autocast():
-                inputs, logits = slot_inputs(network, grey.expand(-1, 3, -1, -1))
+                inputs, logits = inputs_of(network.attention, network, grey.expand(-1, 3, -1, -1))
                 out[0, rows] = logits.float().softmax(1).cpu()
                 for i, change in enumerate(changes, 1):
                     with changed(network, change, initial):
