@@ -17,6 +17,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_fscore_supp
 from lhcnet.evaluation.comparisons import OTHER, Predictions, best_models
 from lhcnet.evaluation.score import LABELS, Score
 from lhcnet.evaluation.selection import SelectionReport
+from lhcnet.evaluation.standalone import StandaloneReport
 from lhcnet.evaluation.statistics import PAPER_TABLE_7, PAPER_TABLE_A2
 from lhcnet.evaluation.summary import EvaluationReport
 from lhcnet.models.saved import Epoch
@@ -211,3 +212,27 @@ def _tidy(axes: Axes) -> None:
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def standalone_curves(report: StandaloneReport) -> Figure:
+    """Validation accuracy through the stages, a column each: LHC-Net and ResNet34v2, a line a seed."""
+    stages = sorted({model.stage for model in report.models})
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    for axes, stage in zip(figure.subplots(1, len(stages), squeeze=False, sharey=True)[0], stages, strict=True):
+        labelled: set[str] = set()
+        for model in (model for model in report.models if model.stage == stage):
+            name = "LHC-Net" if model.variant else "ResNet34v2"
+            _curve(
+                axes,
+                model.history,
+                "val_accuracy",
+                color=COLOURS[OF_NAME[name]],
+                label=None if name in labelled else name,
+            )
+            labelled.add(name)
+        axes.set_title(f"stage {stage}")
+        axes.set_xlabel("epoch")
+        _tidy(axes)
+    figure.axes[0].set_ylabel("validation accuracy")
+    figure.axes[-1].legend(loc="lower right")
+    return figure
