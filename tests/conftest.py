@@ -41,6 +41,7 @@ TINY = {
     "evaluation.tta": "best",
     "analysis.images": 20,
     "standalone.variant": "wide",
+    "standalone.seeds": [0],
 }
 
 

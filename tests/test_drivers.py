@@ -61,10 +61,11 @@ def direct(small: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
         c.append(stage4(inserted.path, at / f"c{seed}", seed))
     models = [*a, *b, *c]
     steps.select(models, [at / "1", at / "2", start], at / "selection.json", loss_factor=factor, chosen=at / "chosen")
-    steps.evaluate(
-        models, at / "selection.json", trainval, test, at / "ev", evaluation=small.evaluation, compute=compute
-    )
-    steps.compare(at / "selection.json", at / "ev", at / "report")
+    selection, settings = at / "selection.json", {"evaluation": small.evaluation, "compute": compute}
+    steps.control([*b, *c], selection, trainval, at / "control", control=small.control, compute=compute)
+    steps.evaluate(models, selection, trainval, test, at / "ev", control=at / "control", **settings)
+    steps.analyse(at / "chosen", trainval, at / "analysis", analysis=small.analysis, **settings)
+    steps.compare(selection, at / "ev", at / "report", data_report=at / "data_report.json", analysis=at / "analysis")
     return at
 
 
@@ -82,6 +83,7 @@ def project(small: Config, environment: dict[str, str], tmp_path_factory: pytest
 def copy_project(folder: Path) -> None:
     """What `dvc repro` needs: the graph, and the code it depends on."""
     shutil.copy(ROOT / "dvc.yaml", folder)
+    shutil.copytree(ROOT / "standalone", folder / "standalone")
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
 
 
@@ -96,8 +98,13 @@ def digest(report: Path) -> str:
     return str(json.loads((report / "summary.json").read_text())["metrics_digest"])
 
 
+def assert_same_analysis(one: Path, other: Path) -> None:
+    assert (one / "analysis.json").read_bytes() == (other / "analysis.json").read_bytes()
+
+
 def test_dvc_gives_the_metrics_of_direct_calls(direct: Path, project: Path) -> None:
     assert digest(project / "artifacts" / "report") == digest(direct / "report")
+    assert_same_analysis(project / "artifacts" / "analysis", direct / "analysis")
     for file in (direct / "chosen").iterdir():
         assert file.read_bytes() == (project / "artifacts" / "chosen" / file.name).read_bytes(), file.name
 
@@ -121,6 +128,10 @@ def test_kubeflow_gives_the_metrics_of_direct_calls(
     assert digest(report) == digest(direct / "report")
     assert "Table 7" in done.stdout
     assert "alias champion" in " ".join(done.stdout.split())
+    (analysis,) = tmp_path.glob("runs/*/*/analyse/results")
+    assert_same_analysis(analysis, direct / "analysis")
+    (page,) = tmp_path.glob("runs/*/*/compare/page")
+    assert page.read_bytes() == (report / "report.html").read_bytes()
     (chosen,) = tmp_path.glob("runs/*/*/select/chosen")
     for file in (direct / "chosen").iterdir():
         assert file.read_bytes() == (chosen / file.name).read_bytes(), file.name
@@ -145,6 +156,26 @@ def test_kubeflow_gives_the_metrics_of_direct_calls(
         assert run.inputs.dataset_inputs[0].dataset.name == "FER2013"
     chosen = next(run for run in models if run.info.run_name.endswith(parents[0].data.tags["chosen"]))
     assert "confusion_matrix.png" in [f.path for f in client.list_artifacts(chosen.info.run_id)]
+
+
+def test_the_stand_alone_pipeline_is_the_same_by_dvc_and_kubeflow(
+    project: Path, small: Config, environment: dict[str, str], tmp_path: Path
+) -> None:
+    dvc(project, environment, "repro", "standalone/dvc.yaml")
+    by_dvc = project / "artifacts" / "standalone-report" / "standalone.json"
+    (tmp_path / "params.yaml").write_text(to_yaml(small))
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "local", "--standalone", "--root", str(tmp_path / "runs")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    logs = [p.read_text(errors="replace")[-5000:] for p in tmp_path.glob("runs/*/log.txt")]
+    assert done.returncode == 0, "\n".join([done.stderr[-3000:], *logs])
+    (report,) = tmp_path.glob("runs/*/*/compare-standalone/report")
+    assert (report / "standalone.json").read_bytes() == by_dvc.read_bytes()
 
 
 def test_a_no_op_repro_runs_nothing(project: Path, environment: dict[str, str]) -> None:
