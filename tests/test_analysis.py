@@ -411,16 +411,22 @@ def test_the_report_is_what_the_arrays_say(analysed: run.Analysis, saved: Saved,
 
 
 def test_figures_are_drawn_from_the_folder(analysed: run.Analysis, tmp_path: Path) -> None:
-    run.write(analysed, tmp_path / "out")
+    report = analysed.report
+    first, *others = (part.model_copy(update={"verdict": "within noise"}) for part in report.necessity.modules)
+    parts = {"modules": (first.model_copy(update={"verdict": "worse"}), *others)}
+    report = report.model_copy(update={"necessity": report.necessity.model_copy(update=parts)})
+    run.write(run.Analysis(report, analysed.arrays), tmp_path / "out")
     drawn = figures.figures(tmp_path / "out")
     assert len(drawn) == len({title for title, _, _ in drawn}) == 8
     for _, caption, figure in drawn:
         assert caption.endswith(".")
         figure.draw_without_rendering()
     modules, single, curve = (figure for _, _, figure in drawn[:3])
-    points = modules.axes[0].collections
-    accuracies = [100 * x.score.accuracy for x in analysed.report.necessity.modules if x.way == "off"]
-    assert any(np.allclose(c.get_offsets()[:, 1], accuracies) for c in points if len(c.get_offsets()) == 5)
+    off = [100 * x.score.accuracy for x in report.necessity.modules if x.way == "off"]
+    points = [c for c in modules.axes[0].collections if np.allclose(np.shape(c.get_offsets()), (5, 2))]
+    assert np.allclose(points[0].get_offsets()[:, 1], off)
+    hollow = [(colour[:3] == 1).all() for colour in points[0].get_facecolors()]
+    assert hollow == [False, True, True, True, True]
     assert len(single.axes) == 5
     assert any("16 of 31" in str(text.get_text()) for text in curve.legends[0].get_texts())
 
