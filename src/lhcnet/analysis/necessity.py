@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from lhcnet.analysis.switching import WAYS, Change, Way, keep_first, lose_head, lose_module
 from lhcnet.config import Section
 from lhcnet.evaluation.score import Score, score
+from lhcnet.evaluation.statistics import ALPHA, mcnemar
 from lhcnet.models.resnetv2 import PLACES
 
-SIGNIFICANCE = 0.05
 PAPER_HEADS, PAPER_OF, PAPER_MODULES = 16, 31, 2
 
 Verdict = Literal["within noise", "worse", "better"]
@@ -87,8 +87,8 @@ def necessity(
 
     def compared(change: Change) -> dict[str, Any]:
         other = under.get(change, full)  # all heads kept is the full network
-        lost, won, p = mcnemar(full.argmax(1) == labels, other.argmax(1) == labels)
-        found = {"lost": lost, "won": won, "p": p, "verdict": verdict(lost, won, p)}
+        test = mcnemar(full.argmax(1) == labels, other.argmax(1) == labels)
+        found = {"lost": test.b, "won": test.c, "p": test.p, "verdict": verdict(test.b, test.c, test.p)}
         return found | {"way": change.way, "score": score(other, labels, split=split, views=1)}
 
     modules, single, kept = [], [], []
@@ -111,16 +111,8 @@ def necessity(
     )
 
 
-def mcnemar(full: NDArray[np.bool], other: NDArray[np.bool]) -> tuple[int, int, float]:
-    """(lost, won, p) of two networks' hits on the same images: McNemar's exact two-sided test."""
-    from scipy.stats import binomtest
-
-    lost, won = int((full & ~other).sum()), int((other & ~full).sum())
-    return lost, won, float(binomtest(lost, lost + won, 0.5).pvalue) if lost + won else 1.0
-
-
 def verdict(lost: int, won: int, p: float) -> Verdict:
-    if p >= SIGNIFICANCE:
+    if p >= ALPHA:
         return "within noise"
     return "worse" if lost > won else "better"
 

@@ -10,13 +10,13 @@ from lhcnet.analysis.necessity import (
     PAPER_HEADS,
     PAPER_MODULES,
     PAPER_OF,
-    SIGNIFICANCE,
     Compared,
     Kept,
     Needed,
     plan,
 )
 from lhcnet.analysis.report import AnalysisReport, read
+from lhcnet.evaluation.statistics import ALPHA
 
 Table = tuple[str, str, list[dict[str, str]]]
 
@@ -49,8 +49,8 @@ def comparison_note(report: AnalysisReport) -> str:
         f"{report.model} on {report.n} validation images; the full network is at "
         f"{100 * report.necessity.full.accuracy:.2f} % (95 % interval {100 * low:.2f}-{100 * high:.2f}), one image is "
         f"{100 / report.n:.3f} points. Verdicts are McNemar's exact test against the full network on the same images: "
-        f"within noise means p of at least {SIGNIFICANCE}. Of the {tests} comparisons about "
-        f"{SIGNIFICANCE * tests:.0f} would seem to differ by chance alone; with fewer images more is within noise."
+        f"within noise means p of at least {ALPHA}. Of the {tests} comparisons about "
+        f"{ALPHA * tests:.0f} would seem to differ by chance alone; with fewer images more is within noise."
     )
 
 
