@@ -7,17 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lhcnet.config import parse
 from lhcnet.errors import LhcnetError
+from lhcnet.models.saved import read_json
 
 if TYPE_CHECKING:
     from lhcnet.evaluation.score import Score
 
-SHOWN = {  # the tables of a comparison that fit a terminal: the rest is in report.html
-    "models": "Sets A, B and C (accuracy in per cent)",
-    "table7": "Table 7 (test, no TTA)",
-    "table_a2": "Table A2",
-    "standalone": "After every stage (accuracy in per cent)",
-    "comparisons": "Comparisons",
+SHOWN: Mapping[str, tuple[str, tuple[str, ...]]] = {  # title and columns (none: all): the rest is in report.html
+    "models": (
+        "Sets A, B and C, and LHC-NetC (accuracy in per cent)",
+        ("model", "kept", "val", "test", "ci95", "no twin", "test TTA"),
+    ),
+    "table7": ("Table 7 (test, no TTA)", ()),
+    "table_a2": ("Table A2 (test)", ("model", "source", "tta", "accuracy", "ci95", "no twin", "which is")),
+    "standalone": ("After every stage (accuracy in per cent)", ()),
+    "comparisons": ("Comparisons", ()),
 }
 
 
@@ -50,15 +55,23 @@ def print_scores(scores: Mapping[str, Score]) -> None:
 
 
 def print_report(report: Path) -> None:
-    """The main tables of a comparison, and why models were rejected."""
-    files = {title: report / f"{name}.csv" for name, title in SHOWN.items() if (report / f"{name}.csv").is_file()}
+    """The main tables of a comparison, why models were rejected, and the main differences with their verdicts."""
+    files = [name for name in SHOWN if (report / f"{name}.csv").is_file()]
     if not files:
         raise LhcnetError(f"{report}: expected the folder that a comparison wrote, with its tables (CSV)")
-    for title, file in files.items():
-        with file.open(newline="", encoding="utf-8") as lines:
-            rows = list(csv.DictReader(lines))
-        print_rows(title, [{key: value for key, value in row.items() if key != "reason"} for row in rows])
+    for name in files:
+        title, columns = SHOWN[name]
+        with (report / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        print_rows(title, [{key: row[key] for key in columns or row} for row in rows])
         for row in rows:
             if row.get("kept") == "no":
                 print(f"rejected {row['model']}: {row['reason']}")
+    if (report / "statistics.json").is_file():
+        from lhcnet.evaluation.comparisons import ALL_KEPT, BEST, Statistics
+
+        found = parse(Statistics, read_json(report / "statistics.json"), str(report / "statistics.json"))
+        for one in found.comparisons:
+            if one.how_chosen in (BEST, ALL_KEPT):
+                print(one.sentence)
     print(f"The whole report: {report / 'report.html'}")

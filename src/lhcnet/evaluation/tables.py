@@ -40,7 +40,7 @@ def all_tables(
         "spread": spread_table(statistics),
         "table7": table_7(selection, evaluation, official=official),
         "table_a2": table_a2(selection, evaluation, sizes=sizes, official=official),
-        "comparisons": comparisons_table(statistics),
+        "differences": comparisons_table(statistics),
         "control": control_table(evaluation),
         "classes": classes_table(evaluation, predictions),
         "calibration": calibration_table(statistics),

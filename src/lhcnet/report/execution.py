@@ -83,7 +83,7 @@ def write_report(
             ],
         ),
         Chapter("Beside the paper", [_beside(evaluation, same_images)], of("table7", "table_a2")),
-        Chapter("Comparisons", list(statistics.untested), _grouped(*of("comparisons"))),
+        Chapter("Comparisons", list(statistics.untested), _grouped(*of("differences"))),
         Chapter("LHC-NetC", _control(evaluation, statistics), of("control")),
         Chapter(
             "Classes",
