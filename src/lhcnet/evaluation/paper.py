@@ -48,7 +48,7 @@ def table_7(selection: SelectionReport, evaluation: EvaluationReport, *, officia
                 if value is not None and not _inside(other, value, n)
             ]
             against = f"beyond noise: {', '.join(beyond)}" if beyond else "within noise"
-            verdict = {"against the paper's": against if official else "of other images"}
+            verdict = {"against the paper's": against if official else "not judged"}
             rows.append({"model": name, "source": f"here (n={len(models)})"} | _cells(ours) | verdict)
             rows.append({"model": name, "source": "here, no twin"} | _cells(twinless) | dict.fromkeys(verdict, "-"))
         rows.append({"model": name, "source": "paper"} | _cells(paper) | {"against the paper's": "-"})
@@ -113,7 +113,7 @@ def _against(own: Score | None, whose: str, other: float | None, official: bool)
     if own is None or other is None:
         return dict.fromkeys(columns, "-")
     if not official:
-        return dict(zip(columns, ("-", "-", "of other images"), strict=True))
+        return dict(zip(columns, ("-", "-", "not judged"), strict=True))
     noise = "within noise" if _inside(other, 100 * own.accuracy, own.n) else "beyond noise"
     return dict(zip(columns, (whose, f"{100 * own.accuracy - other:+.2f}", noise), strict=True))
 
