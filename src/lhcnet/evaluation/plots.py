@@ -80,25 +80,6 @@ def set_curves(selection: SelectionReport, evaluation: EvaluationReport) -> Figu
     return figure
 
 
-def standalone_curves(report: StandaloneReport) -> Figure:
-    """Validation accuracy of the stand-alone pipeline, a column a stage, a line a network and seed."""
-    stages = sorted({model.stage for model in report.models})
-    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-    panels = figure.subplots(1, len(stages), squeeze=False, sharey=True)[0]
-    for axes, stage in zip(panels, stages, strict=True):
-        for model in report.models:
-            if model.stage == stage:
-                colour = COLOURS[OF_NAME["ResNet34v2" if model.variant is None else "LHC-Net"]]
-                _curve(axes, model.history, "val_accuracy", color=colour, linewidth=1.2)
-        axes.set_title(f"stage {stage}")
-        axes.set_xlabel("epoch")
-        _tidy(axes)
-    panels[0].set_ylabel("validation accuracy")
-    handles = [Line2D([], [], color=COLOURS[OF_NAME[name]], label=name) for name in ("ResNet34v2", "LHC-Net")]
-    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
-    return figure
-
-
 def accuracies(selection: SelectionReport, evaluation: EvaluationReport, *, official: bool) -> Figure:
     """Test accuracy of every scored model with its 95 % interval, and the paper's where the images are the same."""
     ranked = sorted(evaluation.models, key=lambda m: (list(TITLES).index(m.set), m.test.accuracy))
