@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,12 @@ def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     return uri
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights and checkpoints that Keras wrote, with what it computes from them."""
+    folder = tmp_path_factory.mktemp("published")
+    with zipfile.ZipFile(Path(__file__).parent / "golden" / "published.zip") as file:
+        file.extractall(folder)
+    return folder

@@ -28,7 +28,7 @@ from lhcnet.errors import LhcnetError
 MAGIC = 0xDB4775248B80FB57
 FOOTER = 48  # bytes
 INDEX_LIMIT = 2**20  # bytes
-GRAPH_LIMIT = 2**23  # bytes
+GRAPH_LIMIT = 2**22  # bytes
 NAME_LIMIT = 500  # characters of a key or a path
 DIMENSIONS_LIMIT = 8
 GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"

@@ -47,17 +47,36 @@ def load_start(weights: str, network: ResNetV2) -> tuple[ResNetV2, str]:
         )
     _check_fit(weights, network)
     file = fetch() if weights == IMAGENET else Path(weights)
+    fill_backbone(network, file)
+    with file.open("rb") as opened:
+        return network, hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def fill_backbone(network: ResNetV2, file: Path) -> None:
+    """Give a network of the full depths the weights of a Keras file, whatever its widths; its head is left alone.
+
+    Weights stand at the root of the file, or below `model_weights` where a whole model was saved.
+    """
+    import h5py
+
+    datasets: dict[str, Any] = {}
+
+    def collect(path: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            parts = path.split("/")
+            datasets[f"{parts[0]}/{parts[-1].removesuffix(':0')}"] = item
+
     try:
-        state = _read(file, network)
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        with h5py.File(file, "r") as opened:
+            inner = opened.get("model_weights")
+            (inner if isinstance(inner, h5py.Group) else opened).visititems(collect)
+            state = keras_state(network, datasets, LAYERS)
     except ValueError as error:
         raise LhcnetError(f"network.weights: {file}: {error}") from None
     except (OSError, RuntimeError, KeyError, TypeError) as error:  # h5py raises them all, for damage of several kinds
         line = " ".join(str(error).split())
         raise LhcnetError(f"network.weights: {file}: expected a file of Keras weights in HDF5: {line}") from None
     network.load_state_dict(network.state_dict() | state)
-    return network, digest
 
 
 def fetch() -> Path:
@@ -67,7 +86,8 @@ def fetch() -> Path:
     folder = Path(os.environ.get(CACHE) or pooch.os_cache("lhcnet"))
     name = URL.rpartition("/")[2]
     try:
-        return Path(pooch.retrieve(URL, CHECKSUM, fname=name, path=folder))
+        download = pooch.HTTPDownloader(chunk_size=2**20)  # bytes; its default of 1024 is slow
+        return Path(pooch.retrieve(URL, CHECKSUM, fname=name, path=folder, downloader=download))
     except ValueError:
         raise LhcnetError(f"network.weights: {URL}: expected the published file, with checksum {CHECKSUM}") from None
     except OSError as error:
@@ -86,20 +106,3 @@ def _check_fit(weights: str, network: ResNetV2) -> None:
             f"network.weights: {weights} is for depths {paper.depths} and widths {paper.widths}, not for {depths} "
             f"and {network.widths}; expected those or weights: none"
         )
-
-
-def _read(file: Path, network: ResNetV2) -> dict[str, Any]:
-    """State of the backbone. Weights stand at the root, or below `model_weights` where a whole model was saved."""
-    import h5py
-
-    datasets: dict[str, Any] = {}
-
-    def collect(path: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset):
-            parts = path.split("/")
-            datasets[f"{parts[0]}/{parts[-1].removesuffix(':0')}"] = item
-
-    with h5py.File(file, "r") as opened:
-        inner = opened.get("model_weights")
-        (inner if isinstance(inner, h5py.Group) else opened).visititems(collect)
-        return keras_state(network, datasets, LAYERS)
