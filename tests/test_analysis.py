@@ -97,18 +97,16 @@ def test_initial_network_of_a_stand_alone_training(stores: tuple[Path, Path], ti
     assert all(torch.equal(t, fresh[name]) for name, t in initial_network(model).attention.state_dict().items())
 
 
-def test_initial_network_of_an_lhcnetc_needs_the_seed_of_the_insertion(saved: Saved, tmp_path: Path) -> None:
+def test_initial_network_of_an_lhcnetc_is_that_of_its_lhcnet(saved: Saved, tmp_path: Path) -> None:
     info = saved.info
     controlled = ModelInfo(
         architecture=info.architecture.model_copy(update={"control": True}),
-        provenance=info.provenance.model_copy(update={"set": "control", "seed": 0, "id": f"LHC-NetC/{saved.id}"}),
+        provenance=info.provenance.model_copy(update={"set": "control", "id": f"LHC-NetC/{saved.id}"}),
     )
     save(tmp_path / "c", add_control(saved.network()), controlled, Metrics(status="trained"), [])
-    netc = open_model(tmp_path / "c")
-    with pytest.raises(ValueError, match="expected the seed of the LHC-Net"):
-        initial_network(netc)
     wanted = initial_network(saved).attention.state_dict()
-    assert all(torch.equal(t, wanted[name]) for name, t in initial_network(netc, 3).attention.state_dict().items())
+    found = initial_network(open_model(tmp_path / "c")).attention.state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.items())
 
 
 def test_networks_without_lhc_are_refused(saved: Saved) -> None:

@@ -17,6 +17,7 @@ from lhcnet.errors import LhcnetError
 from pipeline.cluster import LOCAL, Cluster, load_cluster
 from pipeline.graph import build
 from pipeline.local import count_tasks, run
+from pipeline.standalone import build_standalone
 from pipeline.submit import submit_run
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +64,7 @@ def executors_of(paper: list[dict[str, Any]], name: str) -> list[dict[str, Any]]
 
 
 def test_gpus_are_asked_for_where_networks_run_and_nowhere_else(paper: list[dict[str, Any]]) -> None:
-    for name in ("train", "train-backbone", "evaluate"):
+    for name in ("train", "train-backbone", "control", "evaluate", "analyse"):
         for container in executors_of(paper, name):
             assert container["resources"]["accelerator"]["resourceCount"] == "2", name
             assert container["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
@@ -98,6 +99,25 @@ def test_only_evaluate_receives_the_test_split(paper: list[dict[str, Any]]) -> N
         name for name, stage in stages.items() if "artifacts/test" in (stage.get("do") or stage).get("deps", [])
     }
     assert with_test == {"evaluate"}
+
+
+def test_the_stand_alone_pipeline_keeps_the_test_split_for_its_comparison(tiny: Config, tmp_path: Path) -> None:
+    file = tmp_path / "standalone.yaml"
+    compiler.Compiler().compile(build_standalone(tiny, LOCAL), str(file))
+    (ir,) = yaml.safe_load_all(file.read_text())
+    tasks = ir["root"]["dag"]["tasks"]
+    sealed = {
+        name
+        for name, task in tasks.items()
+        for source in task.get("inputs", {}).get("artifacts", {}).values()
+        if source.get("taskOutputArtifact", {}).get("outputArtifactKey") == "test"
+    }
+    assert sealed == {"compare-standalone"}
+    stages = yaml.safe_load((ROOT / "standalone" / "dvc.yaml").read_text())["stages"]
+    assert {name for name, stage in stages.items() if "artifacts/test" in stage["deps"]} == {"compare"}
+    (loop,) = (ir["components"][t["componentRef"]["name"]]["dag"]["tasks"] for n, t in tasks.items() if "loop" in n)
+    runs = 2 * len(tiny.standalone.seeds)
+    assert count_tasks(tiny, standalone=True) == len(tasks) - 1 + runs * len(loop)
 
 
 def test_registering_is_never_cached(paper: list[dict[str, Any]]) -> None:

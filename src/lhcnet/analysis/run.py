@@ -34,7 +34,6 @@ def analyse(
     *,
     device: Device,
     batch_size: int = 128,
-    seed: int | None = None,
 ) -> Analysis:
     """All analyses of a trained LHC-Net or LHC-NetC.
 
@@ -42,12 +41,11 @@ def analyse(
         saved: the model.
         images, labels: (N, 48, 48) and (N,) uint8 of the validation split.
         device, batch_size: as for predictions; attention is looked at in smaller batches.
-        seed: of the insertion of the modules; for an LHC-NetC only, whose provenance does not say it.
 
     Raises:
-        ValueError: a network whose slots hold anything but LHC modules, or an LHC-NetC without ``seed``.
+        ValueError: a network whose slots hold anything but LHC modules.
     """
-    network, initial = saved.network(), initial_network(saved, seed)
+    network, initial = saved.network(), initial_network(saved)
     network.to(device.torch)
     initial.to(device.torch)
     size = saved.info.architecture.input_size

@@ -71,25 +71,19 @@ def lhc_slots(network: ResNetV2) -> list[ResidualLHC]:
     return slots
 
 
-def initial_network(saved: Saved, seed: int | None = None) -> ResNetV2:
-    """The trained host with its LHC modules as they were inserted: drawn once more from the seed of the insertion.
-
-    Args:
-        saved: a trained LHC-Net or LHC-NetC.
-        seed: of the insertion; by default the one of the model's provenance, which is the same.
+def initial_network(saved: Saved) -> ResNetV2:
+    """The trained host with its LHC modules as they were inserted: drawn once more from the seed of its provenance.
 
     Raises:
-        ValueError: no LHC modules, or an LHC-NetC without ``seed``: its own seed is that of the five w.
+        ValueError: there are no LHC modules.
     """
     p, modules = saved.info.provenance, saved.info.architecture.modules
     if modules is None:
         raise ValueError(f"{saved.id} has no LHC modules that could be set back")
-    if seed is None and p.set == "control":
-        raise ValueError(f"{saved.id} is an LHC-NetC: expected the seed of the LHC-Net it was trained from")
     network = saved.network()
     lhc_slots(network)
     network.attention = nn.ModuleList(nn.Identity() for _ in PLACES)
-    return insert_modules(network, [row.to_dict() for row in modules], p.seed if seed is None else seed)
+    return insert_modules(network, [row.to_dict() for row in modules], p.seed)
 
 
 @contextmanager
