@@ -9,7 +9,7 @@ implementation. `compare` opens them here. The two halves need different Pythons
     .venv/bin/python benchmarks/published_weights.py compare /tmp/weights
 
 A recent TensorFlow does as well: pip install tensorflow tf_keras image-classifiers, then TF_USE_LEGACY_KERAS=1.
-`write --tiny` makes tests/golden/published.zip, the same files for networks of a few channels.
+`write --tiny FOLDER` makes the same files for networks of a few channels and packs them: tests/golden/published.zip.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def draw_weights(model, rng):
             noise *= (1.0 if len(shape) == 4 else 2.0) ** 0.5 / np.prod(shape[:-1]) ** 0.5
         else:
             noise = 0.1 * (np.abs(noise) if leaf == "moving_variance" else noise)
-            noise += {"gamma": 1, "moving_variance": 1, "beta": 0.5}.get(leaf, 0)  # the half keeps ReLUs alive
+            noise += leaf in ("gamma", "moving_variance")
             if shape == (3,):  # raw pixels, 0..255
                 noise = {"moving_mean": 127.5 + 10 * noise, "moving_variance": 4096 * noise}.get(leaf, noise)
         variable.assign(noise.astype(np.float32))

@@ -270,6 +270,7 @@ def test_one_tensor_in_many_places_takes_no_more_than_the_file(tmp_path: Path) -
         ([node({b"a": 1})], "graph is damaged"),
         ([node({b"a": 1}), node(key=b"lost")], "a is not in its index"),
         ([node({b"\xff": 1}), node(key=b"a")], "decode"),
+        ([node({b"a\nb": 1}), node(key=b"a")], "graph is damaged"),
         ([node({b"n" * 600: 1}), node(key=b"a")], "graph is damaged"),
         ([*(node({b"n" * 50: number}) for number in range(1, 99)), node(key=b"a")], "graph is damaged"),
     ],

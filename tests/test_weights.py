@@ -120,7 +120,7 @@ def test_weights_that_do_not_fit_are_one_sentence(damage: Callable[[Arrays], Non
     arrays, network = drawn(), tiny()
     damage(arrays)
     before = state(network)
-    with pytest.raises(LhcnetError, match=rf"^network\.weights: .*damaged\.h5: {says}") as error:
+    with pytest.raises(LhcnetError, match=rf"^network\.weights: .*damaged\.h5: expected Keras .*: {says}") as error:
         fill_backbone(network, write(tmp_path / "damaged.h5", arrays))
     assert "\n" not in str(error.value)
     assert same(before, state(network))
@@ -140,7 +140,9 @@ def test_a_size_that_is_only_claimed_takes_no_memory(tmp_path: Path) -> None:
 def test_a_file_that_is_cut_off_is_one_sentence(length: int, tmp_path: Path) -> None:
     path = write(tmp_path / "cut.h5", drawn())
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(LhcnetError, match=r"^network\.weights: .*cut\.h5: expected a file of Keras weights in HDF5"):
+    with pytest.raises(
+        LhcnetError, match=r"^network\.weights: .*cut\.h5: expected Keras weights of this backbone in HDF5"
+    ):
         fill_backbone(tiny(), path)
 
 

@@ -216,7 +216,7 @@ def _paths(graph: bytes) -> dict[str, bytes]:
     queue, seen = deque([(0, "")]), {0}
     while queue:
         number, path = queue.popleft()
-        if number >= len(nodes) or len(path) > NAME_LIMIT:
+        if number >= len(nodes) or len(path) > NAME_LIMIT or not path.isprintable():
             raise ValueError("its object graph is damaged")
         node = _fields(nodes[number])
         for attribute in map(_fields, node[2]):

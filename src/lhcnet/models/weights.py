@@ -71,11 +71,9 @@ def fill_backbone(network: ResNetV2, file: Path) -> None:
             inner = opened.get("model_weights")
             (inner if isinstance(inner, h5py.Group) else opened).visititems(collect)
             state = keras_state(network, datasets, LAYERS)
-    except ValueError as error:
-        raise LhcnetError(f"network.weights: {file}: {error}") from None
-    except (OSError, RuntimeError, KeyError, TypeError) as error:  # h5py raises them all, for damage of several kinds
+    except (ValueError, OSError, RuntimeError, KeyError, TypeError) as error:  # h5py has one for each kind of damage
         line = " ".join(str(error).split())
-        raise LhcnetError(f"network.weights: {file}: expected a file of Keras weights in HDF5: {line}") from None
+        raise LhcnetError(f"network.weights: {file}: expected Keras weights of this backbone in HDF5: {line}") from None
     network.load_state_dict(network.state_dict() | state)
 
 
