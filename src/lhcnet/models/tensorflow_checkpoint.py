@@ -135,7 +135,7 @@ def _block(table: bytes, offset: int, size: int) -> bytes:
     if len(crc) != 4 or _checksum(block) != int.from_bytes(crc, "little"):
         raise ValueError("a block of the index is damaged")
     if block[-1] != 0:
-        raise ValueError("its index is compressed, which TensorFlow 2 never does")
+        raise ValueError("its index is compressed, which is not read here")
     return block[:-1]
 
 
