@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from lhcnet import steps
 from lhcnet.cli import app, model_folders
-from lhcnet.config import Config, load, profile
+from lhcnet.config import Config, load, profile, to_yaml
 from lhcnet.data.sources import read
 from lhcnet.errors import LhcnetError
 
@@ -83,3 +84,48 @@ def test_help_and_configuration_load_no_torch(tmp_path: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def model(stores: tuple[Path, Path], tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A trained model directory, in a folder with its params.yaml."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(to_yaml(tiny))
+    out = tmp_path / "model"
+    steps.train(stores[0], out, number=1, stage=tiny.stage1, seed=0, compute=tiny.compute, network=tiny.network)
+    return out
+
+
+def test_evaluate_scores_one_model_with_and_without_tta(model: Path, stores: tuple[Path, Path], tiny: Config) -> None:
+    where = ["--trainval", str(stores[0]), "--test", str(stores[1])]
+    result = runner.invoke(app, ["evaluate", "--weights", str(model), *where, "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    scores = steps.evaluate_weights(model, *stores, evaluation=tiny.evaluation, compute=tiny.compute)
+    assert list(scores) == [f"{s}{tta}" for tta in ("", "_tta") for s in ("validation", "test", "test_distinct")]
+    assert [s.views for s in scores.values()] == [1, 1, 1, 60, 60, 60]
+    for s in scores.values():
+        assert f"{s.accuracy:.2%}" in result.output
+
+
+def test_evaluate_wants_one_of_its_two_uses(model: Path) -> None:
+    for arguments in ([], ["--weights", "m", "--selection", "s.json"], ["artifacts", "--selection", "s.json"]):
+        result = runner.invoke(app, ["evaluate", *arguments])
+        assert isinstance(result.exception, LhcnetError)
+        assert "expected --weights alone, or FOLDER with --selection and --out" in str(result.exception)
+
+
+def test_weights_that_are_neither_model_nor_checkpoint_are_refused(model: Path, stores: tuple[Path, Path]) -> None:
+    where = ["--trainval", str(stores[0]), "--test", str(stores[1])]
+    result = runner.invoke(app, ["evaluate", "--weights", "nowhere", *where])
+    assert isinstance(result.exception, LhcnetError)
+    assert "nowhere" in str(result.exception)
+
+
+def test_appendix_b_prints_its_table_and_saves_its_figure(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["appendix-b", "--figure", str(tmp_path / "a1.png")])
+    assert result.exit_code == 0
+    lines = [line.replace("│", " ").split() for line in result.output.splitlines()]
+    rows = [line for line in lines if line[:1] and line[0].isdigit() and line[2] == "0"]  # C = 0
+    assert [(row[0], row[1]) for row in rows if "global" in row] == [("0", "8"), ("1", "7")]
+    assert len(rows) == 9
+    assert (tmp_path / "a1.png").stat().st_size > 10_000
