@@ -25,7 +25,7 @@ data/raw/faces.zip: | setup
 	$(BIN)/lhcnet faces $@
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .
