@@ -26,7 +26,7 @@ from lhcnet.data.images import upscale
 from lhcnet.data.sources import SPLITS, read
 from lhcnet.device import open_device
 from lhcnet.evaluation.predict import loss_and_accuracy, predict
-from lhcnet.evaluation.statistics import mcnemar
+from lhcnet.evaluation.statistics import mcnemar, sentence
 from lhcnet.evaluation.tta import plain_views
 from lhcnet.models.saved import Architecture
 from lhcnet.training.fit import Split, fit
@@ -111,7 +111,8 @@ def main(
             best = result.history[result.best_epoch].val_accuracy
             figures = f"{best:.2%} | {right[name].mean():.2%} | {losses[0]:.4f} | {losses[1]:.4f}"
             print(f"| {seed} | {name} | {figures} |", flush=True)
-        print(f"\nSeed {seed}: {mcnemar(right['JPEG'], right['truncated'])}\n", flush=True)
+        told = sentence("trained on JPEG", "on truncated", mcnemar(right["JPEG"], right["truncated"]))
+        print(f"\nSeed {seed}: {told}\n", flush=True)
 
 
 if __name__ == "__main__":
