@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from drivers import ROOT, copy_project, dvc
 
-from lhcnet import config
+from lhcnet import config, steps
+from lhcnet.config import Config, Data, to_yaml
 from lhcnet.data.faces import draw, write_csv
 from lhcnet.data.store import write_stores
 
@@ -81,4 +84,65 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published")
     with zipfile.ZipFile(Path(__file__).parent / "golden" / "published.zip") as file:
         file.extractall(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(tiny: Config, faces_csv: Path) -> Config:
+    seeds = tiny.seeds.model_copy(update={"a": (0,), "c": (1,)})
+    return tiny.model_copy(update={"seeds": seeds, "data": Data(source=str(faces_csv))})
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One MLflow store for the module; the tools of this environment first on the path."""
+    folder = tmp_path_factory.mktemp("tracking")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    return os.environ | {"PATH": path, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def direct(small: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The flow written out as calls; returns the folder of artifacts."""
+    at = tmp_path_factory.mktemp("direct")
+    trainval, test, compute = at / "trainval", at / "test", small.compute
+    steps.prepare(trainval, test, at / "data_report.json", data=small.data)
+    common = {"seed": small.seeds.backbone, "compute": compute}
+    steps.train(trainval, at / "1", number=1, stage=small.stage1, network=small.network, **common)
+    steps.train(trainval, at / "2", number=2, stage=small.stage2, start=at / "1", **common)
+    start = steps.train(trainval, at / "3", number=3, stage=small.stage3, start=at / "2", **common).path
+
+    def stage4(begin: Path, out: Path, seed: int) -> Path:
+        return steps.train(trainval, out, number=4, stage=small.stage4, start=begin, seed=seed, compute=compute).path
+
+    factor = small.selection.loss_factor
+    a = [stage4(start, at / f"a{seed}", seed) for seed in small.seeds.a]
+    b = []
+    for name in small.variants:
+        inserted = steps.insert_lhc(start, at / f"ib{name}", variant=small.variant(name), set_="B", seed=small.seeds.b)
+        b.append(stage4(inserted.path, at / f"b{name}", small.seeds.b))
+    best = steps.select(b, [start], at / "best.json", loss_factor=factor).chosen_variant
+    c = []
+    for seed in small.seeds.c:
+        inserted = steps.insert_lhc(start, at / f"ic{seed}", variant=small.variant(best), set_="C", seed=seed)
+        c.append(stage4(inserted.path, at / f"c{seed}", seed))
+    models = [*a, *b, *c]
+    steps.select(models, [at / "1", at / "2", start], at / "selection.json", loss_factor=factor, chosen=at / "chosen")
+    selection, settings = at / "selection.json", {"evaluation": small.evaluation, "compute": compute}
+    steps.control([*b, *c], selection, trainval, at / "control", control=small.control, compute=compute)
+    steps.evaluate(models, selection, trainval, test, at / "ev", control=at / "control", **settings)
+    steps.analyse(at / "chosen", trainval, at / "analysis", analysis=small.analysis, **settings)
+    steps.compare(selection, at / "ev", at / "report", data_report=at / "data_report.json", analysis=at / "analysis")
+    return at
+
+
+@pytest.fixture(scope="module")
+def project(small: Config, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DVC project after `dvc repro`."""
+    folder = tmp_path_factory.mktemp("dvc")
+    copy_project(folder)
+    (folder / "params.yaml").write_text(to_yaml(small))
+    dvc(folder, environment, "init", "--no-scm", "-q")
+    dvc(folder, environment, "repro")
     return folder
