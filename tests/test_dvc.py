@@ -29,7 +29,7 @@ def test_dvc_leaves_one_execution_in_the_record(project: Path, environment: dict
 
 def test_a_no_op_repro_runs_nothing(project: Path, environment: dict[str, str]) -> None:
     assert "Running stage" not in dvc(project, environment, "repro")
-    assert dvc(project, environment, "status").strip() == "Data and pipelines are up to date."
+    assert dvc(project, environment, "status", "dvc.yaml").strip() == "Data and pipelines are up to date."
 
 
 def test_a_stage_4_setting_reruns_stage_4_and_what_follows(project: Path, environment: dict[str, str]) -> None:
@@ -39,7 +39,7 @@ def test_a_stage_4_setting_reruns_stage_4_and_what_follows(project: Path, enviro
     values["stage4"]["patience"] += 5
     try:
         (project / "params.yaml").write_text(to_yaml(Config.model_validate_json(json.dumps(values))))
-        status = json.loads(dvc(project, environment, "status", "--json"))
+        status = json.loads(dvc(project, environment, "status", "dvc.yaml", "--json"))
         planned = dvc(project, environment, "repro", "--dry")
     finally:
         (project / "params.yaml").write_text(kept)
