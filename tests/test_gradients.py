@@ -118,14 +118,14 @@ def test_a_module_in_a_network_has_the_references_gradients(name: str, place: in
     model = build(input_size=4 * c["H"], depths=(1, 1, 1, 1), widths=widths, head=(), modules=rows, seed=1)
     slot = model.attention[place]
     assert isinstance(slot, ResidualLHC)
-    slot.lhc.load_state_dict(lhc_state(tensors))
+    slot.lhc.load_state_dict(lhc_state(slot.lhc, tensors))
 
     x, R = nchw(tensors["x"]).requires_grad_(), nchw(tensors["R"])
     slot.register_forward_pre_hook(lambda _slot, _args: (x,))
     slot.register_forward_hook(lambda _slot, _args, y: y.register_hook(lambda _gradient: R) and None)
     model(torch.rand(2, 3, 4 * c["H"], 4 * c["H"])).sum().backward()
 
-    expected = lhc_state({key.removeprefix("grad/"): a for key, a in golden.items() if key.startswith("grad/")})
+    expected = lhc_state(slot.lhc, {k.removeprefix("grad/"): a for k, a in golden.items() if k.startswith("grad/")})
     expected["x"] = nchw(golden["grad/x"])
     for key, tensor in {"x": x, **dict(slot.lhc.named_parameters())}.items():
         assert tensor.grad is not None
