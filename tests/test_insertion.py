@@ -39,7 +39,8 @@ def drawn(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def torchvision_host(name: str) -> nn.Module:
-    models = pytest.importorskip("torchvision.models")
+    from torchvision import models
+
     more = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     return drawn(lambda: models.get_model(name, weights=None, num_classes=7, **more))
 

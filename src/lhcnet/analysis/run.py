@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from lhcnet.analysis.switching import initial_network, lhc_slots, probabilities
 from lhcnet.analysis.tables import named_tables
 from lhcnet.data.atomic import complete_or_absent
 from lhcnet.device import Device
+from lhcnet.evaluation.cells import write_csv
 from lhcnet.models.resnetv2 import PLACES
 from lhcnet.models.saved import Saved, write_json
 
@@ -94,12 +93,5 @@ def write(analysis: Analysis, folder: Path) -> None:
     with complete_or_absent(folder, MARKER) as out:
         np.savez_compressed(out / "arrays.npz", **analysis.arrays)  # type: ignore[arg-type]
         for name, (_, _, rows) in named_tables(analysis.report).items():
-            _write_csv(out / f"{name}.csv", rows)
+            write_csv(out / f"{name}.csv", rows)
         write_json(out / MARKER, analysis.report.to_dict())
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from math import isnan
+from pathlib import Path
 
 from lhcnet.evaluation.score import Score
 
@@ -15,6 +17,14 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
     lines += ["| " + " | ".join(cell.replace("|", r"\|") for cell in row.values()) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """A table of at least one row, its keys as the header."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def points(score: Score | None) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from lhcnet.config import Compute, Section, Stage
 from lhcnet.errors import LhcnetError
@@ -27,6 +28,9 @@ class Trained(Section):
     val_loss: float | None
     val_accuracy: float | None
     history: tuple[Epoch, ...]
+
+
+T = TypeVar("T", bound=Trained)
 
 
 class Entry(Trained):
@@ -96,6 +100,11 @@ def judge(models: Sequence[Saved], start: Saved, loss_factor: float) -> tuple[En
     return tuple(entries)
 
 
+def trained(saved: Saved) -> Trained:
+    """What selection looks at of a model."""
+    return Trained(**_trained(saved))
+
+
 def _trained(saved: Saved) -> dict[str, Any]:
     figures = saved.metrics.model_dump(exclude={"status", "reason", "epochs"})
     p = saved.info.provenance
@@ -126,7 +135,7 @@ def choose(entries: Sequence[Entry], backbone: Sequence[Saved], loss_factor: flo
         start_id=start.id,
         start_train_loss=start.metrics.train_loss or 0.0,
         data=start.info.provenance.data,
-        backbone=tuple(Trained(**_trained(saved)) for saved in backbone),
+        backbone=tuple(trained(saved) for saved in backbone),
         entries=tuple(entries),
         best=best,
         chosen=chosen.id,
@@ -134,5 +143,6 @@ def choose(entries: Sequence[Entry], backbone: Sequence[Saved], loss_factor: flo
     )
 
 
-def best_on_validation(entries: Sequence[Entry]) -> Entry:
-    return min(entries, key=lambda e: (-(e.val_accuracy or 0.0), e.val_loss or float("inf"), e.id))
+def best_on_validation(models: Sequence[T]) -> T:
+    """The highest accuracy; ties: lower loss, then the id."""
+    return min(models, key=lambda m: (-(m.val_accuracy or 0.0), math.inf if m.val_loss is None else m.val_loss, m.id))

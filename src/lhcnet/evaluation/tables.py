@@ -6,14 +6,13 @@ CSV files, `report.md` and part of the HTML report.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from lhcnet.data.sources import CLASSES
-from lhcnet.evaluation.cells import Table, bounds, markdown, percent, points
+from lhcnet.evaluation.cells import Table, bounds, markdown, percent, points, write_csv
 from lhcnet.evaluation.comparisons import Predictions, Statistics
 from lhcnet.evaluation.paper import Sizes, table_7, table_a2
 from lhcnet.evaluation.score import LABELS
@@ -227,9 +226,6 @@ def write_tables(folder: Path, tables: Mapping[str, Table]) -> None:
     """One CSV file each, and all of them as `report.md`."""
     text = "# Comparison\n"
     for name, (title, note, rows) in tables.items():
-        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(folder / f"{name}.csv", rows)
         text += f"\n## {title}\n\n{note}\n\n{markdown(rows)}"
     (folder / "report.md").write_text(text, encoding="utf-8")

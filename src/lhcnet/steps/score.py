@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from lhcnet.data.sources import CLASSES, Bytes
 from lhcnet.data.store import open_store
 from lhcnet.errors import LhcnetError
 from lhcnet.evaluation.score import Score, confusion, score
-from lhcnet.evaluation.selection import SelectionReport, choose, judge
+from lhcnet.evaluation.selection import SelectionReport, best_on_validation, choose, judge, trained
 from lhcnet.evaluation.summary import Controlled, Evaluated, EvaluationReport
 from lhcnet.models.saved import MARKER, Saved, open_model, read_json, write_json
 from lhcnet.steps.train import CONTROL_PREFIX, open_controlled
@@ -101,7 +100,7 @@ def evaluate(
         raise LhcnetError(f"{selection}: names kept models that were not handed in: {', '.join(lost)}")
     controlled = open_controlled(control) if control else []
     saved |= {model.id: model for model in controlled}
-    chosen_control = min(map(_validation_order, controlled))[-1] if controlled else None
+    chosen_control = best_on_validation([trained(model) for model in controlled]).id if controlled else None
     splits = ScoredSplits.open(trainval, test)
     if splits.data != chosen.data:
         raise LhcnetError(f"{trainval}: is of data {splits.data[:12]}, but {selection} of {chosen.data[:12]}")
@@ -141,11 +140,11 @@ def evaluate(
             under = Execution(execution or "", chosen.data)
             restore(list(saved.values()), under)
             for evaluated in report.models:
-                with child(under, f"train/{evaluated.id}", tags={}, mode="add") as trained:
-                    trained.metrics(evaluated.accuracies())
+                with child(under, f"train/{evaluated.id}", tags={}, mode="add") as logged:
+                    logged.metrics(evaluated.accuracies())
                     if evaluated.id == chosen.chosen:
                         figure = plots.confusion_matrix(confusion(p, labels), CLASSES)
-                        trained.figure(figure, "confusion_matrix.png")
+                        logged.figure(figure, "confusion_matrix.png")
     return report
 
 
@@ -206,11 +205,6 @@ class ScoredSplits:
                 predicted[f"test{suffix}"][own], labels[own], split="test without twins in train", views=len(views)
             )
         return scores, predicted
-
-
-def _validation_order(model: Saved) -> tuple[float, float, str]:
-    m = model.metrics
-    return -(m.val_accuracy or 0.0), m.val_loss if m.val_loss is not None else math.inf, model.id
 
 
 def _controlled(model: Saved, network: ResNetV2) -> Controlled | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from lhcnet.config import Compute, Evaluation
 from lhcnet.data.atomic import complete_or_absent
 from lhcnet.errors import LhcnetError
+from lhcnet.evaluation.cells import write_csv
 from lhcnet.evaluation.standalone import PAPER, StandaloneModel, StandaloneReport, pair, pair_rows, rows
 from lhcnet.models.saved import open_model, write_json
 from lhcnet.steps.score import ScoredSplits
@@ -35,6 +35,8 @@ def compare_standalone(
     saved = [open_model(path) for path in models]
     if strangers := [model.id for model in saved if model.info.provenance.set != "standalone"]:
         raise LhcnetError(f"expected models of the stand-alone pipeline, not {', '.join(strangers)}")
+    if len({model.info.provenance.variant for model in saved}) != 2:
+        raise LhcnetError("expected models of two networks, ResNet34v2 and one LHC-Net, to compare")
     splits = ScoredSplits.open(trainval, test)
     if others := [model.id for model in saved if model.info.provenance.data != splits.data]:
         raise LhcnetError(f"{test}: is of data {splits.data[:12]}, on which {', '.join(others)} was not trained")
@@ -99,8 +101,5 @@ def _write(report: StandaloneReport, out: Path) -> None:
     with complete_or_absent(out, "standalone.json") as folder:
         write_json(folder / "standalone.json", report.to_dict())
         for name, table in (("standalone", after), ("comparisons", pairs)):
-            with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(table[0]) if table else ["none"], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(table)
+            write_csv(folder / f"{name}.csv", table)
         (folder / "report.html").write_text(page("LHC-Net, stand-alone", chapters), encoding="utf-8")
