@@ -86,6 +86,23 @@ def test_models_of_the_sets_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        ([0, 1, 2], "expected models of two networks"),
+        ([3, 4, 5], "expected models of two networks"),
+        ([0, 4], "expected both networks after the same stage"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_it_is_scored(
+    trained: list[Saved], stores: tuple[Path, Path], tiny: Config, tmp_path: Path, which: list[int], expected: str
+) -> None:
+    models = [trained[i].path for i in which]
+    with pytest.raises(LhcnetError, match=expected):
+        steps.compare_standalone(models, *stores, tmp_path / "out", evaluation=tiny.evaluation, compute=tiny.compute)
+    assert not (tmp_path / "out").exists()
+
+
 def test_modules_enter_at_the_start_only(
     trained: list[Saved], stores: tuple[Path, Path], tiny: Config, tmp_path: Path
 ) -> None:

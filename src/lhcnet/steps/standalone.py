@@ -35,8 +35,15 @@ def compare_standalone(
     saved = [open_model(path) for path in models]
     if strangers := [model.id for model in saved if model.info.provenance.set != "standalone"]:
         raise LhcnetError(f"expected models of the stand-alone pipeline, not {', '.join(strangers)}")
-    if len({model.info.provenance.variant for model in saved}) != 2:
+    trained_at: dict[str | None, set[tuple[int, int]]] = {}
+    for p in (model.info.provenance for model in saved):
+        trained_at.setdefault(p.variant, set()).add((p.stage, p.seed))
+    if len(trained_at) != 2 or None not in trained_at:
         raise LhcnetError("expected models of two networks, ResNet34v2 and one LHC-Net, to compare")
+    if not set.intersection(*trained_at.values()):
+        raise LhcnetError(
+            "expected both networks after the same stage and with the same seed, at least once, to compare"
+        )
     splits = ScoredSplits.open(trainval, test)
     if others := [model.id for model in saved if model.info.provenance.data != splits.data]:
         raise LhcnetError(f"{test}: is of data {splits.data[:12]}, on which {', '.join(others)} was not trained")
