@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from lhcnet.config import Compute
 from lhcnet.errors import LhcnetError
@@ -17,6 +18,10 @@ class Device:
 
     torch: torch.device
     precision: str
+
+    def place(self, network: nn.Module) -> None:
+        """Move a network to the device, in place. Its convolutions are stored channels_last, as its maps are."""
+        network.to(self.torch).to(memory_format=torch.channels_last)
 
     def autocast(self) -> AbstractContextManager[object]:
         if self.precision == "float32":

@@ -45,8 +45,8 @@ def analyse(
         ValueError: a network whose slots hold anything but LHC modules.
     """
     network, initial = saved.network(), initial_network(saved)
-    network.to(device.torch)
-    initial.to(device.torch)
+    device.place(network)
+    device.place(initial)
     size = saved.info.architecture.input_size
     heads = [slot.lhc.heads for slot in lhc_slots(network)]
     p = probabilities(network, plan(heads), initial, images, input_size=size, device=device, batch_size=batch_size)

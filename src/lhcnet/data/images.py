@@ -34,8 +34,7 @@ def resize(images: Tensor, size: int) -> Tensor:
         old = images.shape[dim]
         if old != size:
             index = torch.arange(size, dtype=torch.float32, device=images.device)
-            scale = torch.tensor(old / size, dtype=torch.float32, device=images.device)
-            images = sample_axis(images, (index + 0.5) * scale - 0.5, dim)
+            images = sample_axis(images, (index + 0.5) * (old / size) - 0.5, dim)
     return images
 
 
@@ -108,11 +107,14 @@ def affine(images: Tensor, params: Tensor) -> Tensor:
         params: (B, 6) from :func:`draw_affine`.
     """
     theta, tx, ty, zx, zy, flip = params.double().unbind(1)
-    if bool((params[:, :5] != params.new_tensor([0, 0, 0, 1, 1])).any()):
-        cos, sin = torch.cos(theta.deg2rad()), torch.sin(theta.deg2rad())
-        turn = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)  # (B, 2, 2) on (row, column)
-        linear = turn * torch.stack([zx, zy], dim=1)[:, None]  # turn @ diag(zx, zy)
-        moved = (turn @ torch.stack([tx, ty], dim=1)[..., None]).squeeze(2)  # (B, 2)
-        # Keras turns and zooms about (S/2 + 0.5, S/2 + 0.5), one pixel below and right of the true centre.
-        images = warp(images, linear, moved + 1 - linear.sum(dim=2))
+    cos, sin = torch.cos(theta.deg2rad()), torch.sin(theta.deg2rad())
+    turn = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)  # (B, 2, 2) on (row, column)
+    linear = turn * torch.stack([zx, zy], dim=1)[:, None]  # turn @ diag(zx, zy)
+    moved = (turn @ torch.stack([tx, ty], dim=1)[..., None]).squeeze(2)  # (B, 2)
+    # Keras turns and zooms about (S/2 + 0.5, S/2 + 0.5), one pixel below and right of the true centre.
+    return mirror(warp(images, linear, moved + 1 - linear.sum(dim=2)), flip)
+
+
+def mirror(images: Tensor, flip: Tensor) -> Tensor:
+    """Left and right exchanged in the images (B, 1, S, S) where flip (B,) is not zero."""
     return torch.where(flip.bool()[:, None, None, None], images.flip(3), images)

@@ -121,7 +121,7 @@ class LHC(nn.Module):
 
         Two shortcuts change the cost, not the numbers. The mean over the keys of q.k is q.(mean of k), so
         the dynamic scaling (12) needs no score matrix. Dividing a row of scores by d^(g+T) is the same as
-        dividing its query, so (14)-(16) are plain attention.
+        dividing its query. Under autocast the values stay in bfloat16; scores and softmax are float32.
 
         Raises:
             ValueError: x is not (B, C, H, W) with the sizes the module was built for.
@@ -131,7 +131,8 @@ class LHC(nn.Module):
             k_mean = k.mean(dim=2, keepdim=True)  # (B, heads, 1, d)
             S_mean = (q * k_mean).sum(dim=3)  # (B, heads, C), (12)
             exponent = self.g + self._dynamic_scaling(S_mean)  # (B, heads, C, 1)
-            A = F.scaled_dot_product_attention(q * self.d**-exponent, k, v, scale=1.0)  # (14)-(16)
+            attention = ((q * self.d**-exponent) @ k.transpose(2, 3)).softmax(dim=3)  # (B, heads, C, C), (14), (15)
+            A = attention.to(v.dtype) @ v  # (B, heads, C, L), (16)
         return self.areas.join(A).to(x.dtype)  # (17)
 
     def intermediates(self, x: Tensor) -> LHCIntermediates:
@@ -144,7 +145,7 @@ class LHC(nn.Module):
             divisor = self.d**exponent
             norm_scores = scores / divisor  # (14)
             attention = norm_scores.softmax(dim=3)  # (15)
-            A = attention @ v  # (B, heads, C, L), (16)
+            A = attention @ v.to(attention.dtype)  # (B, heads, C, L), (16)
         return LHCIntermediates(q, k, v, scores, T, exponent, divisor, norm_scores, attention, A)
 
     def extra_repr(self) -> str:
@@ -154,7 +155,7 @@ class LHC(nn.Module):
         )
 
     def _query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(1)-(10): q and k (B, heads, C, d), v (B, heads, C, L), in float32 or wider."""
+        """(1)-(10): q and k (B, heads, C, d) in float32 or wider, v (B, heads, C, L)."""
         if x.dim() != 4 or x.shape[1:] != (self.channels, self.height, self.width):
             expected = f"(B, {self.channels}, {self.height}, {self.width})"
             raise ValueError(f"LHC was built for {expected}, not for {tuple(x.shape)}")
@@ -169,7 +170,7 @@ class LHC(nn.Module):
         wide = torch.promote_types(x.dtype, torch.float32)
         QK = QK.to(wide).view(self.heads, 2, -1, self.channels, self.d)  # (heads, 2, B, C, d)
         q, k = QK.permute(1, 2, 0, 3, 4)  # each (B, heads, C, d)
-        return q, k, self.areas.cut(V).to(wide)  # (6)
+        return q, k, self.areas.cut(V)  # (6)
 
     def _dynamic_scaling(self, S_mean: Tensor) -> Tensor:
         """(13): mean scores (B, heads, C) to T (B, heads, C, 1)."""

@@ -24,6 +24,16 @@ class InputNorm(nn.BatchNorm2d):
         super().__init__(channels, eps=eps, momentum=momentum, affine=False)
         self.bias = nn.Parameter(torch.zeros(channels))
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self.normalised(x) + self.bias[:, None, None]
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """Without the shift. In training the moving statistics take in the batch."""
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        moving = (self.running_mean, self.running_var)
+        return F.batch_norm(x, *moving, training=self.training, momentum=self.momentum or 0.0, eps=self.eps)
+
     def reset_parameters(self) -> None:
         super().reset_parameters()
         if self.bias is not None:  # BatchNorm2d's own constructor calls this before there is a bias
@@ -46,8 +56,8 @@ class Unit(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False) if first else None
 
     def forward(self, x: Tensor) -> Tensor:
-        a = F.relu(self.bn1(x))
-        y: Tensor = self.conv2(F.relu(self.bn2(self.conv1(a))))
+        a = F.relu(self.bn1(x), inplace=True)
+        y: Tensor = self.conv2(F.relu(self.bn2(self.conv1(a)), inplace=True))
         shortcut: Tensor = x if self.shortcut is None else self.shortcut(a)
         return y + shortcut
 
@@ -143,16 +153,28 @@ class ResNetV2(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, 3, S, S) to the last feature maps after BN and ReLU, (B, widths[3], S/32, S/32)."""
-        x = F.relu(self.stem_bn(self.stem_conv(self.bn_data(x))))
-        # Keras pads with zeros here and PyTorch with -inf: the same after a ReLU.
-        return self.features_from(0, F.max_pool2d(x, 3, stride=2, padding=1))
+        x = x.contiguous(memory_format=torch.channels_last)  # all maps after it follow: pooling is 5 times faster
+        x = F.max_pool2d(self.stem_bn(self._stem(x)), 3, stride=2, padding=1)
+        # Pooled before the ReLU: the same numbers from a quarter of the work. Keras pads with zeros after it, PyTorch
+        # with -inf: the same again.
+        return self.features_from(0, F.relu(x, inplace=True))
+
+    def _stem(self, x: Tensor) -> Tensor:
+        """``stem_conv(bn_data(x))``, with the shift of ``bn_data`` convolved for itself.
+
+        The sum is the same, as a convolution is linear. But only the shift needs a gradient through it, which now
+        costs that of one image instead of that of the batch.
+        """
+        shift = self.bn_data.bias[:, None, None].expand_as(x[:1])  # (1, 3, S, S)
+        y: Tensor = self.stem_conv(self.bn_data.normalised(x)) + self.stem_conv(shift)
+        return y
 
     def features_from(self, place: int, x: Tensor) -> Tensor:
         """The rest of ``forward_features``, from the input of ``attention[place]`` on."""
         x = self.attention[place](x)
         for stage, attention in zip(self.stages[place:], self.attention[place + 1 :], strict=True):
             x = attention(stage(x))
-        return F.relu(self.bn(x))
+        return F.relu(self.bn(x), inplace=True)
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Feature maps to logits, in float32 also under autocast: it is cheap and the loss reads it."""

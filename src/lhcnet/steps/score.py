@@ -190,7 +190,7 @@ class ScoredSplits:
         from lhcnet.evaluation.predict import predict
         from lhcnet.evaluation.tta import plain_views, tta_views
 
-        network = network.to(device.torch)
+        device.place(network)
         scores, predicted = {}, {}
         for views in (plain_views(), tta_views(evaluation.tta_rotation))[: 2 if tta else 1]:
             suffix = "_tta" if len(views) > 1 else ""

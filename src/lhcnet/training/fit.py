@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lhcnet.config import Stage
-from lhcnet.data.images import affine, draw_affine, upscale
+from lhcnet.config import Augmentation, Stage
+from lhcnet.data.images import affine, draw_affine, mirror, upscale
 from lhcnet.device import Device
 from lhcnet.evaluation.predict import loss_and_accuracy
 from lhcnet.models.saved import Epoch
 
-LOOK_EVERY = 50  # batches between looks at the loss: a look waits for the device
+LOOK_EVERY = 50  # batches between looks at the loss
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ def fit(
     The same seed gives the same bytes on the same machine and number of threads: every epoch draws from generators
     their own, made of (seed, stage `number`, epoch).
     """
-    network.to(device.torch)
+    device.place(network)
     optimizer = _optimizer(network, stage)
-    images = torch.from_numpy(np.array(train.images)).to(device.torch)
+    images = torch.from_numpy(np.array(train.images)).to(device.torch)  # the whole split: 66 MB of FER2013
     labels = torch.from_numpy(train.labels.astype(np.int64)).to(device.torch)
 
     def validate() -> tuple[float, float]:
@@ -131,35 +131,41 @@ def _train_epoch(
     device: Device,
     title: str,
 ) -> tuple[float, float]:
-    """Mean loss and accuracy over one shuffled pass. Raises FloatingPointError when the loss is not finite."""
+    """Mean loss and accuracy over one shuffled pass. Raises FloatingPointError when the loss is not finite.
+
+    All that is random is drawn before the first batch, and no batch waits for the device.
+    """
     network.train()
     _freeze_statistics(network)
     torch.manual_seed(_derive(f"{seed}/dropout"))
     generator = torch.Generator().manual_seed(_derive(f"{seed}/data"))  # on the CPU for every device
-    order = torch.randperm(len(images), generator=generator)
+    order = torch.randperm(len(images), generator=generator).to(device.torch)
+    drawn = _draw(len(images), stage.augmentation, input_size, generator).to(device.torch)
     loss_sum = torch.zeros((), dtype=torch.float64, device=device.torch)
     hits = torch.zeros((), dtype=torch.int64, device=device.torch)
+    seen = torch.zeros((), dtype=torch.float64, pin_memory=device.torch.type == "cuda")
 
-    for step, rows in enumerate(
-        tqdm(_split(order, stage.batch_size), desc=title, unit="batch", leave=False, disable=None)
-    ):
-        rows = rows.to(device.torch)
+    slices = batch_slices(len(images), stage.batch_size)
+    for step, batch in enumerate(tqdm(slices, desc=title, unit="batch", leave=False, disable=None)):
+        rows = order[batch]
         grey = upscale(images[rows], input_size, truncate=True)
-        grey = _augment(grey, stage, input_size, generator)
+        grey = _augment(grey, drawn[batch], stage.augmentation)
         target = labels[rows]
+        optimizer.zero_grad(set_to_none=True)  # before the forward pass, where memory is needed most
         with device.autocast():
             logits: Tensor = network(grey.expand(-1, 3, -1, -1))
         loss = F.cross_entropy(logits.float(), target)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         loss_sum += loss.detach().double() * len(rows)
         hits += (logits.detach().argmax(1) == target).sum()
-        if step % LOOK_EVERY == 0 and not math.isfinite(loss_sum.item()):
-            raise FloatingPointError(f"training loss is not finite at batch {step + 1}")
+        if step % LOOK_EVERY == 0:
+            if not math.isfinite(seen.item()):
+                raise FloatingPointError("training loss is not finite")
+            seen.copy_(loss_sum, non_blocking=True)  # looked at LOOK_EVERY batches later: a GPU has it ready by then
 
     if not math.isfinite(loss_sum.item()):
-        raise FloatingPointError("training loss is not finite at the end")
+        raise FloatingPointError("training loss is not finite")
     return loss_sum.item() / len(images), hits.item() / len(images)
 
 
@@ -171,35 +177,32 @@ def _freeze_statistics(network: nn.Module) -> None:
             module.eval()
 
 
-def _augment(grey: Tensor, stage: Stage, input_size: int, generator: torch.Generator) -> Tensor:
-    a = stage.augmentation
-    if not (a.rotation or a.shift or a.zoom or a.flip):
-        return grey
-    drawn = draw_affine(
-        len(grey),
-        rotation=a.rotation,
-        shift=a.shift,
-        zoom=a.zoom,
-        flip=a.flip,
-        size=input_size,
-        generator=generator,
+def _draw(n: int, a: Augmentation, input_size: int, generator: torch.Generator) -> Tensor:
+    """(n, 6), how each image of the epoch is augmented."""
+    return draw_affine(
+        n, rotation=a.rotation, shift=a.shift, zoom=a.zoom, flip=a.flip, size=input_size, generator=generator
     )
-    return affine(grey, drawn.to(grey.device))
 
 
-def _split(order: Tensor, batch_size: int) -> list[Tensor]:
+def _augment(grey: Tensor, drawn: Tensor, a: Augmentation) -> Tensor:
+    """Nothing is resampled that the settings leave alone. (Asking the numbers would wait for the device.)"""
+    if a.rotation or a.shift or a.zoom:
+        return affine(grey, drawn)
+    return mirror(grey, drawn[:, 5]) if a.flip else grey
+
+
+def batch_slices(n: int, batch_size: int) -> list[slice]:
     """Batches in order, the last one partial; a last single image joins its neighbour (BatchNorm needs two)."""
-    batches = list(torch.split(order, batch_size))
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        last = batches.pop()
-        batches[-1] = torch.cat([batches[-1], last])
-    return batches
+    starts = list(range(0, n, batch_size))
+    if len(starts) > 1 and n - starts[-1] == 1:
+        starts.pop()
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], n], strict=True)]
 
 
 def _optimizer(network: nn.Module, stage: Stage) -> torch.optim.Optimizer:
     parameters = [p for p in network.parameters() if p.requires_grad]
     if stage.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=stage.learning_rate, eps=1e-7)  # Keras' epsilon
+        return torch.optim.Adam(parameters, lr=stage.learning_rate, eps=1e-7, fused=True)  # Keras' epsilon
     return torch.optim.SGD(parameters, lr=stage.learning_rate)
 
 
