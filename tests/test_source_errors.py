@@ -1,6 +1,7 @@
 """Everything that can be wrong with an input is one sentence that says where and what was expected."""
 
 import contextlib
+import io
 import os
 import stat
 import zipfile
@@ -62,6 +63,13 @@ def test_bad_row(tmp_path: Path, case: str, row: int) -> None:
     if row == 40:
         error = message(zipped(tmp_path / "in.zip", {"archive/fer.csv": text(lines)}))
         assert "in.zip/archive/fer.csv, line 40" in error
+
+
+def test_first_bad_row_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever thread finds one first."""
+    monkeypatch.setattr(sources, "_BLOCK", 2)
+    lines = [line if number < 9 else "7" + line[1:] for number, line in enumerate(csv_lines(), start=1)]
+    assert "fer.csv, line 9: emotion 7" in message(folder(tmp_path, {"fer.csv": text(lines)}) / "fer.csv")
 
 
 def test_blank_lines_count(tmp_path: Path) -> None:
@@ -236,6 +244,10 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 BAD_IMAGES = {
     "short png": (HEAD + chunk(b"IDAT", zlib.compress(bytes(49 * 40))) + chunk(b"IEND", b""), "cannot be read"),
     "no filter 9": (HEAD + chunk(b"IDAT", zlib.compress(b"\x09" * 49 * 48)) + chunk(b"IEND", b""), "cannot be read"),
+    "bad checksum": (
+        HEAD + chunk(b"IDAT", zlib.compress(bytes(49 * 48))[:-1] + b"!") + chunk(b"IEND", b""),
+        "cannot be read",
+    ),
     "no deflate": (HEAD + chunk(b"IDAT", b"junk") + chunk(b"IEND", b""), "cannot be read"),
     "no image": (b"hello", "cannot be read, expected an undamaged PNG or JPEG"),
     "empty": (b"", "cannot be read"),
@@ -251,6 +263,20 @@ BAD_IMAGES = {
     "16 bit": (encoded(Image.fromarray(np.full((48, 48), 999, np.uint16))), "is not grey (mode I;16)"),
     "cmyk": (encoded(grey().convert("CMYK"), "JPEG"), "is not grey (mode CMYK)"),
 }
+
+
+def test_filters_see_only_their_own_image(tmp_path: Path) -> None:
+    """Every filter in the first row, where the row above is black, and in the others; images beside one another."""
+    files, expected = pngs(), []
+    rng = np.random.default_rng(0)
+    for name, kind in zip(list(files), [0, 1, 2, 3, 4] * 4, strict=False):
+        filtered = rng.integers(0, 256, (48, 49), np.uint8)
+        filtered[:, 0] = [kind, *rng.integers(0, 5, 47)]
+        files[name] = HEAD + chunk(b"IDAT", zlib.compress(filtered.tobytes())) + chunk(b"IEND", b"")
+        expected.append(Image.open(io.BytesIO(files[name])).tobytes())
+    found = {image.tobytes() for image in read(zipped(tmp_path / "in.zip", files)).images}
+    assert len(set(expected)) == 20
+    assert set(expected) <= found
 
 
 @pytest.mark.parametrize("case", BAD_IMAGES)
