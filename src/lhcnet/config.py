@@ -198,7 +198,7 @@ class Evaluation(Section):
 
     tta: Literal["best", "kept"] = "kept"
     tta_rotation: Annotated[float, Field(ge=0, le=3.2)] = 0.15
-    batch_size: Count = 128
+    batch_size: Count = 32
 
 
 class Control(Section):

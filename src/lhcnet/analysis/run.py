@@ -32,7 +32,7 @@ def analyse(
     labels: NDArray[np.uint8],
     *,
     device: Device,
-    batch_size: int = 128,
+    batch_size: int = 32,
 ) -> Analysis:
     """All analyses of a trained LHC-Net or LHC-NetC.
 

@@ -177,7 +177,7 @@ def probabilities(
     *,
     input_size: int,
     device: Device,
-    batch_size: int = 128,
+    batch_size: int = 32,
 ) -> NDArray[np.float32]:
     """Class probabilities of the full network and under each change, (1 + changes, N, classes).
 

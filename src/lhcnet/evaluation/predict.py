@@ -40,7 +40,7 @@ def predict(
     *,
     input_size: int,
     device: Device,
-    batch_size: int = 128,
+    batch_size: int = 32,
     truncate: bool = False,
 ) -> NDArray[np.float32]:
     """Class probabilities: the weighted mean over the views (section 4.1).
@@ -75,7 +75,7 @@ def loss_and_accuracy(
     *,
     input_size: int,
     device: Device,
-    batch_size: int = 128,
+    batch_size: int = 32,
     truncate: bool = False,
 ) -> tuple[float, float]:
     """Mean cross-entropy (nats) and accuracy (0..1) of the final weights in evaluation mode, no augmentation."""

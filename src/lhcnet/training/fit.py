@@ -67,12 +67,15 @@ def fit(
     their own, made of (seed, stage `number`, epoch).
     """
     device.place(network)
-    optimizer = _optimizer(network, stage)
+    optimizer = make_optimizer(network, stage)
     images = torch.from_numpy(np.array(train.images)).to(device.torch)  # the whole split: 66 MB of FER2013
     labels = torch.from_numpy(train.labels.astype(np.int64)).to(device.torch)
 
     def validate() -> tuple[float, float]:
-        return loss_and_accuracy(network, validation.images, validation.labels, input_size=input_size, device=device)
+        images, labels = validation.images, validation.labels
+        return loss_and_accuracy(
+            network, images, labels, input_size=input_size, device=device, batch_size=stage.batch_size
+        )
 
     val_loss, val_accuracy = validate()
     history = [Epoch(epoch=0, val_loss=finite(val_loss), val_accuracy=val_accuracy)]
@@ -83,7 +86,7 @@ def fit(
 
     for epoch in range(1, stage.epochs + 1):
         try:
-            train_loss, train_accuracy = _train_epoch(
+            train_loss, train_accuracy = train_epoch(
                 network,
                 optimizer,
                 images,
@@ -120,7 +123,7 @@ def fit(
     return Fit(history, best_epoch, status, reason)
 
 
-def _train_epoch(
+def train_epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     images: Tensor,
@@ -199,7 +202,7 @@ def batch_slices(n: int, batch_size: int) -> list[slice]:
     return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], n], strict=True)]
 
 
-def _optimizer(network: nn.Module, stage: Stage) -> torch.optim.Optimizer:
+def make_optimizer(network: nn.Module, stage: Stage) -> torch.optim.Optimizer:
     parameters = [p for p in network.parameters() if p.requires_grad]
     if stage.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=stage.learning_rate, eps=1e-7, fused=True)  # Keras' epsilon
