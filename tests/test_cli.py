@@ -77,11 +77,22 @@ def test_model_folders_follow_the_configured_seeds(tiny: Config) -> None:
         model_folders(tiny, Path("x"), "AD")
 
 
-def test_help_and_configuration_load_no_torch(tmp_path: Path) -> None:
-    program = (
-        "import sys\nfrom lhcnet.cli import app\nimport lhcnet.steps\n"
-        "print([m for m in ('torch', 'mlflow', 'kfp', 'dvc', 'sklearn') if m in sys.modules])"
-    )
+def test_help_fits_on_a_terminal() -> None:
+    result = runner.invoke(app, ["--help"], env={"COLUMNS": "80"})
+    assert result.exit_code == 0
+    assert "Register the chosen model" in result.stdout
+    assert "..." not in result.stdout.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize(
+    ("loaded", "heavy"),
+    [
+        ("lhcnet.cli", ["torch", "pydantic", "ruamel.yaml", "numpy", "pandas", "rich", "mlflow", "kfp", "dvc"]),
+        ("lhcnet.steps", ["torch", "torchvision", "pandas", "sklearn", "matplotlib", "mlflow", "kfp", "dvc"]),
+    ],
+)
+def test_imports_load_nothing_heavy(loaded: str, heavy: list[str], tmp_path: Path) -> None:
+    program = f"import sys, {loaded}\nprint([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert result.stdout.strip() == "[]"
 

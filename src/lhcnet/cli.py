@@ -1,4 +1,7 @@
-"""The command line: every step of the pipeline on files, settings from `params.yaml`. DVC calls these commands."""
+"""The command line: every step of the pipeline on files, settings from `params.yaml`. DVC calls these commands.
+
+A command imports what it calls, so that `--help` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from lhcnet.config import PLAIN, Compute, Config, execution_name, load, parse, profile, read_yaml, to_yaml
 from lhcnet.errors import LhcnetError
 from lhcnet.terminal import print_report, print_rows, print_scores
+
+if TYPE_CHECKING:
+    from lhcnet.config import Config
 
 app = typer.Typer(
     name="lhcnet",
@@ -20,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: rich and its Markdown parser would double the time it takes
 )
 Params = Annotated[Path, typer.Option("--params", help="Configuration file.")]
 PARAMS = Path("params.yaml")
@@ -58,7 +64,12 @@ def profile_(
     name: Annotated[str, typer.Argument(help="paper, cpu or demo.")],
     change: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. stage4.patience=1")] = None,
 ) -> None:
-    """Print a profile as a complete params.yaml: `lhcnet profile cpu > params.yaml`."""
+    """Print a profile as a complete params.yaml.
+
+    lhcnet profile cpu > params.yaml
+    """
+    from lhcnet.config import profile, read_yaml, to_yaml
+
     overrides: dict[str, Any] = {}
     for item in change or []:
         key, equals, value = item.partition("=")
@@ -70,7 +81,12 @@ def profile_(
 
 @app.command()
 def check(params: Params = PARAMS) -> None:
-    """Validate params.yaml and print the name its execution will have in MLflow."""
+    """Validate params.yaml.
+
+    Prints the name its execution will have in MLflow.
+    """
+    from lhcnet.config import execution_name, load
+
     typer.echo(execution_name(load(params)))
 
 
@@ -80,7 +96,10 @@ def faces(
     images: Annotated[int, typer.Option(min=200, help="How many faces, all splits together.")] = 2000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Draw faces with the seven expressions, as a stand-in for FER2013."""
+    """Draw faces with the seven expressions.
+
+    They stand in for FER2013.
+    """
     from lhcnet.data.faces import draw, write_csv, write_zip
 
     writers: dict[str, Callable[..., None]] = {".csv": write_csv, ".zip": write_zip}
@@ -92,8 +111,12 @@ def faces(
 
 @app.command()
 def prepare(trainval: Path, test: Path, report: Path, params: Params = PARAMS) -> None:
-    """Read FER2013 into the stores TRAINVAL and TEST and write the data REPORT (JSON)."""
+    """Read FER2013 into the stores TRAINVAL and TEST.
+
+    Writes the data REPORT (JSON) as well.
+    """
     from lhcnet import steps
+    from lhcnet.config import execution_name, load
 
     config = load(params)
     steps.prepare(trainval, test, report, data=config.data, execution=execution_name(config))
@@ -107,12 +130,13 @@ def train(
     start: Annotated[Path | None, typer.Option(help="Model directory to start from (stages 2-4).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Data seed; default: seeds.backbone.")] = None,
     standalone: Annotated[
-        str | None, typer.Option(help=f"Stand-alone pipeline (stages 1-3): {PLAIN}, or a name under `variants`.")
+        str | None, typer.Option(help="Stand-alone pipeline (stages 1-3): resnet34v2, or a name under `variants`.")
     ] = None,
     params: Params = PARAMS,
 ) -> None:
-    """Train one stage on TRAINVAL and write the model directory OUT."""
+    """Train one stage and write the model directory OUT."""
     from lhcnet import steps
+    from lhcnet.config import PLAIN, execution_name, load
 
     config = load(params)
     if standalone and stage == 4:
@@ -143,6 +167,7 @@ def insert(
 ) -> None:
     """Put five fresh attention modules into MODEL."""
     from lhcnet import steps
+    from lhcnet.config import load, parse
     from lhcnet.evaluation.selection import SelectionReport
     from lhcnet.models.saved import read_json
 
@@ -170,8 +195,12 @@ def select(
     chosen: Annotated[Path | None, typer.Option(help="Copy the chosen model directory here.")] = None,
     params: Params = PARAMS,
 ) -> None:
-    """Apply the 10 % loss rule and choose on validation accuracy."""
+    """Apply the 10 % loss rule and choose a model.
+
+    The choice is made on validation accuracy.
+    """
     from lhcnet import steps
+    from lhcnet.config import execution_name, load
 
     config = load(params)
     steps.select(
@@ -192,8 +221,12 @@ def control(
     out: Annotated[Path, typer.Option()],
     params: Params = PARAMS,
 ) -> None:
-    """LHC-NetC: train the five weights of the residual sums of kept LHC-Nets (`control.models`)."""
+    """LHC-NetC: train the five weights of the residual sums.
+
+    From kept LHC-Nets (`control.models`).
+    """
     from lhcnet import steps
+    from lhcnet.config import execution_name, load
 
     config = load(params)
     steps.control(
@@ -221,8 +254,12 @@ def evaluate(
     device: Annotated[str | None, typer.Option(help="cpu or cuda, instead of compute.device.")] = None,
     params: Params = PARAMS,
 ) -> None:
-    """Score the kept models below FOLDER, or one model (--weights), plain and with test-time augmentation."""
+    """Score models, plain and with test-time augmentation.
+
+    The kept models below FOLDER, or one model (--weights).
+    """
     from lhcnet import steps
+    from lhcnet.config import Compute, execution_name, load, parse
 
     config = load(params)
     changed = config.compute.to_dict() | ({"device": device} if device else {})
@@ -252,8 +289,12 @@ def analyse(
     out: Path,
     params: Params = PARAMS,
 ) -> None:
-    """Analyse the LHC modules of MODEL on validation images (section 3.2.4): modules and heads off, correlation, T."""
+    """Analyse the LHC modules of MODEL (section 3.2.4).
+
+    On validation images: modules and heads off, correlation, T.
+    """
     from lhcnet import steps
+    from lhcnet.config import execution_name, load
 
     config = load(params)
     steps.analyse(
@@ -276,8 +317,12 @@ def compare(
     analysis: Annotated[Path | None, typer.Option(help="The folder that `analyse` wrote.")] = None,
     params: Params = PARAMS,
 ) -> None:
-    """Write Table 7 and Table A2 beside the paper's figures, the statistics, and the report (report.html)."""
+    """Compare with the paper: Tables 7 and A2, the report.
+
+    Writes the tables beside the paper's figures, the statistics, and the report (report.html).
+    """
     from lhcnet import steps
+    from lhcnet.config import execution_name, load
 
     steps.compare(
         selection,
@@ -297,8 +342,9 @@ def register(
     out: Annotated[Path, typer.Option()],
     params: Params = PARAMS,
 ) -> None:
-    """Register the chosen model in MLflow with the alias `champion`."""
+    """Register the chosen model in MLflow as `champion`."""
     from lhcnet import steps
+    from lhcnet.config import execution_name, load
 
     config = load(params)
     steps.register(chosen, evaluation, out, name=config.registry.model, execution=execution_name(config))
@@ -312,8 +358,12 @@ def compare_standalone(
     out: Annotated[Path, typer.Option()],
     params: Params = PARAMS,
 ) -> None:
-    """LHC-Net beside ResNet34v2 with the same data seeds, after each of the stages 1-3."""
+    """Compare the stand-alone LHC-Nets and ResNet34v2s.
+
+    With the same data seeds, after each of the stages 1-3.
+    """
     from lhcnet import steps
+    from lhcnet.config import PLAIN, execution_name, load
 
     config = load(params)
     networks, seeds = (PLAIN, config.standalone.variant), config.standalone.seeds
@@ -331,7 +381,10 @@ def compare_standalone(
 
 @app.command()
 def sizes() -> None:
-    """Parameters and attention shares of Table A2, counted in the networks that can be built here."""
+    """Count parameters and attention shares of Table A2.
+
+    In the networks that can be built here.
+    """
     from lhcnet.analysis import sizes as counted
 
     print_rows("Table A2: parameters in millions, attention in per cent", counted.table(counted.sizes()))
@@ -341,7 +394,10 @@ def sizes() -> None:
 def appendix_b(
     figure: Annotated[Path | None, typer.Option(help="Save Figure A1 here (.png, .svg or .pdf).")] = None,
 ) -> None:
-    """Appendix B: are n local heads more efficient than a global one? G1, G2, L1 and L2 for all A and B."""
+    """Compare n local heads with a global one (Appendix B).
+
+    Which is more efficient? G1, G2, L1 and L2 for all A and B.
+    """
     from lhcnet.analysis import appendix_b as measures
 
     print_rows("Appendix B, H = W = 56, d = 196, n = 8", measures.table())

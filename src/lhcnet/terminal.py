@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lhcnet.config import parse
 from lhcnet.errors import LhcnetError
-from lhcnet.models.saved import read_json
 
 if TYPE_CHECKING:
     from lhcnet.evaluation.score import Score
@@ -73,7 +71,9 @@ def print_report(report: Path) -> None:
             if row.get("kept") == "no":
                 print(f"rejected {row['model']}: {row['reason']}")
     if (report / "statistics.json").is_file():
+        from lhcnet.config import parse
         from lhcnet.evaluation.comparisons import ALL_KEPT, BEST, Statistics
+        from lhcnet.models.saved import read_json
 
         found = parse(Statistics, read_json(report / "statistics.json"), str(report / "statistics.json"))
         for one in found.comparisons:
