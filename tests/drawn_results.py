@@ -9,6 +9,7 @@ import numpy as np
 
 from lhcnet.config import Config, Stage
 from lhcnet.data.sources import CLASSES, OFFICIAL_COUNTS, SPLITS
+from lhcnet.evaluation.paper import sizes
 from lhcnet.evaluation.score import Score, score
 from lhcnet.evaluation.selection import Entry, SelectionReport, Trained, best_on_validation
 from lhcnet.evaluation.summary import Controlled, Evaluated, EvaluationReport
@@ -120,6 +121,7 @@ def draw_results(
         chosen_control=best_control.id if best_control else None,
         data=DIGEST,
         settings=config.evaluation,
+        sizes=sizes(chosen.architecture),
         models=tuple(models),
     )
     return Results(selection, evaluation, predictions, _data_report(counts, int(twin["test"].sum())))

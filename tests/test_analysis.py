@@ -15,9 +15,10 @@ from scipy.stats import entropy
 
 from lhcnet import steps
 from lhcnet.analysis import figures, heads, necessity, run, sizes, switching
+from lhcnet.analysis.changes import WAYS, Change, Way, keep_first, lose_head, lose_module
 from lhcnet.analysis.necessity import Kept, needed, plan, verdict
-from lhcnet.analysis.report import read
-from lhcnet.analysis.switching import WAYS, Change, changed, initial_network, keep_first, lose_head, lose_module
+from lhcnet.analysis.report import QUANTILES, read
+from lhcnet.analysis.switching import changed, initial_network
 from lhcnet.analysis.tables import tables
 from lhcnet.config import Config, Stage
 from lhcnet.data.store import open_store
@@ -220,7 +221,7 @@ def test_a_module_set_back_takes_norms_and_second_convolution_with_it() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("way", WAYS)
-def test_the_network_comes_back_bit_for_bit(way: switching.Way) -> None:
+def test_the_network_comes_back_bit_for_bit(way: Way) -> None:
     network, initial, x = trained(6, control=True), build(**SHAPE, modules=ROWS, seed=6), pixels()
     slots, before = list(network.attention), copy.deepcopy(network.state_dict())
     start, logits = copy.deepcopy(initial.state_dict()), network(x)
@@ -322,7 +323,7 @@ def test_head_statistics_against_numpy() -> None:
     T = z.T.numpy()[..., 0]
     assert np.array_equal(module.scaling.sum(axis=1), [T[:, 0].size] * 4)
     for h in range(4):
-        for q, value in zip(heads.QUANTILES, module.quantiles()[h], strict=True):
+        for q, value in zip(QUANTILES, module.quantiles()[h], strict=True):
             assert (T[:, h] < value - 0.001).mean() <= q <= (T[:, h] < value + 0.001).mean()
     np.testing.assert_allclose(module.scaling_mean, T.mean(axis=(0, 2)), atol=1e-6)
     W = z.attention.double().numpy()
@@ -458,8 +459,13 @@ def test_table_a2_is_as_printed() -> None:
     }
 
 
-def test_sizes_are_those_of_table_a2(analysed: run.Analysis) -> None:
+def test_sizes_are_counted_in_the_networks(tmp_path: Path) -> None:
     pytest.importorskip("timm")
+    sizes.write(sizes.count(), tmp_path / "sizes.csv")
+    assert (tmp_path / "sizes.csv").read_bytes() == sizes.COUNTED.read_bytes(), "lhcnet sizes --out writes it anew"
+
+
+def test_sizes_are_those_of_table_a2(analysed: run.Analysis) -> None:
     found = {size.model: size for size in analysed.report.sizes}
     assert len(found) == len(analysed.report.sizes) == 17
     ours = found["LHC-Net"]
@@ -481,4 +487,4 @@ def test_sizes_without_timm_leave_its_rows_out(monkeypatch: pytest.MonkeyPatch) 
 
     few = {"LHC-Net": sizes._BUILDERS["LHC-Net"], "SE-Net50": ("timm", missing, lambda _: False)}
     monkeypatch.setattr(sizes, "_BUILDERS", few)
-    assert [size.model for size in sizes.sizes()] == ["LHC-Net"]
+    assert [size.model for size in sizes.count()] == ["LHC-Net"]

@@ -88,6 +88,7 @@ def test_help_fits_on_a_terminal() -> None:
     ("loaded", "heavy"),
     [
         ("lhcnet.cli", ["torch", "pydantic", "ruamel.yaml", "numpy", "pandas", "rich", "mlflow", "kfp", "dvc"]),
+        ("lhcnet.report, lhcnet.evaluation.tables, lhcnet.analysis.figures", ["torch", "torchvision", "mlflow"]),
         ("lhcnet.steps", ["torch", "torchvision", "pandas", "sklearn", "matplotlib", "mlflow", "kfp", "dvc"]),
     ],
 )

@@ -42,5 +42,4 @@ def test_kubeflow_gives_the_metrics_of_direct_calls(
         assert {"seed", "variant", "kept", "selection", "data_digest"} <= set(run.data.tags)
         assert "val_accuracy" in run.data.metrics
         assert run.inputs.dataset_inputs[0].dataset.name == "FER2013"
-    chosen = next(run for run in models if run.info.run_name.endswith(parents[0].data.tags["chosen"]))
-    assert "confusion_matrix.png" in [f.path for f in client.list_artifacts(chosen.info.run_id)]
+    assert "confusion_matrix.png" in [f.path for f in client.list_artifacts(parents[0].info.run_id)]

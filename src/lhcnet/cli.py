@@ -380,14 +380,19 @@ def compare_standalone(
 
 
 @app.command()
-def sizes() -> None:
+def sizes(
+    out: Annotated[Path | None, typer.Option(help="Write what was counted here (.csv).")] = None,
+) -> None:
     """Count parameters and attention shares of Table A2.
 
     In the networks that can be built here.
     """
-    from lhcnet.analysis import sizes as counted
+    from lhcnet.analysis.sizes import count, table, write
 
-    print_rows("Table A2: parameters in millions, attention in per cent", counted.table(counted.sizes()))
+    counted = count()
+    print_rows("Table A2: parameters in millions, attention in per cent", table(counted))
+    if out is not None:
+        write(counted, out)
 
 
 @app.command("appendix-b")

@@ -17,10 +17,9 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from lhcnet.analysis.appendix_b import figure_a1
-from lhcnet.analysis.heads import BINS
+from lhcnet.analysis.changes import WAYS
 from lhcnet.analysis.necessity import PAPER_HEADS, PAPER_MODULES, PAPER_OF, Compared
-from lhcnet.analysis.report import Analysis, AnalysisReport, read
-from lhcnet.analysis.switching import WAYS
+from lhcnet.analysis.report import BINS, Analysis, AnalysisReport, read
 from lhcnet.analysis.tables import comparison_note
 
 MAP_SIDE = 64  # larger attention maps are shown as means of blocks

@@ -18,15 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from lhcnet.analysis.report import BINS, QUANTILES
 from lhcnet.analysis.switching import inputs_of, lhc_slots
 from lhcnet.device import Device
 from lhcnet.evaluation.predict import batches
 from lhcnet.models.lhc import LHC, LHCIntermediates
 from lhcnet.models.resnetv2 import ResNetV2
 
-PAPER_CORRELATION, PAPER_TRANSFORMER = 0.63, 0.93
-BINS = 1000  # of T between 0 and 1: quantiles are good to 0.001
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 IMAGES_AT_ONCE = 16  # (B, heads, C, C) several times over: 0.5 GB with the modules of Table 2
 
 

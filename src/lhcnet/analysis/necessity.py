@@ -12,11 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lhcnet.analysis.switching import WAYS, Change, Way, keep_first, lose_head, lose_module
+from lhcnet.analysis.changes import WAYS, Change, Way, keep_first, lose_head, lose_module
 from lhcnet.config import Section
 from lhcnet.evaluation.score import Score, score
 from lhcnet.evaluation.statistics import ALPHA, mcnemar
-from lhcnet.models.resnetv2 import PLACES
 
 PAPER_HEADS, PAPER_OF, PAPER_MODULES = 16, 31, 2
 
@@ -81,6 +80,8 @@ def necessity(
     heads: Sequence[int], probabilities: NDArray[np.float32], labels: NDArray[np.uint8], *, split: str
 ) -> Necessity:
     """(1 + changes, N, 7) probabilities of the full network and of `plan(heads)`, and (N,) labels."""
+    from lhcnet.models.resnetv2 import PLACES  # loads torch, which a finished report does without
+
     full = probabilities[0]
     under = dict(zip(plan(heads), probabilities[1:], strict=True))
     bounds = np.cumsum([0, *heads]).tolist()

@@ -1,7 +1,7 @@
 """What the analyses of one trained LHC-Net leave: a small report and its arrays, in a folder.
 
 `analysis.json` holds what is small, `arrays.npz` the matrices, histograms and attention maps (no pickle), and every
-table is a CSV beside them.
+table is a CSV beside them. Reading it loads no torch.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from lhcnet.errors import LhcnetError
 from lhcnet.models.saved import read_json
 
 MARKER = "analysis.json"
+BINS = 1000  # of T between 0 and 1: quantiles are good to 0.001
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class HeadFigures(Section):
-    """One head (counted from 1). `scaling` are the quantiles 5, 25, 50, 75, 95 % of T over images and channels."""
+    """One head (counted from 1). `scaling` are the `QUANTILES` of T over images and channels."""
 
     head: int
     scaling: tuple[float, float, float, float, float]
@@ -46,7 +48,7 @@ class ModuleFigures(Section):
 
 class AnalysisReport(Section):
     """`analysis.json`. Beside it `arrays.npz`: for each module `correlation/<place>` (heads, heads), `scaling/<place>`
-    (heads, 1000) counts of T in [0, 1], `attention/<place>` (heads, C, C) mean of W; `predicted` (1 + changes, N)
+    (heads, BINS) counts of T in [0, 1], `attention/<place>` (heads, C, C) mean of W; `predicted` (1 + changes, N)
     uint8 classes of the full network and of `necessity.plan(heads)`, `labels` (N,).
     """
 

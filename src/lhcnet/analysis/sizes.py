@@ -1,5 +1,8 @@
 """The columns Params and Att of Table A2, counted in models that can be built (on the meta device: no memory).
 
+Building them takes seconds and always counts the same: `sizes.csv` holds what `lhcnet sizes --out` wrote, and a test
+counts again.
+
 Parameters are counted as Keras does, with the moving statistics of BatchNorm: several of the paper's figures are those
 of Keras models with 1000 classes (DenseNet121 8,062,504; EfficientNetB2 9,177,569; VGG19 143,667,240). The attention
 share is that of the attention modules themselves. The paper's shares of SE-Net50 and RM-Net can be had from its own
@@ -8,13 +11,19 @@ column instead: (27 - 25.6) / 27 = 5.2 % and (142.9 - 27.6) / 142.9 = 80.7 %, th
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
-from typing import Any
-
-from torch import nn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lhcnet.config import TABLE_2, Section
+from lhcnet.evaluation.cells import write_csv
 from lhcnet.evaluation.statistics import PAPER_TABLE_A2
+
+if TYPE_CHECKING:
+    from torch import nn
+
+COUNTED = Path(__file__).with_name("sizes.csv")
 
 
 class Size(Section):
@@ -34,16 +43,25 @@ class Size(Section):
 
 
 def sizes() -> tuple[Size, ...]:
-    """The rows of Table A2 that can be built here, in its order; timm's only where it is installed."""
+    """The rows of Table A2 that can be built, in its order, as they were counted."""
+    with COUNTED.open(newline="", encoding="utf-8") as file:
+        return tuple(
+            _size(row["model"], int(row["params"]), int(row["attention"]), row["counted"])
+            for row in csv.DictReader(file)
+        )
+
+
+def count() -> tuple[Size, ...]:
+    """The same, counted anew; timm's rows only where it is installed."""
     import torch
 
     from lhcnet.models.lhcnet import count_parameters
 
     built: dict[str, tuple[int, int, str]] = {}
     found: list[Size] = []
-    for row in PAPER_TABLE_A2:
-        name = row.model.split(" [")[0]
-        if name not in _BUILDERS or any(size.model == row.model for size in found):
+    for model in dict.fromkeys(row.model for row in PAPER_TABLE_A2):
+        name = model.split(" [")[0]
+        if name not in _BUILDERS:
             continue
         if name not in built:
             counted, build, is_attention = _BUILDERS[name]
@@ -54,18 +72,27 @@ def sizes() -> tuple[Size, ...]:
                 continue
             attention = sum(count_parameters(part) for key, part in network.named_modules() if is_attention(key))
             built[name] = count_parameters(network), attention, counted
-        params, attention, counted = built[name]
-        found.append(
-            Size(
-                model=row.model,
-                paper_params=row.params,
-                paper_share=row.share,
-                params=params,
-                attention=attention,
-                counted=counted,
-            )
-        )
+        found.append(_size(model, *built[name]))
     return tuple(found)
+
+
+def write(rows: tuple[Size, ...], file: Path) -> None:
+    """What `sizes` reads: one row a model, without the paper's own columns."""
+    write_csv(
+        file, [{name: str(getattr(row, name)) for name in ("model", "params", "attention", "counted")} for row in rows]
+    )
+
+
+def _size(model: str, params: int, attention: int, counted: str) -> Size:
+    paper = next(row for row in PAPER_TABLE_A2 if row.model == model)
+    return Size(
+        model=model,
+        paper_params=paper.params,
+        paper_share=paper.share,
+        params=params,
+        attention=attention,
+        counted=counted,
+    )
 
 
 def table(rows: tuple[Size, ...]) -> list[dict[str, str]]:

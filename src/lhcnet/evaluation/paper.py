@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from lhcnet.evaluation.cells import Table, bounds, points
 from lhcnet.evaluation.comparisons import OTHER, best_models, sets
@@ -12,12 +12,12 @@ from lhcnet.evaluation.statistics import COLUMNS, PAPER_TABLE_7, PAPER_TABLE_A2,
 from lhcnet.evaluation.summary import EvaluationReport
 from lhcnet.models.saved import Architecture
 
-Sizes = Mapping[str, tuple[float, float | None]]
-"""Name of a network -> (parameters in millions, share of the attention modules in them in per cent)."""
 
+def sizes(architecture: Architecture) -> dict[str, tuple[float, float | None]]:
+    """Of the networks with these settings, with and without LHC, counted as in the paper's Table A2.
 
-def sizes(architecture: Architecture) -> Sizes:
-    """Of the networks with these settings, with and without LHC, counted as in the paper's Table A2."""
+    Name -> (parameters in millions, share of the attention modules in them in per cent).
+    """
     import torch
 
     from lhcnet.models.lhcnet import count_parameters, insert_modules
@@ -61,7 +61,7 @@ def table_7(selection: SelectionReport, evaluation: EvaluationReport, *, officia
     return "Table 7", note, rows
 
 
-def table_a2(selection: SelectionReport, evaluation: EvaluationReport, *, sizes: Sizes, official: bool) -> Table:
+def table_a2(selection: SelectionReport, evaluation: EvaluationReport, *, official: bool) -> Table:
     rows: list[tuple[float, bool, dict[str, str]]] = []
     paper = {(row.model, row.tta): row.accuracy for row in PAPER_TABLE_A2}
     for name, id_ in best_models(selection, evaluation).items():
@@ -73,7 +73,7 @@ def table_a2(selection: SelectionReport, evaluation: EvaluationReport, *, sizes:
             if own is None:
                 continue
             same = paper.get((name, tta))
-            row = _a2_row(name, "here", tta, 100 * own.accuracy, *sizes.get(name, (None, None)))
+            row = _a2_row(name, "here", tta, 100 * own.accuracy, *evaluation.sizes.get(name, (None, None)))
             row |= {"ci95": bounds(own.ci95), "no twin": points(twinless)}
             row |= _against(own, f"{name}, paper {same:.2f}" if same else "", same, official)
             rows.append((100 * own.accuracy, True, row))

@@ -53,13 +53,15 @@ class EvaluationReport(Section):
     """`evaluation.json`. Beside it `predictions.npz`: float32 probabilities (n, 7) as `<id>/<validation or test>` and
     `<id>/<...>_tta`; `labels/<split>` (n,) uint8; `twin/<split>` (n,) bool, has a byte-identical twin in train.
 
-    `chosen_control` is the LHC-NetC that is best on validation, where there is one.
+    `chosen_control` is the LHC-NetC that is best on validation, where there is one. `sizes` are those of the chosen
+    model's networks: name -> (parameters in millions, share of the attention modules in them in per cent).
     """
 
     chosen: str
     chosen_control: str | None
     data: str
     settings: Evaluation
+    sizes: dict[str, tuple[float, float | None]]
     models: tuple[Evaluated, ...]
 
     def model(self, id_: str) -> Evaluated:

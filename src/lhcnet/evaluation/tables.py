@@ -14,7 +14,7 @@ import numpy as np
 from lhcnet.data.sources import CLASSES
 from lhcnet.evaluation.cells import Table, bounds, markdown, percent, points, write_csv
 from lhcnet.evaluation.comparisons import Predictions, Statistics
-from lhcnet.evaluation.paper import Sizes, table_7, table_a2
+from lhcnet.evaluation.paper import table_7, table_a2
 from lhcnet.evaluation.score import LABELS
 from lhcnet.evaluation.selection import SelectionReport
 from lhcnet.evaluation.statistics import Permuted, p_text, wilson
@@ -27,7 +27,6 @@ def all_tables(
     predictions: Predictions,
     statistics: Statistics,
     *,
-    sizes: Sizes,
     official: bool,
 ) -> dict[str, Table]:
     """Every table by the name of its CSV file, in the order of the report.
@@ -38,7 +37,7 @@ def all_tables(
         "models": models_table(selection, evaluation),
         "spread": spread_table(statistics),
         "table7": table_7(selection, evaluation, official=official),
-        "table_a2": table_a2(selection, evaluation, sizes=sizes, official=official),
+        "table_a2": table_a2(selection, evaluation, official=official),
         "differences": comparisons_table(statistics),
         "control": control_table(evaluation),
         "classes": classes_table(evaluation, predictions),

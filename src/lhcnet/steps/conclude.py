@@ -11,8 +11,10 @@ import numpy as np
 
 from lhcnet.config import parse
 from lhcnet.data.atomic import complete_or_absent
+from lhcnet.data.sources import CLASSES
 from lhcnet.errors import LhcnetError
 from lhcnet.evaluation.comparisons import Predictions
+from lhcnet.evaluation.score import confusion
 from lhcnet.evaluation.selection import SelectionReport
 from lhcnet.evaluation.summary import EvaluationReport, Summary, summarise
 from lhcnet.models.saved import open_model, read_json, write_json
@@ -37,7 +39,7 @@ def compare(
 ) -> Summary:
     """The comparison with the paper: tables, statistics, the metrics digest, and all of it as one HTML report."""
     from lhcnet.evaluation.comparisons import statistics
-    from lhcnet.evaluation.paper import sizes
+    from lhcnet.evaluation.plots import confusion_matrix  # matplotlib is slow to load
     from lhcnet.evaluation.tables import all_tables, write_tables
     from lhcnet.report import write_report
     from lhcnet.report.protocol import official
@@ -50,12 +52,11 @@ def compare(
     if not isinstance(data, dict) or data.get("digest") != chosen.data:
         raise LhcnetError(f"{data_report}: expected the report on the data {chosen.data[:12]} of {selection}")
     predictions = _predictions(evaluation / "predictions.npz", scored)
-    network = next(sizes(entry.architecture) for entry in chosen.entries if entry.id == chosen.chosen)
     analyses = _analyses(analysis) if analysis else None
 
     summary = summarise(chosen, scored)
     found = statistics(chosen, scored, predictions)
-    tables = all_tables(chosen, scored, predictions, found, sizes=network, official=official(data))
+    tables = all_tables(chosen, scored, predictions, found, official=official(data))
     with complete_or_absent(out, "summary.json") as folder:
         write_json(folder / "summary.json", summary.to_dict())
         write_json(folder / "statistics.json", found.to_dict())
@@ -76,6 +77,8 @@ def compare(
             for file in sorted(out.iterdir()):
                 run.file(file)
             parent = run.parent()
+            counts = confusion(predictions[f"{chosen.chosen}/test"], predictions["labels/test"])
+            parent.figure(confusion_matrix(counts, CLASSES), "confusion_matrix.png")
             parent.metrics(scored.chosen_model().accuracies())
             parent.tags({"chosen": chosen.chosen, "metrics_digest": summary.metrics_digest})
     return summary

@@ -19,7 +19,7 @@ from lhcnet.data.audit import twins
 from lhcnet.data.sources import CLASSES, Bytes
 from lhcnet.data.store import open_store
 from lhcnet.errors import LhcnetError
-from lhcnet.evaluation.score import Score, confusion, score
+from lhcnet.evaluation.score import Score, score
 from lhcnet.evaluation.selection import SelectionReport, best_on_validation, choose, judge, trained
 from lhcnet.evaluation.summary import Controlled, Evaluated, EvaluationReport
 from lhcnet.models.saved import MARKER, Saved, open_model, read_json, write_json
@@ -92,6 +92,7 @@ def evaluate(
     The only step of the pipeline that receives the sealed test split.
     """
     from lhcnet.device import open_device
+    from lhcnet.evaluation.paper import sizes
 
     chosen = parse(SelectionReport, read_json(selection), str(selection))
     kept = {entry.id for entry in chosen.entries if entry.kept}
@@ -123,6 +124,7 @@ def evaluate(
             chosen_control=chosen_control,
             data=chosen.data,
             settings=evaluation,
+            sizes=next(sizes(entry.architecture) for entry in chosen.entries if entry.id == chosen.chosen),
             models=tuple(scored),
         )
         labels, p = arrays["labels/test"], arrays[f"{chosen.chosen}/test"]
@@ -134,17 +136,12 @@ def evaluate(
                 writer.writerow(["actual", "predicted"])
                 writer.writerows((CLASSES[a], CLASSES[b]) for a, b in zip(labels, p.argmax(1), strict=True))
         if run:
-            from lhcnet.evaluation import plots  # matplotlib is slow to load
-
             run.params({"evaluation": evaluation.to_dict()})
             under = Execution(execution or "", chosen.data)
             restore(list(saved.values()), under)
             for evaluated in report.models:
                 with child(under, f"train/{evaluated.id}", tags={}, mode="add") as logged:
                     logged.metrics(evaluated.accuracies())
-                    if evaluated.id == chosen.chosen:
-                        figure = plots.confusion_matrix(confusion(p, labels), CLASSES)
-                        logged.figure(figure, "confusion_matrix.png")
     return report
 
 
