@@ -78,9 +78,8 @@ def count() -> tuple[Size, ...]:
 
 def write(rows: tuple[Size, ...], file: Path) -> None:
     """What `sizes` reads: one row a model, without the paper's own columns."""
-    write_csv(
-        file, [{name: str(getattr(row, name)) for name in ("model", "params", "attention", "counted")} for row in rows]
-    )
+    names = ("model", "params", "attention", "counted")
+    write_csv(file, [{name: str(getattr(row, name)) for name in names} for row in rows])
 
 
 def _size(model: str, params: int, attention: int, counted: str) -> Size:

@@ -29,7 +29,7 @@ def analyse(
 
     A model with other attention than LHC has nothing to analyse: then `analysis.json` says so.
     """
-    from lhcnet.analysis import figures, run
+    from lhcnet.analysis import run
     from lhcnet.device import open_device
 
     saved, store = open_model(model), open_store(trainval)
@@ -51,8 +51,5 @@ def analyse(
                 write_json(folder / "analysis.json", {"skipped": f"{saved.id} has no LHC modules"})
         if tracking:
             tracking.params({"analysis": analysis.to_dict(), "model": saved.id})
-            for file in sorted(out.glob("*.csv")):
+            for file in sorted(out.glob("*.csv")):  # figures of them are drawn once, in the report of `compare`
                 tracking.file(file)
-            if saved.info.architecture.has_lhc:
-                for title, _, figure in figures.figures(out):
-                    tracking.figure(figure, f"{title.lower().replace(' ', '_')}.png")
