@@ -17,7 +17,9 @@ def analyse(
     from pathlib import Path
 
     from lhcnet import config, steps
+    from lhcnet.process import one_step
 
+    one_step()
     steps.analyse(
         Path(model.path),
         Path(trainval.path),

@@ -18,7 +18,9 @@ def best_of_b(
     from pathlib import Path
 
     from lhcnet import steps
+    from lhcnet.process import one_step
 
+    one_step()
     report = steps.select(
         [Path(model.path) for model in models],
         [Path(start.path)],

@@ -19,7 +19,9 @@ def compare(
     from pathlib import Path
 
     from lhcnet import steps
+    from lhcnet.process import one_step
 
+    one_step()
     out = Path(report.path)
     summary = steps.compare(
         Path(selection.path),

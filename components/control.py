@@ -18,7 +18,9 @@ def control(
     from pathlib import Path
 
     from lhcnet import config, steps
+    from lhcnet.process import one_step
 
+    one_step()
     trained = steps.control(
         [Path(model.path) for model in [*set_b, *set_c]],
         Path(selection.path),

@@ -22,7 +22,9 @@ def evaluate(
     from pathlib import Path
 
     from lhcnet import config, steps
+    from lhcnet.process import one_step
 
+    one_step()
     report = steps.evaluate(
         [Path(model.path) for model in [*set_a, *set_b, *set_c]],
         Path(selection.path),

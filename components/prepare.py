@@ -16,7 +16,9 @@ def prepare(
     from pathlib import Path
 
     from lhcnet import config, steps
+    from lhcnet.process import one_step
 
+    one_step()
     result = steps.prepare(
         Path(trainval.path),
         Path(test.path),

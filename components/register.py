@@ -16,7 +16,9 @@ def register(
     from pathlib import Path
 
     from lhcnet import steps
+    from lhcnet.process import one_step
 
+    one_step()
     result = steps.register(
         Path(chosen.path),
         Path(scores.path),

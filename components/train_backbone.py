@@ -20,7 +20,9 @@ def train_backbone(
     from pathlib import Path
 
     from lhcnet import config, steps
+    from lhcnet.process import one_step
 
+    one_step()
     saved = steps.train(
         Path(trainval.path),
         Path(model.path),

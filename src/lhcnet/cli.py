@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from lhcnet.errors import LhcnetError
+from lhcnet.process import one_step
 from lhcnet.terminal import print_report, print_rows, print_scores
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ PARAMS = Path("params.yaml")
 
 def main() -> NoReturn:
     """Entry point: a `LhcnetError` is one sentence on stderr and status 1, never a traceback."""
+    one_step()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("alembic", "mlflow", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
