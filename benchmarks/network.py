@@ -55,11 +55,12 @@ def training(device: Device, *, lhc: bool, steps: int, stage: Stage = STAGE) -> 
     return lambda: train_epoch(model, optimizer, images, labels, stage, "speed", SIZE, device, "")
 
 
-def bare_training(device: Device, *, steps: int, stage: Stage = STAGE) -> Callable[[], object]:
+def bare_training(device: Device, *, steps: int, compiled: bool = False) -> Callable[[], object]:
     """The same steps of ResNet34v2 on tensors that are ready: no data path."""
-    model = network(lhc=False).train()
-    device.place(model)
-    optimizer = make_optimizer(model, stage)
+    stage, plain = STAGE, network(lhc=False).train()
+    device.place(plain)
+    optimizer = make_optimizer(plain, stage)
+    model = torch.compile(plain) if compiled else plain
     pixels = 255 * torch.rand(stage.batch_size, 1, SIZE, SIZE, device=device.torch)
     x = pixels.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
     y = torch.randint(7, (stage.batch_size,), device=device.torch)
