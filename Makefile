@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test check ui clean
+.PHONY: setup demo test check bench ui clean
 
 setup: .venv/ready
 
@@ -31,6 +31,9 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: setup ## on an idle machine: every figure of docs/performance.md, half an hour
+	$(BIN)/python benchmarks
 
 ui: setup ## MLflow on http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db} --port $${PORT:-5000}
