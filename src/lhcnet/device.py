@@ -10,6 +10,7 @@ from torch import nn
 
 from lhcnet.config import Compute
 from lhcnet.errors import LhcnetError
+from lhcnet.models.layout import layout
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,9 @@ class Device:
     precision: str
 
     def place(self, network: nn.Module) -> None:
-        """Move a network to the device, in place. Its convolutions are stored channels_last, as its maps are."""
-        network.to(self.torch).to(memory_format=torch.channels_last)
+        """Move a network to the device, in place. The weights of its convolutions lie as its maps do."""
+        convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+        network.to(self.torch).to(memory_format=layout(*(module.out_channels for module in convolutions)))
 
     def autocast(self) -> AbstractContextManager[object]:
         if self.precision == "float32":

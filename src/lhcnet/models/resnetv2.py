@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lhcnet.models.layout import layout
+
 BN_EPS = 2e-5
 PLACES = ("LHC1", "LHC2", "LHC3", "LHC4", "LHC5")  # Figure 1: after the stem, then after each stage
 
@@ -153,7 +155,7 @@ class ResNetV2(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, 3, S, S) to the last feature maps after BN and ReLU, (B, widths[3], S/32, S/32)."""
-        x = x.contiguous(memory_format=torch.channels_last)  # all maps after it follow: pooling is 5 times faster
+        x = x.contiguous(memory_format=layout(*self.widths))  # all maps after it follow
         x = F.max_pool2d(self.stem_bn(self._stem(x)), 3, stride=2, padding=1)
         # Pooled before the ReLU: the same numbers from a quarter of the work. Keras pads with zeros after it, PyTorch
         # with -inf: the same again.
