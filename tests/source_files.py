@@ -3,8 +3,10 @@
 import io
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from PIL import Image
@@ -26,23 +28,23 @@ def csv_lines() -> list[str]:
 
 
 @cache
-def pngs() -> dict[str, bytes]:
-    """FACES as PNG files, by name."""
+def pngs() -> Mapping[str, bytes]:
+    """FACES as PNG files, by name; all tests share it."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name, "drawn.zip")
         write_zip(FACES, path)
         with zipfile.ZipFile(path) as archive:
-            return {entry: archive.read(entry) for entry in archive.namelist()}
+            return MappingProxyType({entry: archive.read(entry) for entry in archive.namelist()})
 
 
-def zipped(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+def zipped(path: Path, files: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     return path
 
 
-def folder(path: Path, files: dict[str, bytes]) -> Path:
+def folder(path: Path, files: Mapping[str, bytes]) -> Path:
     for name, content in files.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(content)

@@ -267,7 +267,7 @@ BAD_IMAGES = {
 
 def test_filters_see_only_their_own_image(tmp_path: Path) -> None:
     """Every filter in the first row, where the row above is black, and in the others; images beside one another."""
-    files, expected = pngs(), []
+    files, expected = dict(pngs()), []
     rng = np.random.default_rng(0)
     for name, kind in zip(list(files), [0, 1, 2, 3, 4] * 4, strict=False):
         filtered = rng.integers(0, 256, (48, 49), np.uint8)
