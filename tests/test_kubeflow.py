@@ -7,6 +7,7 @@ from pathlib import Path
 import mlflow
 from drivers import assert_same_analysis, digest, kubeflow
 
+from lhcnet.analysis.figures import figures
 from lhcnet.config import Config, to_yaml
 
 
@@ -43,3 +44,6 @@ def test_kubeflow_gives_the_metrics_of_direct_calls(
         assert "val_accuracy" in run.data.metrics
         assert run.inputs.dataset_inputs[0].dataset.name == "FER2013"
     assert "confusion_matrix.png" in [f.path for f in client.list_artifacts(parents[0].info.run_id)]
+    (compared,) = (run.info.run_id for run in runs if run.data.tags.get("step") == "compare")
+    drawn = [f.path for f in client.list_artifacts(compared, "analyses")]
+    assert len(drawn) == len(figures(analysis)) > 0

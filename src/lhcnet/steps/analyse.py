@@ -51,5 +51,5 @@ def analyse(
                 write_json(folder / "analysis.json", {"skipped": f"{saved.id} has no LHC modules"})
         if tracking:
             tracking.params({"analysis": analysis.to_dict(), "model": saved.id})
-            for file in sorted(out.glob("*.csv")):  # figures of them are drawn once, in the report of `compare`
+            for file in sorted(out.glob("*.csv")):  # `compare` draws the figures of them
                 tracking.file(file)

@@ -76,6 +76,8 @@ def compare(
         if run:
             for file in sorted(out.iterdir()):
                 run.file(file)
+            for title, _, figure in analyses.figures if analyses else ():
+                run.figure(figure, f"analyses/{title.lower().replace(' ', '_')}.png")
             parent = run.parent()
             counts = confusion(predictions[f"{chosen.chosen}/test"], predictions["labels/test"])
             parent.figure(confusion_matrix(counts, CLASSES), "confusion_matrix.png")
