@@ -255,7 +255,7 @@ def main() -> None:
         raise SystemExit(__doc__)
     print(machine(*PACKAGES))
     found = PARTS[wanted[0]]() if wanted else rows()
-    print("| what | asked for | here |\n| --- | --- | --- |")
+    print("| what | target | here |\n| --- | --- | --- |")
     for row in found:
         print(f"| {row.what} | {row.asked} | {row.here} |")
 
