@@ -1,11 +1,11 @@
 """How cost grows: with images, input size, heads and seeds.
 
-python benchmarks/growth.py                                 # on the CPU, about three minutes
+python benchmarks/growth.py                                 # on the CPU, about four minutes
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -14,7 +14,7 @@ from ideas import forward_backward
 from measure import machine, medians
 from network import STAGE, noise
 
-from lhcnet.config import Compute, Stage
+from lhcnet.config import Compute
 from lhcnet.device import Device, open_device
 from lhcnet.models.lhc import LHC
 from lhcnet.models.lhcnet import build
@@ -29,11 +29,12 @@ Growth = tuple[str, list[tuple[int, float, float]]]
 """Of what; and for each amount the seconds, and the microseconds per unit of work."""
 
 
-def epoch(
-    device: Device, *, size: int, images: int, widths: Sequence[int], stage: Stage = STAGE
-) -> Callable[[], object]:
+def epoch(device: Device, *, size: int, images: int, small: bool = False) -> Callable[[], object]:
     """An epoch of LHC-Net."""
-    model = build(input_size=size, widths=widths, modules=MODULES, seed=1)
+    few = {"depths": (1, 1, 1, 1), "widths": (8, 8, 8, 8), "head": (16,)} if small else {}
+    stage = STAGE.model_copy(update={"batch_size": 256}) if small else STAGE
+    modules = [{"heads": 1, "d": 3}] * 5 if small else MODULES
+    model = build(input_size=size, modules=modules, seed=1, **few)
     device.place(model)
     optimizer, split = make_optimizer(model, stage), noise(images)
     pixels = torch.from_numpy(split.images).to(device.torch)
@@ -54,16 +55,15 @@ def grown(what: str, candidates: dict[int, Callable[[], object]], units: Callabl
 
 
 def growth(device: Device) -> list[Growth]:
-    wide, narrow = (64, 128, 256, 512), (8, 8, 8, 8)
     return [
         grown(
             "side of the images (LHC-Net, one step of 16), per pixel",
-            {size: epoch(device, size=size, images=16, widths=wide) for size in SIZES},
+            {size: epoch(device, size=size, images=16) for size in SIZES},
             lambda size: 16 * size**2,
         ),
         grown(
-            "training images (8 channels, 48x48, one epoch), per image",
-            {n: epoch(device, size=48, images=n, widths=narrow) for n in IMAGES},
+            "training images (one block a stage, 8 channels, 32x32, one epoch), per image",
+            {n: epoch(device, size=32, images=n, small=True) for n in IMAGES},
             lambda n: n,
         ),
         grown("heads (LHC1, 16 images)", {n: module(device, n) for n in HEADS}, lambda n: 16),
