@@ -7,10 +7,11 @@ python benchmarks/network.py --device cuda --precision bfloat16
 
 from __future__ import annotations
 
-import resource
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -160,7 +161,8 @@ def peak_of_training(device: Device) -> float:
     fit(network(lhc=True), split, split, STAGE, seed=1, input_size=SIZE, device=device)
     if device.torch.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+    status = Path("/proc/self/status").read_text()  # not getrusage: there a process inherits its parent's peak
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024 / 1e9
 
 
 def rows(device: Device) -> list[Row]:
