@@ -18,7 +18,7 @@ from lhcnet.config import Compute
 from lhcnet.device import Device, open_device
 from lhcnet.models.lhc import LHC
 from lhcnet.models.lhcnet import build
-from lhcnet.training.fit import make_optimizer, train_epoch
+from lhcnet.training.fit import Sums, make_optimizer, train_epoch
 
 SIZES = (48, 96, 144, 192, 224)
 IMAGES = (1000, 4000, 12000, 36000)
@@ -39,7 +39,9 @@ def epoch(device: Device, *, size: int, images: int, small: bool = False) -> Cal
     optimizer, split = make_optimizer(model, stage), noise(images)
     pixels = torch.from_numpy(split.images).to(device.torch)
     labels = torch.from_numpy(split.labels).long().to(device.torch)
-    return lambda: train_epoch(model, optimizer, pixels, labels, stage, "growth", size, device, "")
+    return lambda: train_epoch(
+        model, optimizer, pixels, labels, stage, "growth", size, device, "", Sums.zero(device.torch)
+    )
 
 
 def module(device: Device, heads: int) -> Callable[[], object]:

@@ -27,7 +27,7 @@ from lhcnet.evaluation.predict import predict
 from lhcnet.evaluation.tta import plain_views, tta_views
 from lhcnet.models.lhcnet import build
 from lhcnet.models.resnetv2 import ResNetV2
-from lhcnet.training.fit import Split, fit, make_optimizer, train_epoch
+from lhcnet.training.fit import Split, Sums, fit, make_optimizer, train_epoch
 
 SIZE = 224
 STAGE = Stage(batch_size=16, epochs=2, augmentation=Augmentation(rotation=10.0, shift=0.1, zoom=0.1, flip=True))
@@ -53,7 +53,9 @@ def training(device: Device, *, lhc: bool, steps: int, stage: Stage = STAGE) -> 
     optimizer, split = make_optimizer(model, stage), noise(steps * stage.batch_size)
     images = torch.from_numpy(split.images).to(device.torch)
     labels = torch.from_numpy(split.labels.astype(np.int64)).to(device.torch)
-    return lambda: train_epoch(model, optimizer, images, labels, stage, "speed", SIZE, device, "")
+    return lambda: train_epoch(
+        model, optimizer, images, labels, stage, "speed", SIZE, device, "", Sums.zero(device.torch)
+    )
 
 
 def bare_training(device: Device, *, steps: int, compiled: bool = False) -> Callable[[], object]:

@@ -11,6 +11,7 @@ def control(
     trainval: dsl.Input[dsl.Dataset],
     settings: dict,
     compute: dict,
+    checkpoints: dict,
     models: dsl.Output[dsl.Artifact],
 ):
     """LHC-NetC: the five weights of the residual sums of kept LHC-Nets; none where the settings say so."""
@@ -28,6 +29,7 @@ def control(
         Path(models.path),
         control=config.parse(config.Control, settings, "control"),
         compute=config.parse(config.Compute, compute, "compute"),
+        checkpoints=config.parse(config.Checkpoints, checkpoints, "checkpoints"),
         execution=os.environ["LHCNET_EXECUTION"],
     )
     models.metadata.update({saved.id: saved.metrics.val_accuracy for saved in trained})

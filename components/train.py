@@ -10,6 +10,7 @@ def train(
     number: int,
     stage: dict,
     compute: dict,
+    checkpoints: dict,
     seed: int,
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
@@ -29,6 +30,7 @@ def train(
         stage=config.parse(config.Stage, stage, f"stage{number}"),
         seed=seed,
         compute=config.parse(config.Compute, compute, "compute"),
+        checkpoints=config.parse(config.Checkpoints, checkpoints, "checkpoints"),
         start=Path(start.path),
         execution=os.environ["LHCNET_EXECUTION"],
     )

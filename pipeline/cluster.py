@@ -17,7 +17,9 @@ class Cluster(Section):
     """Settings of a cluster, read from a YAML file. The defaults ask for one GPU a training task.
 
     `secret` names a Kubernetes secret whose keys become environment variables (for example
-    MLFLOW_TRACKING_PASSWORD): never put secrets into `env`, its values stand in the compiled file.
+    MLFLOW_TRACKING_PASSWORD): never put secrets into `env`, its values stand in the compiled file. `checkpoints` names
+    a persistent volume claim (ReadWriteMany where tasks run on several nodes): without one, a task that is tried again
+    in a new pod begins anew.
     """
 
     image: str = IMAGE
@@ -32,9 +34,11 @@ class Cluster(Section):
     env: dict[str, str] = {}
     secret: str = ""
     secret_keys: tuple[str, ...] = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    checkpoints: str = ""
     tracking_injected: bool = False  # the back end hands every task its MLflow run
 
 
+CHECKPOINTS = "/checkpoints"
 LOCAL = Cluster(gpus=0, tolerations=(), retries=0, parallelism=2)
 
 
@@ -56,6 +60,9 @@ def place(task: dsl.PipelineTask, cluster: Cluster, execution: str, *, gpu: bool
     task.set_cpu_limit(cluster.cpu).set_memory_limit(cluster.memory)
     if cluster.retries:
         task.set_retry(cluster.retries, backoff_duration="60s", backoff_factor=2.0)
+    if cluster.checkpoints:
+        kubernetes.mount_pvc(task, pvc_name=cluster.checkpoints, mount_path=CHECKPOINTS)
+        task.set_env_variable("LHCNET_CHECKPOINTS", CHECKPOINTS)
     if cluster.secret:
         keys = {key: key for key in cluster.secret_keys}
         kubernetes.use_secret_as_env(task, cluster.secret, keys, optional=True)

@@ -40,6 +40,7 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
         data: dict = config.data.to_dict(),
         network: dict = config.network.to_dict(),
         compute: dict = config.compute.to_dict(),
+        checkpoints: dict = config.checkpoints.to_dict(),
         stage1: dict = stages[0],
         stage2: dict = stages[1],
         stage3: dict = stages[2],
@@ -58,13 +59,14 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
         raw = dsl.importer(artifact_uri=source, artifact_class=dsl.Dataset, reimport=False)
         faces = on(prepare(source=raw.output, data=data))
         trainval = faces.outputs["trainval"]
+        training = {"compute": compute, "checkpoints": checkpoints}
 
         def further(number: int, start: Any, stage: Any, seed: Any) -> Any:
-            task = train(trainval=trainval, start=start, number=number, stage=stage, compute=compute, seed=seed)
+            task = train(trainval=trainval, start=start, number=number, stage=stage, seed=seed, **training)
             return on(task, gpu=True).outputs["model"]
 
         first = on(
-            train_backbone(trainval=trainval, network=network, stage=stage1, compute=compute, seed=seed_backbone),
+            train_backbone(trainval=trainval, network=network, stage=stage1, seed=seed_backbone, **training),
             gpu=True,
         ).outputs["model"]
         second = further(2, first, stage2, seed_backbone)
@@ -95,9 +97,7 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
         )
         selection, chosen = selected.outputs["selection"], selected.outputs["chosen"]
         gated = on(
-            control(
-                **sets(set_b=b, set_c=c), selection=selection, trainval=trainval, settings=lhc_net_c, compute=compute
-            ),
+            control(**sets(set_b=b, set_c=c), selection=selection, trainval=trainval, settings=lhc_net_c, **training),
             gpu=True,
         ).outputs["models"]
         scored = on(

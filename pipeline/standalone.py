@@ -29,6 +29,7 @@ def build_standalone(config: Config, cluster: Cluster, execution: str = "") -> A
         data: dict = config.data.to_dict(),
         network: dict = config.network.to_dict(),
         compute: dict = config.compute.to_dict(),
+        checkpoints: dict = config.checkpoints.to_dict(),
         stage1: dict = stages[0],
         stage2: dict = stages[1],
         stage3: dict = stages[2],
@@ -46,13 +47,14 @@ def build_standalone(config: Config, cluster: Cluster, execution: str = "") -> A
                     network=network,
                     stage=stage1,
                     compute=compute,
+                    checkpoints=checkpoints,
                     seed=run.seed,
                     variant=run.variant,
                     standalone=True,
                 ),
                 gpu=True,
             ).outputs["model"]
-            common = {"trainval": trainval, "compute": compute, "seed": run.seed}
+            common = {"trainval": trainval, "compute": compute, "checkpoints": checkpoints, "seed": run.seed}
             second = on(train(start=first, number=2, stage=stage2, **common), gpu=True).outputs["model"]
             third = on(train(start=second, number=3, stage=stage3, **common), gpu=True).outputs["model"]
 

@@ -60,7 +60,7 @@ def test_an_epoch_moves_every_one_of_them(stores: tuple[Path, Path], tiny: Confi
     from lhcnet.device import open_device
     from lhcnet.models.lhcnet import add_control, freeze_all_but_control
     from lhcnet.models.saved import Architecture
-    from lhcnet.training.fit import Split, make_optimizer, train_epoch
+    from lhcnet.training.fit import Split, Sums, make_optimizer, train_epoch
 
     architecture = Architecture.of(tiny.network).model_copy(update={"modules": tiny.variants["wide"]})
     network = freeze_all_but_control(add_control(architecture.build(seed=1)))
@@ -68,7 +68,18 @@ def test_an_epoch_moves_every_one_of_them(stores: tuple[Path, Path], tiny: Confi
     images, labels = torch.from_numpy(split.images[:64].copy()), torch.from_numpy(split.labels[:64].astype("int64"))
     stage = Stage(optimizer="adam", learning_rate=0.01, batch_size=32)
     optimizer = make_optimizer(network, stage)
-    train_epoch(network, optimizer, images, labels, stage, "0/5/1", 32, open_device(tiny.compute), "")
+    train_epoch(
+        network,
+        optimizer,
+        images,
+        labels,
+        stage,
+        "0/5/1",
+        32,
+        open_device(tiny.compute),
+        "",
+        Sums.zero(torch.device("cpu")),
+    )
     moved = [w != start for w, start in zip(control_weights(network), CONTROL_START, strict=True)]
     assert moved == [True] * 5
 

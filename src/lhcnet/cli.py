@@ -152,6 +152,7 @@ def train(
         standalone=standalone is not None,
         seed=config.seeds.backbone if seed is None else seed,
         compute=config.compute,
+        checkpoints=config.checkpoints,
         network=config.network if start is None else None,
         start=start,
         execution=execution_name(config),
@@ -238,6 +239,7 @@ def control(
         out,
         control=config.control,
         compute=config.compute,
+        checkpoints=config.checkpoints,
         execution=execution_name(config),
     )
 

@@ -85,12 +85,13 @@ class Compute(Section):
     """Where and how the arithmetic runs. `cuda` without a GPU is an error, never a silent fallback.
 
     `threads` is the number of CPU threads, 0 leaves torch's choice (all cores): results are the same bytes only for the
-    same number.
+    same number. `deterministic` refuses algorithms whose sums come in another order every time: only a GPU has those.
     """
 
     device: Literal["cuda", "cpu"] = "cuda"
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: Annotated[int, BeforeValidator(whole), Field(ge=0)] = 0
+    deterministic: bool = False
 
 
 class Augmentation(Section):
@@ -228,6 +229,20 @@ class Standalone(Section):
     patience: tuple[Count, Count, Count] = (8, 8, 8)
 
 
+class Checkpoints(Section):
+    """Where an unfinished training leaves what it needs to go on, and how often (seconds). No result depends on it.
+
+    The environment variable LHCNET_CHECKPOINTS, for example a volume of a cluster, takes the place of `folder`.
+    """
+
+    folder: Annotated[str, Field(min_length=1)] = ".lhcnet/checkpoints"
+    seconds: Annotated[float, Field(ge=0)] = 300.0
+
+    @property
+    def place(self) -> Path:
+        return Path(os.environ.get("LHCNET_CHECKPOINTS") or self.folder)
+
+
 class Registry(Section):
     """Name of the registered model; the version registered last, new or registered again, is `champion`."""
 
@@ -258,6 +273,7 @@ class Config(Section):
     evaluation: Evaluation = Evaluation()
     analysis: Analysis = Analysis()
     standalone: Standalone = Standalone()
+    checkpoints: Checkpoints = Checkpoints()
     registry: Registry = Registry()
 
     @property
@@ -298,8 +314,9 @@ class Config(Section):
         return self
 
     def digest(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 of the canonical JSON form."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+        """First 12 hexadecimal digits of the SHA-256 of all settings that results depend on, as canonical JSON."""
+        values = self.model_dump(mode="json", exclude={"checkpoints"})
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def map_sides(input_size: int) -> tuple[int, int, int, int, int]:
@@ -309,6 +326,14 @@ def map_sides(input_size: int) -> tuple[int, int, int, int, int]:
     for _ in range(3):
         sides.append((sides[-1] + 1) // 2)
     return sides[0], sides[1], sides[2], sides[3], sides[4]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested sections as text under dotted names."""
+    out: dict[str, str] = {}
+    for key, value in values.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
+    return out
 
 
 S = TypeVar("S", bound=Section)
@@ -368,11 +393,16 @@ def execution_name(config: Config) -> str:
     """
     if name := os.environ.get("LHCNET_EXECUTION"):
         return name
-    hashed = hashlib.sha256(config.digest().encode())
+    return f"{config.profile}-{hashlib.sha256((config.digest() + code_digest()).encode()).hexdigest()[:8]}"
+
+
+def code_digest() -> str:
+    """SHA-256 (hex) of the package's Python files."""
+    hashed = hashlib.sha256()
     package = Path(__file__).parent
     for file in sorted(package.rglob("*.py")):
         hashed.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
-    return f"{config.profile}-{hashed.hexdigest()[:8]}"
+    return hashed.hexdigest()
 
 
 def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:

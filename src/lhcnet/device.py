@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -40,6 +41,9 @@ def open_device(compute: Compute) -> Device:
     if compute.device == "cuda":  # float32 means float32, and the same choice of algorithm every time
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+    if compute.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        torch.use_deterministic_algorithms(True)
     if compute.threads:
         torch.set_num_threads(compute.threads)
     return Device(torch.device(compute.device), compute.precision)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -77,6 +77,7 @@ def loss_and_accuracy(
     device: Device,
     batch_size: int = 32,
     truncate: bool = False,
+    between_batches: Callable[[], None] = lambda: None,
 ) -> tuple[float, float]:
     """Mean cross-entropy (nats) and accuracy (0..1) of the final weights in evaluation mode, no augmentation."""
     network.eval()
@@ -87,4 +88,5 @@ def loss_and_accuracy(
         target = torch.from_numpy(labels[rows].astype(np.int64)).to(device.torch)
         loss += F.cross_entropy(logits, target, reduction="sum").double()
         hits += (logits.argmax(1) == target).sum()
+        between_batches()
     return loss.item() / len(images), hits.item() / len(images)

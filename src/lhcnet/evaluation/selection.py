@@ -63,10 +63,13 @@ def apply_loss_rule(saved: Saved, start_train_loss: float, loss_factor: float) -
     """(kept, reason). Section 4.1: keep a run only if its training loss is below 1.10 x that of the start.
 
     Both losses are measured alike: final weights, evaluation mode, whole training split, no augmentation. Set A has
-    no new modules to be rejected by the host, so only divergence counts there.
+    no new modules to be rejected by the host, so only divergence counts there. A dead module is rejected as well: what
+    it adds is no attention.
     """
     if saved.metrics.status == "diverged" or saved.metrics.train_loss is None:
         return False, f"diverged: {saved.metrics.reason or 'training loss is not finite'}"
+    if saved.metrics.status == "dead":
+        return False, f"dead: {saved.metrics.reason}"
     if saved.info.provenance.set == "A":
         return True, "set A: the loss rule is for networks with LHC"
     loss, limit = saved.metrics.train_loss, loss_factor * start_train_loss
@@ -106,7 +109,7 @@ def trained(saved: Saved) -> Trained:
 
 
 def _trained(saved: Saved) -> dict[str, Any]:
-    figures = saved.metrics.model_dump(exclude={"status", "reason", "epochs"})
+    figures = saved.metrics.model_dump(exclude={"status", "reason", "epochs", "attention_entropy"})
     p = saved.info.provenance
     settings = {"start": p.start, "training": p.training, "compute": p.compute, "architecture": saved.info.architecture}
     return {"id": saved.id, "seed": p.seed, "history": saved.history, **settings, **figures}

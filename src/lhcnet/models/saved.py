@@ -25,15 +25,18 @@ if TYPE_CHECKING:
     from lhcnet.models.resnetv2 import ResNetV2
 
 MARKER = "model.json"
-Status = Literal["trained", "diverged", "inserted"]
+Status = Literal["trained", "diverged", "dead", "inserted"]  # dead: an LHC module attends to nothing in particular
 
 
 class Epoch(Section):
-    """One row of `history.csv`. Training figures are running means over the epoch, under augmentation and dropout."""
+    """One row of `history.csv`. Training figures are running means over the epoch, under augmentation and dropout;
+    `grad_norm` is the largest of a batch (Euclidean, over all trained weights).
+    """
 
     epoch: Annotated[int, BeforeValidator(whole)]
     train_loss: float | None = None
     train_accuracy: float | None = None
+    grad_norm: float | None = None
     val_loss: float | None = None
     val_accuracy: float
 
@@ -85,7 +88,10 @@ class Provenance(Section):
 
 
 class Metrics(Section):
-    """Figures of the final weights in evaluation mode without augmentation; null where not measured or not finite."""
+    """Figures of the final weights in evaluation mode without augmentation; null where not measured or not finite.
+
+    `attention_entropy` is that of each LHC module, from 0 (every channel attends to one) to 1 (to all alike).
+    """
 
     status: Status
     reason: str = ""
@@ -95,6 +101,7 @@ class Metrics(Section):
     train_accuracy: float | None = None
     val_loss: float | None = None
     val_accuracy: float | None = None
+    attention_entropy: dict[str, float] = Field(default_factory=dict)
 
 
 class ModelInfo(Section):

@@ -7,7 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lhcnet.config import PLAIN, Compute, Control, Network, Section, SetName, Stage, Variant, parse
+from lhcnet.config import (
+    PLAIN,
+    Checkpoints,
+    Compute,
+    Control,
+    Network,
+    Section,
+    SetName,
+    Stage,
+    Variant,
+    code_digest,
+    flat,
+    parse,
+)
 from lhcnet.data.atomic import complete_or_absent
 from lhcnet.data.store import Store, open_store
 from lhcnet.errors import LhcnetError
@@ -28,6 +41,7 @@ from lhcnet.tracking.record import curve, final, tracked
 
 if TYPE_CHECKING:
     from lhcnet.models.resnetv2 import ResNetV2
+    from lhcnet.training.checkpoint import Checkpoint
 
 log = logging.getLogger("lhcnet")
 
@@ -43,6 +57,7 @@ def train(
     stage: Stage,
     seed: int,
     compute: Compute,
+    checkpoints: Checkpoints | None = None,
     network: Network | None = None,
     variant: Variant | None = None,
     standalone: bool = False,
@@ -54,7 +69,7 @@ def train(
     In the stand-alone pipeline (`standalone`) stage 1 may begin with LHC modules (`variant`) in the network.
 
     A run that diverges is written like any other, with status `diverged` and its reason: selection rejects it and
-    the pipeline goes on.
+    the pipeline goes on. With `checkpoints`, one that was interrupted goes on where it stood.
     """
     from lhcnet.models.lhcnet import insert_modules
     from lhcnet.models.weights import load_start
@@ -86,7 +101,11 @@ def train(
         architecture=architecture,
         provenance=Provenance(id=id_, set=set_, stage=number, seed=seed, variant=name, data=store.digest, start=origin),
     )
-    _fit(model, info, store, out, stage=stage, compute=compute, execution=execution)
+    checkpoint = _fit(
+        model, info, store, out, stage=stage, compute=compute, checkpoints=checkpoints, execution=execution
+    )
+    if checkpoint:
+        checkpoint.remove()
     return open_model(out)
 
 
@@ -98,6 +117,7 @@ def control(
     *,
     control: Control,
     compute: Compute,
+    checkpoints: Checkpoints | None = None,
     execution: str | None = None,
 ) -> list[Saved]:
     """LHC-NetC: from trained LHC-Nets, train the five weights w of the residual sums and nothing else.
@@ -118,6 +138,7 @@ def control(
         del starts[id_]
     store = open_store(trainval)
     names = [str(number) for number in range(len(starts))]
+    done: list[Checkpoint | None] = []  # the folder is not there before the last is trained
     with complete_or_absent(out, "control.json") as folder:
         for name, id_ in zip(names, sorted(starts), strict=True):
             begun = starts[id_]
@@ -139,8 +160,21 @@ def control(
                     start=begun.weights_digest(),
                 ),
             )
-            _fit(network, info, store, folder / name, stage=control.training, compute=compute, execution=execution)
+            done.append(
+                _fit(
+                    network,
+                    info,
+                    store,
+                    folder / name,
+                    stage=control.training,
+                    compute=compute,
+                    checkpoints=checkpoints,
+                    execution=execution,
+                )
+            )
         write_json(folder / "control.json", {"models": names})
+    for checkpoint in filter(None, done):
+        checkpoint.remove()
     return open_controlled(out)
 
 
@@ -164,13 +198,15 @@ def _fit(
     *,
     stage: Stage,
     compute: Compute,
+    checkpoints: Checkpoints | None,
     execution: str | None,
-) -> None:
-    """Train, measure the final weights, write the model directory, log."""
+) -> Checkpoint | None:
+    """Train, measure the final weights, write the model directory, log. The checkpoint is the caller's to remove."""
     from lhcnet.device import open_device
     from lhcnet.evaluation.predict import loss_and_accuracy
     from lhcnet.models.lhcnet import control_weights
     from lhcnet.training.fit import Split, finite, fit
+    from lhcnet.training.health import attention_entropy
 
     p, size = info.provenance, info.architecture.input_size
     tags = {"set": p.set, "stage": p.stage, "seed": p.seed, "variant": p.variant or "-"}
@@ -190,6 +226,7 @@ def _fit(
             if run:
                 run.metrics(curve(row), step=row.epoch)
 
+        checkpoint = None if checkpoints is None else _checkpoint(checkpoints, info)
         train_split, validation = Split(*store.split("train")), Split(*store.split("validation"))
         result = fit(
             model,
@@ -202,14 +239,19 @@ def _fit(
             device=device,
             title=p.id,
             on_epoch=on_epoch,
+            checkpoint=checkpoint,
         )
         train_loss, train_accuracy = loss_and_accuracy(
             model, train_split.images, train_split.labels, input_size=size, device=device, truncate=True
         )
         best = result.history[result.best_epoch]
+        entropy = attention_entropy(model, validation.images, input_size=size, device=device)
+        dead = [f"{place} is {word}" for place, spread in entropy.items() if (word := spread.dead)]
+        died = bool(dead) and result.status == "trained"
         metrics = Metrics(
-            status=result.status,
-            reason=result.reason,
+            status="dead" if died else result.status,
+            reason=f"attention of {', of '.join(dead)} everywhere" if died else result.reason,
+            attention_entropy={place: spread.mean for place, spread in entropy.items()},
             best_epoch=result.best_epoch,
             epochs=len(result.history) - 1,
             train_loss=finite(train_loss),
@@ -226,6 +268,21 @@ def _fit(
     log.info(
         "%s: %s, best epoch %d, validation accuracy %.4f", p.id, metrics.status, metrics.best_epoch, best.val_accuracy
     )
+    return checkpoint
+
+
+def _checkpoint(checkpoints: Checkpoints, info: ModelInfo) -> Checkpoint:
+    """The checkpoint of this training, known by everything that its numbers depend on."""
+    import torch
+
+    from lhcnet.training.checkpoint import Checkpoint
+
+    identity = flat(info.to_dict()) | {
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "code": code_digest(),
+    }
+    return Checkpoint(checkpoints.place, info.provenance.id, identity, checkpoints.seconds)
 
 
 def _identify(start: Saved, number: int, seed: int) -> tuple[str, SetName, str | None]:

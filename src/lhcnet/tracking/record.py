@@ -47,4 +47,5 @@ def final(metrics: Metrics) -> dict[str, Any]:
     return {f"final_{name}": value for name, value in values.items() if isinstance(value, float)} | {
         "best_epoch": metrics.best_epoch,
         "epochs": metrics.epochs,
+        **{f"attention_entropy_{place}": value for place, value in metrics.attention_entropy.items()},
     }

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -25,8 +26,10 @@ from lhcnet.data.images import affine, draw_affine, mirror, upscale
 from lhcnet.device import Device
 from lhcnet.evaluation.predict import loss_and_accuracy
 from lhcnet.models.saved import Epoch
+from lhcnet.training.checkpoint import Checkpoint, Standing
 
 LOOK_EVERY = 50  # batches between looks at the loss
+EXPLODED = 1e5  # Euclidean norm of all gradients of a batch; the paper's trainings stay below 1e2
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,76 @@ class Fit:
     reason: str
 
 
+@dataclass
+class Sums:
+    """What the batches of an epoch leave besides the weights; on the device, so that no batch waits for it."""
+
+    loss: Tensor  # float64, over images
+    hits: Tensor  # int64
+    norm: Tensor  # float32, the largest gradient norm
+    batches: int = 0
+
+    @classmethod
+    def zero(cls, device: torch.device) -> Sums:
+        loss, hits, norm = (
+            torch.zeros((), dtype=t, device=device) for t in (torch.float64, torch.int64, torch.float32)
+        )
+        return cls(loss, hits, norm)
+
+
+@dataclass
+class State:
+    """All that a training holds between two batches: a checkpoint is this, and nothing is missing from it."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    sums: Sums
+    epoch: int = 0
+    history: list[Epoch] = field(default_factory=list)
+    best_epoch: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {f"network/{name}": tensor for name, tensor in self.network.state_dict().items()}
+        found |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        for i, p in enumerate(self._parameters()):
+            found |= {f"optimizer/{i}/{name}": tensor for name, tensor in self.optimizer.state[p].items()}
+        found |= {"sums/loss": self.sums.loss, "sums/hits": self.sums.hits, "sums/norm": self.sums.norm}
+        found["random/cpu"] = torch.get_rng_state()
+        if self.sums.loss.is_cuda:
+            found["random/cuda"] = torch.cuda.get_rng_state(self.sums.loss.device)
+        return found
+
+    def standing(self) -> Standing:
+        history = tuple(self.history)
+        return Standing(epoch=self.epoch, batches=self.sums.batches, best_epoch=self.best_epoch, history=history)
+
+    def restore(self, tensors: dict[str, Tensor], standing: Standing) -> None:
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition("/")
+            parts.setdefault(part, {})[rest] = tensor
+        device = self.sums.loss.device
+        self.network.load_state_dict(parts["network"])
+        self.best = {name: tensor.to(device) for name, tensor in parts["best"].items()}
+        for i, p in enumerate(self._parameters()):
+            for name in [name for name in parts.get("optimizer", {}) if name.startswith(f"{i}/")]:
+                value = parts["optimizer"][name]
+                # moments lie in memory as their weights do: fused optimizers go through both in step
+                like = torch.empty_like(p.detach()) if value.shape == p.shape else torch.empty_like(value)
+                self.optimizer.state[p][name.partition("/")[2]] = like.copy_(value)
+        self.sums = Sums(
+            **{name: tensor.to(device) for name, tensor in parts["sums"].items()}, batches=standing.batches
+        )
+        self.epoch, self.best_epoch, self.history = standing.epoch, standing.best_epoch, list(standing.history)
+        torch.set_rng_state(parts["random"]["cpu"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(parts["random"]["cuda"], device)
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
 def fit(
     network: nn.Module,
     train: Split,
@@ -59,68 +132,94 @@ def fit(
     device: Device,
     title: str = "train",
     on_epoch: Callable[[Epoch], None] = lambda _: None,
+    checkpoint: Checkpoint | None = None,
 ) -> Fit:
     """Train `network` in place.
 
-    A run that diverges (a loss that is not finite) ends at once with status `diverged` and the best weights so far.
-    The same seed gives the same bytes on the same machine and number of threads: every epoch draws from generators
-    their own, made of (seed, stage `number`, epoch).
+    A run that diverges (a loss that is not finite, exploding gradients) ends at once with status `diverged` and the
+    best weights so far. The same seed gives the same bytes on the same machine and number of threads, also if it was
+    interrupted and went on from its `checkpoint`: every epoch draws from generators of its own, made of (seed, stage
+    `number`, epoch).
+
+    Raises:
+        Preempted: SIGTERM came; the checkpoint is written.
     """
     device.place(network)
-    optimizer = make_optimizer(network, stage)
+    state = State(network, make_optimizer(network, stage), Sums.zero(device.torch))
     images = torch.from_numpy(np.array(train.images)).to(device.torch)  # the whole split: 66 MB of FER2013
     labels = torch.from_numpy(train.labels.astype(np.int64)).to(device.torch)
 
+    def between_batches() -> None:
+        if checkpoint and state.epoch and checkpoint.due():
+            checkpoint.write(state.tensors(), state.standing())
+        elif checkpoint:
+            checkpoint.leave_if_asked()
+
     def validate() -> tuple[float, float]:
-        images, labels = validation.images, validation.labels
         return loss_and_accuracy(
-            network, images, labels, input_size=input_size, device=device, batch_size=stage.batch_size
+            network,
+            validation.images,
+            validation.labels,
+            input_size=input_size,
+            device=device,
+            batch_size=stage.batch_size,
+            between_batches=between_batches,
         )
 
-    val_loss, val_accuracy = validate()
-    history = [Epoch(epoch=0, val_loss=finite(val_loss), val_accuracy=val_accuracy)]
-    on_epoch(history[0])
-    best_epoch, best = 0, _copy(network)
-    status: Literal["trained", "diverged"] = "trained"
-    reason = ""
+    with checkpoint.listening() if checkpoint else nullcontext():
+        if checkpoint and (found := checkpoint.load()):
+            state.restore(*found)
+            for row in state.history:
+                on_epoch(row)
+        else:
+            val_loss, val_accuracy = validate()
+            state.history.append(Epoch(epoch=0, val_loss=finite(val_loss), val_accuracy=val_accuracy))
+            on_epoch(state.history[0])
+            state.best, state.epoch = _copy(network), 1
 
-    for epoch in range(1, stage.epochs + 1):
-        try:
-            train_loss, train_accuracy = train_epoch(
-                network,
-                optimizer,
-                images,
-                labels,
-                stage,
-                f"{seed}/{number}/{epoch}",
-                input_size,
-                device,
-                f"{title} {epoch}",
-            )
-        except FloatingPointError as error:
-            status, reason = "diverged", f"{error} of epoch {epoch}"
-            break
-        val_loss, val_accuracy = validate()
-        history.append(
-            Epoch(
+        status: Literal["trained", "diverged"] = "trained"
+        reason = ""
+        while state.epoch <= stage.epochs:
+            epoch = state.epoch
+            try:
+                train_epoch(
+                    network,
+                    state.optimizer,
+                    images,
+                    labels,
+                    stage,
+                    f"{seed}/{number}/{epoch}",
+                    input_size,
+                    device,
+                    f"{title} {epoch}",
+                    state.sums,
+                    between_batches,
+                )
+            except FloatingPointError as error:
+                status, reason = "diverged", f"{error} of epoch {epoch}"
+                break
+            val_loss, val_accuracy = validate()
+            row = Epoch(
                 epoch=epoch,
-                train_loss=train_loss,
-                train_accuracy=train_accuracy,
+                train_loss=state.sums.loss.item() / len(images),
+                train_accuracy=state.sums.hits.item() / len(images),
+                grad_norm=state.sums.norm.item(),
                 val_loss=finite(val_loss),
                 val_accuracy=val_accuracy,
             )
-        )
-        on_epoch(history[-1])
-        if not math.isfinite(val_loss):
-            status, reason = "diverged", f"validation loss is not finite after epoch {epoch}"
-            break
-        if val_accuracy > history[best_epoch].val_accuracy:
-            best_epoch, best = epoch, _copy(network)
-        elif epoch - best_epoch >= stage.patience:
-            break
+            state.history.append(row)
+            on_epoch(row)
+            if not math.isfinite(val_loss):
+                status, reason = "diverged", f"validation loss is not finite after epoch {epoch}"
+                break
+            if val_accuracy > state.history[state.best_epoch].val_accuracy:
+                state.best_epoch, state.best = epoch, _copy(network)
+            elif epoch - state.best_epoch >= stage.patience:
+                break
+            state.epoch, state.sums = epoch + 1, Sums.zero(device.torch)
 
-    network.load_state_dict(best)
-    return Fit(history, best_epoch, status, reason)
+    network.load_state_dict(state.best)
+    return Fit(state.history, state.best_epoch, status, reason)
 
 
 def train_epoch(
@@ -133,23 +232,29 @@ def train_epoch(
     input_size: int,
     device: Device,
     title: str,
-) -> tuple[float, float]:
-    """Mean loss and accuracy over one shuffled pass. Raises FloatingPointError when the loss is not finite.
+    sums: Sums,
+    between_batches: Callable[[], None] = lambda: None,
+) -> None:
+    """One shuffled pass, or what is left of it after `sums.batches`; `sums` takes in loss, hits and gradient norm.
 
     All that is random is drawn before the first batch, and no batch waits for the device.
+
+    Raises:
+        FloatingPointError: the loss is not finite, or the gradients explode.
     """
     network.train()
     _freeze_statistics(network)
-    torch.manual_seed(_derive(f"{seed}/dropout"))
+    if sums.batches == 0:  # later, the generator of dropout stands where the last batch left it
+        torch.manual_seed(_derive(f"{seed}/dropout"))
     generator = torch.Generator().manual_seed(_derive(f"{seed}/data"))  # on the CPU for every device
     order = torch.randperm(len(images), generator=generator).to(device.torch)
     drawn = _draw(len(images), stage.augmentation, input_size, generator).to(device.torch)
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device.torch)
-    hits = torch.zeros((), dtype=torch.int64, device=device.torch)
-    seen = torch.zeros((), dtype=torch.float64, pin_memory=device.torch.type == "cuda")
+    seen = torch.zeros(2, dtype=torch.float64, pin_memory=device.torch.type == "cuda")
+    parameters = [p for p in network.parameters() if p.requires_grad]
 
     slices = batch_slices(len(images), stage.batch_size)
-    for step, batch in enumerate(tqdm(slices, desc=title, unit="batch", leave=False, disable=None)):
+    bar = tqdm(slices, desc=title, unit="batch", leave=False, disable=None, initial=sums.batches)
+    for step, batch in enumerate(slices[sums.batches :], sums.batches):
         rows = order[batch]
         grey = upscale(images[rows], input_size, truncate=True)
         grey = _augment(grey, drawn[batch], stage.augmentation)
@@ -159,17 +264,27 @@ def train_epoch(
             logits: Tensor = network(grey.expand(-1, 3, -1, -1))
         loss = F.cross_entropy(logits.float(), target)
         loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         optimizer.step()
-        loss_sum += loss.detach().double() * len(rows)
-        hits += (logits.detach().argmax(1) == target).sum()
+        sums.loss += loss.detach().double() * len(rows)
+        sums.hits += (logits.detach().argmax(1) == target).sum()
+        sums.norm = torch.maximum(sums.norm, norm)  # keeps what is not a number
+        sums.batches = step + 1
         if step % LOOK_EVERY == 0:
-            if not math.isfinite(seen.item()):
-                raise FloatingPointError("training loss is not finite")
-            seen.copy_(loss_sum, non_blocking=True)  # looked at LOOK_EVERY batches later: a GPU has it ready by then
+            _refuse_divergence(*seen.tolist())
+            # looked at LOOK_EVERY batches later: a GPU has it ready by then
+            seen.copy_(torch.stack([sums.loss, sums.norm.double()]), non_blocking=True)
+        bar.update()
+        between_batches()
+    bar.close()
+    _refuse_divergence(sums.loss.item(), sums.norm.item())
 
-    if not math.isfinite(loss_sum.item()):
+
+def _refuse_divergence(loss: float, norm: float) -> None:
+    if not math.isfinite(loss):
         raise FloatingPointError("training loss is not finite")
-    return loss_sum.item() / len(images), hits.item() / len(images)
+    if not norm < EXPLODED:
+        raise FloatingPointError(f"gradient norm is not below {EXPLODED:g}")
 
 
 def _freeze_statistics(network: nn.Module) -> None:
