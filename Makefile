@@ -39,4 +39,4 @@ ui: setup ## MLflow on http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db} --port $${PORT:-5000}
 
 clean: ## everything a run made, but not .venv and not data/
-	rm -rf artifacts runs build mlflow.db mlartifacts .lhcnet standalone/.lhcnet
+	rm -rf artifacts runs build mlflow.db mlflow.db.lock mlartifacts .lhcnet standalone/.lhcnet

@@ -31,8 +31,8 @@ from lhcnet import steps
 from lhcnet.config import Config, Data, profile, to_yaml
 from lhcnet.data.sources import OFFICIAL_COUNTS
 from lhcnet.models.saved import Epoch, Saved
+from lhcnet.tracking.journal import Execution, journaled
 from lhcnet.tracking.record import curve
-from lhcnet.tracking.runs import Execution, child
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {
@@ -55,12 +55,12 @@ def quick() -> list[Row]:
 
 
 def starts(folder: Path) -> list[Row]:
-    """A process each: what a command or a step has loaded before it begins."""
+    """A process each: what a command or a step has loaded before it begins, and what the writer of its record loads."""
     client = "from lhcnet.tracking.runs import open_client; open_client()"
     programs = {  # as the executor of a component, which needs little of kfp
         "what every step loads (kfp's executor, lhcnet.steps)": "import kfp.dsl.executor_main, lhcnet.steps",
-        "and MLflow with its local store": f"import kfp.dsl.executor_main, lhcnet.steps; {client}",
-        "and torch": f"import kfp.dsl.executor_main, lhcnet.steps, torch; {client}",
+        "and torch": "import kfp.dsl.executor_main, lhcnet.steps, torch",
+        "beside it, the writer of its record: MLflow with its local store": client,
     }
     one_step = "from lhcnet.process import one_step; one_step()"
     runtime = {"_KFP_RUNTIME": "true", "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'starts.db'}"}
@@ -84,8 +84,9 @@ def logged(folder: Path) -> list[Row]:
     stretched to the number of FER2013's training images: an epoch of stage 1 computes the same for every image.
     """
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'logged.db'}"
+    os.environ["LHCNET_JOURNAL"] = str(folder / "journal")
     values = curve(Epoch(epoch=1, train_loss=1.0, train_accuracy=0.5, val_loss=1.0, val_accuracy=0.5))
-    with child(Execution("logging", "0" * 64), "train", tags={}) as run:
+    with journaled(Execution("logging", "0" * 64), "train", tags={}) as run:
         taken = median(seconds(lambda step=step: run.metrics(values, step=step)) for step in range(50))
 
     call("lhcnet", "faces", "faces.zip", cwd=folder)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from lhcnet.config import Config, execution_name
 from lhcnet.errors import LhcnetError
 from lhcnet.terminal import print_report
-from lhcnet.tracking.runs import default_uri, open_client
+from lhcnet.tracking.journal import FOLDER, default_uri, journals
 from pipeline.cluster import LOCAL
 from pipeline.graph import build
 from pipeline.standalone import build_standalone
@@ -86,7 +86,7 @@ def run(config: Config, source: Path | None, root: Path, *, standalone: bool = F
     if not source.exists():
         raise LhcnetError(f"{source}: is not there; expected FER2013 as a file, folder or zip")
     os.environ["MLFLOW_TRACKING_URI"] = default_uri()  # absolute, for the tasks
-    open_client()  # a fresh sqlite store must exist before two tasks open it
+    os.environ[FOLDER] = str(journals())
     stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S-%f")[:-4]
     root = root.absolute() / stamp
     root.mkdir(parents=True)

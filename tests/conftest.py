@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -23,6 +24,8 @@ for name in (
     "MLFLOW_EXPERIMENT_ID",
     "MLFLOW_EXPERIMENT_NAME",
     "LHCNET_EXECUTION",
+    "LHCNET_JOURNAL",
+    "LHCNET_TRACKING_WAIT",
 ):
     os.environ.pop(name, None)
 
@@ -70,11 +73,24 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "trainval", folder / "test"
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without experiments of ours: to make one takes seconds."""
+    import mlflow
+
+    database = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{database}").search_experiments()
+    return database
+
+
 @pytest.fixture
-def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A fresh MLflow store; returns its URI."""
+def tracking(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh MLflow store, and journals beside it; returns its URI. A step waits for it as long as it takes."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("LHCNET_JOURNAL", str(tmp_path / "journal"))
+    monkeypatch.setenv("LHCNET_TRACKING_WAIT", "300")
     return uri
 
 
@@ -99,7 +115,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("tracking")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    return os.environ | {"PATH": path, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
+    return os.environ | {
+        "PATH": path,
+        "MLFLOW_TRACKING_URI": uri,
+        "LHCNET_TRACKING_WAIT": "300",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}",
+    }
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,9 @@ import pytest
 from lhcnet import steps
 from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
-from lhcnet.tracking import runs as tracking_runs
-from lhcnet.tracking.runs import KEY, Execution, child, open_client
-
-tracking_find = tracking_runs._find
+from lhcnet.tracking.journal import Execution, journaled, journals
+from lhcnet.tracking.runs import KEY, Record, Run, open_client
+from lhcnet.tracking.writer import kept
 
 EXECUTION = Execution("demo-1234", "d" * 64)
 
@@ -30,7 +29,7 @@ def runs(client: mlflow.MlflowClient) -> dict[str, mlflow.entities.Run]:
 
 def test_one_parent_and_a_child_a_step(tracking: str) -> None:
     for step in ("train/A/seed-0", "train/A/seed-1"):
-        with child(EXECUTION, step, tags={"seed": step[-1]}) as run:
+        with journaled(EXECUTION, step, tags={"seed": step[-1]}) as run:
             run.params({"stage": {"batch_size": 32}})
             for epoch in range(3):
                 run.metrics({"val_accuracy": 0.1 * epoch, "train_loss": None, "note": "text"}, step=epoch)
@@ -47,16 +46,16 @@ def test_one_parent_and_a_child_a_step(tracking: str) -> None:
 
 def test_a_step_that_runs_again_replaces_its_run_and_additions_reopen_it(tracking: str) -> None:
     for value in (0.1, 0.2):
-        with child(EXECUTION, "train/B/x", tags={}) as run:
+        with journaled(EXECUTION, "train/B/x", tags={}) as run:
             run.metrics({"val_accuracy": value}, step=0)
     client, _ = open_client()
     ended = runs(client)[f"{EXECUTION.key}/train/B/x"].info.end_time
     for _ in range(2):
-        with child(EXECUTION, "train/B/x", tags={"kept": True}, mode="add") as run:
-            run.metrics({"test_accuracy": 0.7})
+        with journaled(EXECUTION, "select", tags={}) as run:
+            run.other("train/B/x", {"kept": True}).metrics({"test_accuracy": 0.7})
     found = runs(client)
     assert found[f"{EXECUTION.key}/train/B/x"].info.end_time == ended
-    assert len(found) == 2
+    assert len(found) == 3
     run_id = found[f"{EXECUTION.key}/train/B/x"].info.run_id
     assert [p.value for p in client.get_metric_history(run_id, "val_accuracy")] == [0.2]
     assert [p.value for p in client.get_metric_history(run_id, "test_accuracy")] == [0.7]
@@ -64,7 +63,7 @@ def test_a_step_that_runs_again_replaces_its_run_and_additions_reopen_it(trackin
 
 
 def test_a_failed_step_says_so(tracking: str) -> None:
-    with pytest.raises(ZeroDivisionError), child(EXECUTION, "prepare", tags={}):
+    with pytest.raises(ZeroDivisionError), journaled(EXECUTION, "prepare", tags={}):
         raise ZeroDivisionError
     client, _ = open_client()
     assert {run.info.status for run in runs(client).values()} == {"FAILED"}
@@ -74,12 +73,14 @@ def test_an_injected_run_is_adopted_and_left_open(tracking: str, monkeypatch: py
     client, experiment = open_client()
     injected = client.create_run(experiment)
     monkeypatch.setenv("MLFLOW_RUN_ID", injected.info.run_id)
-    with child(EXECUTION, "train/A/seed-0", tags={"set": "A"}) as run:
-        assert run.id == injected.info.run_id
+    with journaled(EXECUTION, "train/A/seed-0", tags={"set": "A"}) as run:
         run.metrics({"val_accuracy": 0.5}, step=0)
+    with pytest.raises(ZeroDivisionError), journaled(EXECUTION, "train/A/seed-0", tags={}):
+        raise ZeroDivisionError
     found = client.get_run(injected.info.run_id)
     assert found.info.status == "RUNNING"
     assert found.data.metrics == {"val_accuracy": 0.5}
+    assert found.data.tags["set"] == "A"
     assert len(client.search_runs([experiment])) == 1
 
 
@@ -123,21 +124,27 @@ def test_all_rejected_is_in_the_record_before_it_is_an_error(
     assert found[key].info.status == "FAILED"
 
 
-def test_of_two_parents_made_at_once_the_first_stays(tracking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_parents_made_at_once_the_first_stays(
+    tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, experiment = open_client()
     first = client.create_run(experiment, tags={KEY: EXECUTION.key}, start_time=1)
-    seen = iter([None])  # our search came before the other process's run was there
-    monkeypatch.setattr(tracking_runs, "_find", lambda *a: next(seen, tracking_find(*a)))
-    with child(EXECUTION, "prepare", tags={}) as run:
-        assert run.parent_id == first.info.run_id
+    find, seen = Record.find, iter([None])  # our search came before the other machine's run was there
+    monkeypatch.setattr(Record, "find", lambda self, step: next(seen, find(self, step)))
+    record = Record(client, experiment, EXECUTION.key, "journal", tmp_path / "lock")
+    assert record.parent(at=2).id == first.info.run_id
+    assert len(client.search_runs([experiment])) == 1
 
 
-def test_a_server_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(LhcnetError, match=r"MLflow at http://127\.0\.0\.1:9") as error, child(EXECUTION, "x", tags={}):
-        raise AssertionError("must not get here")
-    assert "\n" not in str(error.value)
+def test_what_a_journal_made_twice_stays_once(tracking: str, tmp_path: Path) -> None:
+    client, experiment = open_client()
+    record = Record(client, experiment, EXECUTION.key, "journal", tmp_path / "lock")
+    parent = record.parent(at=1)
+    record.make("prepare", 1, parent.id)  # the server took the request, but its answer did not come
+    made: Run = record.make("prepare", 1, parent.id)
+    other = Record(client, experiment, EXECUTION.key, "another journal", tmp_path / "lock").make("x", 1, parent.id)
+    record.delete_others({parent.id, made.id})
+    assert {run.info.run_id for run in client.search_runs([experiment])} == {parent.id, made.id, other.id}
 
 
 def test_the_default_store_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +182,7 @@ def test_a_model_from_a_cache_gets_its_record_under_the_new_execution(
         steps.select([model.path], [start.path], tmp_path / "selection.json", loss_factor=9.0, execution="new")
     client, _ = open_client()
     key = Execution("new", start.info.provenance.data).key
+    assert kept(journals()) == []
     found = runs(client)
     reused = found[f"{key}/train/backbone/stage1"]
     assert reused.data.tags["restored"] == "from files"
@@ -207,6 +215,13 @@ def test_the_champion_loads_in_a_fresh_process_and_predicts(
         execution="demo",
     )
     arguments = (tmp_path / "chosen", tmp_path / "ev")
+    with pytest.MonkeyPatch.context() as away:
+        away.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        away.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        with pytest.raises(LhcnetError, match=r"MLflow at http://127\.0\.0\.1:9") as error:
+            steps.register(*arguments, tmp_path / "r.json", name="faces", execution="demo")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "r.json").exists()
     first = steps.register(*arguments, tmp_path / "r.json", name="faces", execution="demo")
     again = steps.register(*arguments, tmp_path / "r.json", name="faces", execution="demo")
     assert (first["version"], again["version"]) == (1, 1)

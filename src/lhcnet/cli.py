@@ -28,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: rich and its Markdown parser would double the time it takes
 )
+tracking = typer.Typer(help="The record in MLflow.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(tracking, name="tracking")
 Params = Annotated[Path, typer.Option("--params", help="Configuration file.")]
 PARAMS = Path("params.yaml")
 
@@ -412,6 +414,27 @@ def appendix_b(
     print_rows("Appendix B, H = W = 56, d = 196, n = 8", measures.table())
     if figure is not None:
         measures.figure_a1().savefig(figure)
+
+
+@tracking.command("replay")
+def tracking_replay(
+    folder: Annotated[Path | None, typer.Argument(help="Holds the journals; default: LHCNET_JOURNAL.")] = None,
+) -> None:
+    """Write to MLflow what it lacks.
+
+    Steps that MLflow did not answer left journals. Twice changes nothing.
+    """
+    from lhcnet.tracking.journal import journals
+    from lhcnet.tracking.writer import replay
+
+    root = folder or journals()
+    replayed = replay(root)
+    for one in replayed:
+        typer.echo(f"{one.execution}: {one.step}: {one.lacking or f'{one.entries} entries written'}")
+    if lacking := sum(bool(one.lacking) for one in replayed):
+        raise LhcnetError(f"{root}: MLflow still lacks something of {lacking} of {len(replayed)} journals")
+    if not replayed:
+        typer.echo(f"{root}: MLflow has everything")
 
 
 @app.command()

@@ -18,9 +18,10 @@ from lhcnet.evaluation.score import confusion
 from lhcnet.evaluation.selection import SelectionReport
 from lhcnet.evaluation.summary import EvaluationReport, Summary, summarise
 from lhcnet.models.saved import open_model, read_json, write_json
+from lhcnet.tracking.journal import Execution, journaled
 from lhcnet.tracking.record import restore, tracked
-from lhcnet.tracking.runs import Execution, child, missing
 from lhcnet.tracking.runs import register as register_model
+from lhcnet.tracking.writer import Here
 
 if TYPE_CHECKING:
     from lhcnet.report import Chapter
@@ -54,25 +55,25 @@ def compare(
     predictions = _predictions(evaluation / "predictions.npz", scored)
     analyses = _analyses(analysis) if analysis else None
 
-    summary = summarise(chosen, scored)
-    found = statistics(chosen, scored, predictions)
-    tables = all_tables(chosen, scored, predictions, found, official=official(data))
-    with complete_or_absent(out, "summary.json") as folder:
-        write_json(folder / "summary.json", summary.to_dict())
-        write_json(folder / "statistics.json", found.to_dict())
-        write_tables(folder, tables)
-        write_report(
-            folder / "report.html",
-            data_report=data,
-            selection=chosen,
-            evaluation=scored,
-            predictions=predictions,
-            statistics=found,
-            tables=tables,
-            analyses=analyses,
-            execution=execution,
-        )
     with tracked(execution, chosen.data, "compare") as run:
+        summary = summarise(chosen, scored)
+        found = statistics(chosen, scored, predictions)
+        tables = all_tables(chosen, scored, predictions, found, official=official(data))
+        with complete_or_absent(out, "summary.json") as folder:
+            write_json(folder / "summary.json", summary.to_dict())
+            write_json(folder / "statistics.json", found.to_dict())
+            write_tables(folder, tables)
+            write_report(
+                folder / "report.html",
+                data_report=data,
+                selection=chosen,
+                evaluation=scored,
+                predictions=predictions,
+                statistics=found,
+                tables=tables,
+                analyses=analyses,
+                execution=execution,
+            )
         if run:
             for file in sorted(out.iterdir()):
                 run.file(file)
@@ -121,12 +122,14 @@ def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution:
     weights = saved.weights_digest()
     tags = {"weights": weights, "data_digest": saved.info.provenance.data, "trained_as": saved.id}
     tags |= {key: f"{value:.4f}" for key, value in accuracies.items()}
-    name_ = Execution(execution, saved.info.provenance.data)
+    here = Here()  # the registry's answer is this step's result
     # the run of an earlier time is what a registered version points to: it is added to, never replaced
-    with child(name_, "register", tags={}, mode="own" if missing(name_, ["register"]) else "add") as run:
-        restore([saved], name_)
+    with journaled(
+        Execution(execution, saved.info.provenance.data), "register", tags={}, mode="keep", writing=here
+    ) as run:
+        restore([saved], run)
         run.metrics(accuracies)
-        version = register_model(run, name, chosen, tags=tags)
+        version = register_model(here.now(run), name, chosen, tags=tags)
         run.tags({"registered": f"{name} version {version}"})
         run.parent().metrics(accuracies)
         run.end_parent()

@@ -25,7 +25,6 @@ from lhcnet.evaluation.summary import Controlled, Evaluated, EvaluationReport
 from lhcnet.models.saved import MARKER, Saved, open_model, read_json, write_json
 from lhcnet.steps.train import CONTROL_PREFIX, open_controlled
 from lhcnet.tracking.record import restore, tracked
-from lhcnet.tracking.runs import Execution, child
 
 if TYPE_CHECKING:
     from lhcnet.device import Device
@@ -57,11 +56,9 @@ def select(
     with tracked(execution, data, f"select/{sets}") as run:
         if run:
             run.params({"loss_factor": loss_factor})
-            restore([*stages, *saved], Execution(execution or "", data))
+            restore([*stages, *saved], run)
             for entry in entries:
-                tags = {"kept": entry.kept, "selection": entry.reason}
-                with child(Execution(execution or "", data), f"train/{entry.id}", tags=tags, mode="add"):
-                    pass
+                run.other(f"train/{entry.id}", {"kept": entry.kept, "selection": entry.reason})
         report = choose(entries, stages, loss_factor)
         if chosen is not None:
             by_id = {model.id: model for model in saved}
@@ -137,11 +134,9 @@ def evaluate(
                 writer.writerows((CLASSES[a], CLASSES[b]) for a, b in zip(labels, p.argmax(1), strict=True))
         if run:
             run.params({"evaluation": evaluation.to_dict()})
-            under = Execution(execution or "", chosen.data)
-            restore(list(saved.values()), under)
+            restore(list(saved.values()), run)
             for evaluated in report.models:
-                with child(under, f"train/{evaluated.id}", tags={}, mode="add") as logged:
-                    logged.metrics(evaluated.accuracies())
+                run.other(f"train/{evaluated.id}", {}).metrics(evaluated.accuracies())
     return report
 
 

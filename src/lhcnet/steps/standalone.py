@@ -14,7 +14,6 @@ from lhcnet.evaluation.standalone import PAPER, StandaloneModel, StandaloneRepor
 from lhcnet.models.saved import open_model, write_json
 from lhcnet.steps.score import ScoredSplits
 from lhcnet.tracking.record import restore, tracked
-from lhcnet.tracking.runs import Execution, child
 
 log = logging.getLogger("lhcnet")
 
@@ -77,16 +76,13 @@ def compare_standalone(
             log.info(one.sentence)
         _write(report, out)
         if run:
-            restore(saved, Execution(execution or "", splits.data))
+            restore(saved, run)
             for scored_model in report.models:
                 accuracies = {
                     "test_accuracy": scored_model.test.accuracy,
                     "test_distinct_accuracy": scored_model.test_distinct.accuracy,
                 }
-                with child(
-                    Execution(execution or "", splits.data), f"train/{scored_model.id}", tags={}, mode="add"
-                ) as trained:
-                    trained.metrics(accuracies)
+                run.other(f"train/{scored_model.id}", {}).metrics(accuracies)
             for file in sorted(out.iterdir()):
                 run.file(file)
             run.end_parent()

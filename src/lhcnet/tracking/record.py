@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lhcnet.models.saved import Epoch, Metrics, Saved
-from lhcnet.tracking.runs import Execution, Run, child, missing
+from lhcnet.tracking.journal import Execution, Run, journaled
 
 
 @contextmanager
@@ -17,24 +17,21 @@ def tracked(
     if execution is None:
         yield None
         return
-    with child(Execution(execution, data), step, tags=tags or {}) as run:
+    with journaled(Execution(execution, data), step, tags=tags or {}) as run:
         yield run
 
 
-def restore(models: Sequence[Saved], execution: Execution) -> None:
+def restore(models: Sequence[Saved], by: Run) -> None:
     """Complete the execution's record with models whose training ran under another: a cache brought them back."""
-    absent = missing(execution, [f"train/{saved.id}" for saved in models])
     for saved in models:
-        if f"train/{saved.id}" not in absent:
-            continue
         p = saved.info.provenance
         tags: dict[str, object] = {"set": p.set, "stage": p.stage, "seed": p.seed, "variant": p.variant or "-"}
         tags |= {"status": saved.metrics.status, "restored": "from files"}
-        with child(execution, f"train/{saved.id}", tags=tags, mode="add") as run:
-            run.params({"network": saved.info.architecture.to_dict(), "seed": p.seed})
-            for row in saved.history:
-                run.metrics(curve(row), step=row.epoch)
-            run.metrics(final(saved.metrics))
+        run = by.other(f"train/{saved.id}", tags, "restore")
+        run.params({"network": saved.info.architecture.to_dict(), "seed": p.seed})
+        for row in saved.history:
+            run.metrics(curve(row), step=row.epoch)
+        run.metrics(final(saved.metrics))
 
 
 def curve(row: Epoch) -> dict[str, Any]:
