@@ -33,7 +33,6 @@ def stores(tmp_path: Path) -> tuple[Path, Path]:
 def test_round_trip(stores: tuple[Path, Path]) -> None:
     trainval, test = (open_store(path) for path in stores)
     assert trainval.digest == test.digest == FACES.digest
-    assert isinstance(trainval.images, np.memmap)
     assert not trainval.images.flags.writeable
     for name, code, where in (("train", TRAIN, trainval), ("validation", VALIDATION, trainval), ("test", TEST, test)):
         images, labels = where.split(name)
@@ -179,7 +178,7 @@ def test_failure_leaves_nothing(
     assert {p.name for p in tmp_path.iterdir()} == ({"trainval", "test"} if old else set())
 
 
-@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize("failing", [0, 1, 2])
 def test_failed_rename_brings_the_old_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
     target = tmp_path / "store"
     write_stores(OTHER, target, tmp_path / "test")
@@ -194,7 +193,7 @@ def test_failed_rename_brings_the_old_back(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "rename", rename)
     with (
-        pytest.raises(LhcnetError, match="store cannot be written, expected a writable directory: Permission denied"),
+        pytest.raises(LhcnetError, match=r"store cannot be written, expected a writable place .*: Permission denied"),
         complete_or_absent(target, "store.json") as beside,
     ):
         (beside / "store.json").write_text("{}")

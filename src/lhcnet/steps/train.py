@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lhcnet.config import PLAIN, Compute, Control, Network, Section, SetName, Stage, Variant, parse
+from lhcnet.config import PLAIN, Compute, Control, Name, Network, Section, SetName, Stage, Variant, parse
 from lhcnet.data.atomic import complete_or_absent
 from lhcnet.data.store import Store, open_store
 from lhcnet.errors import LhcnetError
@@ -147,7 +147,7 @@ def control(
 class ControlIndex(Section):
     """`control.json`: the folders of the LHC-NetCs beside it."""
 
-    models: tuple[str, ...]
+    models: tuple[Name, ...]  # no way out of the folder
 
 
 def open_controlled(folder: Path) -> list[Saved]:
