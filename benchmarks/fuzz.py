@@ -37,8 +37,8 @@ ROOM = 2 << 30  # bytes of address space beyond what the libraries take
 LONGEST = 96  # bytes of decisions
 HEAD = struct.Struct("<QQ")  # how many inputs were run, and accepted
 RUNS = {
-    "csv": 26_000, "csv-icml": 16_000, "competition": 4_000, "zip": 26_000, "folder": 6_000, "prepare": 1_500,
-    "store": 9_000, "params": 3_000, "model": 2_000, "keras": 1_500, "checkpoint": 5_000, "prediction": 1_500,
+    "csv": 30_000, "csv-icml": 22_000, "competition": 2_000, "zip": 14_000, "folder": 3_500, "prepare": 1_000,
+    "store": 16_000, "params": 1_200, "model": 1_000, "keras": 700, "checkpoint": 10_000, "prediction": 600,
 }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from lhcnet.data.store import open_store, write_stores
 from lhcnet.errors import LhcnetError
 
 T = TypeVar("T")
-MEMORY = 300 << 20  # bytes that one input may add to the peak of the process
+MEMORY = 160 << 20  # bytes that one input may add to the peak of the process
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -50,7 +50,7 @@ VIOLATIONS: dict[str, tuple[Callable[[Path], object], str]] = {
     "another exception": (lambda _: {}["key"], "'key'"),
     "a file not named": (lambda _: answer(lambda: refuse("it is wrong"), "fer.csv"), "names fer.csv"),
     "memory": (lambda _: answer(lambda: refuse("fer.csv", MemoryError()), "fer.csv"), "took all memory"),
-    "much memory": (lambda _: bytes(2 * hostile.MEMORY).count(1), "took 6"),
+    "much memory": (lambda _: bytes(2 * hostile.MEMORY).count(1), "took 3"),
     "a warning": (lambda _: exec("import warnings; warnings.warn('careful')"), "careful"),
     "a file outside": (lambda folder: (folder / "canary").mkdir(), "wrote elsewhere"),
     "partial output": (lambda folder: (folder / "out" / "half").mkdir(), "wrote something"),

@@ -257,3 +257,31 @@ def test_audit() -> None:
     assert found["blank"] == {"train": 2, "validation": 0, "test": 0}
     assert found["counts"]["train"]["anger"] == 2
     assert found["mean_grey"]["validation"] == pytest.approx((8 + 18) / 2 / 2304)
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000, 48, 48), }", "damaged store"),
+        ("{'descr': '<f8', 'fortran_order': False, 'shape': (3,), }", "holds float64"),
+        ("{'descr': '|u1', 'fortran_order': False, 'shape': (10**9,), }", "damaged store"),
+        ("(", "damaged store"),
+    ],
+)
+def test_headers_that_are_only_claims(header: str, says: str, stores: tuple[Path, Path]) -> None:
+    path = stores[0] / "images.npy"
+    text = header.ljust(117).encode() + b"\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + path.read_bytes()[128:])
+    with pytest.raises(LhcnetError, match=says):
+        open_store(stores[0])
+
+
+def test_a_forged_digest_does_not_let_strange_labels_in(stores: tuple[Path, Path]) -> None:
+    labels = np.load(stores[0] / "labels.npy") + np.uint8(7)
+    np.save(stores[0] / "labels.npy", labels)
+    images, splits = (np.load(stores[0] / f"{name}.npy") for name in ("images", "splits"))
+    meta = json.loads((stores[0] / "store.json").read_text())
+    meta["own_digest"] = content_digest(images, labels, splits)
+    (stores[0] / "store.json").write_text(json.dumps(meta))
+    with pytest.raises(LhcnetError, match="damaged store"):
+        open_store(stores[0])
