@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,37 @@ def test_digest_and_execution_name_follow_the_settings(monkeypatch: pytest.Monke
 
 def test_map_sides_at_the_papers_size() -> None:
     assert config.map_sides(224) == (56, 56, 28, 14, 7)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: " + "[" * 100_000,
+        "a: &a [*a]",
+        "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)),
+        "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 40)),
+        "a: &a 1\nb: &a 2",
+        "a: !!int ''",
+        "a: !!timestamp x",
+        "a: !!bool x",
+        "x: " + "y" * (1 << 20),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_yaml_that_means_harm_is_one_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(LhcnetError, match=r"params\.yaml: (not YAML|cannot be read)") as error:
+        config.load(tmp_path / "params.yaml")
+    assert str(error.value).isprintable()
+
+
+def test_settings_come_from_plain_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "params.yaml")
+    with pytest.raises(LhcnetError, match="not a plain file"):
+        config.load(tmp_path / "params.yaml")
+
+
+def test_a_thousand_million_heads_take_no_time() -> None:
+    row = {"heads": 10**9, "d": 3, "split": "grid"}
+    with pytest.raises(LhcnetError, match="do not make a grid"):
+        config.profile("demo", {"variants": {"many": [row] * 5}, "standalone.variant": "many"})

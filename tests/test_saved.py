@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lhcnet.config import parse
 from lhcnet.errors import LhcnetError
@@ -129,3 +131,66 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no"):
         save(tmp_path / "model", Broken(), INFO, Metrics(status="trained"), HISTORY)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"widths": [10**6] * 4}, "size mismatch"),
+        ({"depths": [10**9, 1, 1, 1]}, "1000000004 layers, but"),
+        ({"head": [10**9]}, "size mismatch"),
+    ],
+    ids=str,
+)
+def test_sizes_that_are_only_claimed_take_no_memory(change: dict[str, object], says: str, folder: Path) -> None:
+    info = json.loads((folder / "model.json").read_text())
+    info["architecture"] |= change
+    (folder / "model.json").write_text(json.dumps(info))
+    with pytest.raises(LhcnetError, match=rf"model\.safetensors: expected the weights .*{says}"):
+        open_model(folder).network()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.json", "[" * 100_000),
+        ("metrics.json", "9" * 5000),
+        ("history.csv", 'epoch,val_accuracy\n"' + "x" * 200_000),
+        ("history.csv", "epoch,val_accuracy\n0,0.5\n" * 100_000),
+        ("model.json", '{"a\\nb": 1}'),
+    ],
+    ids=["deep", "digits", "cell", "rows", "key"],
+)
+def test_what_the_fuzzer_found_is_one_sentence(name: str, content: str, folder: Path) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(LhcnetError, match=name.replace(".", r"\.")) as error:
+        open_model(folder)
+    assert str(error.value).isprintable()
+
+
+def test_other_classes_are_refused(folder: Path) -> None:
+    info = json.loads((folder / "model.json").read_text())
+    info["classes"] = info["classes"][::-1]
+    (folder / "model.json").write_text(json.dumps(info))
+    with pytest.raises(LhcnetError, match=r"model\.json: classes: expected anger, disgust"):
+        open_model(folder)
+
+
+@pytest.mark.parametrize("name", ["model.json", "metrics.json", "history.csv", "model.safetensors"])
+def test_pipes_are_not_waited_for(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(LhcnetError, match="not a plain file"):
+        open_model(folder).network()
+
+
+def test_weights_must_be_numbers_of_the_right_type(folder: Path) -> None:
+    network = ARCHITECTURE.build(seed=3)
+    for change, says in (
+        (lambda t: t * float("nan"), "logits.bias holds values that are not finite"),
+        (lambda t: t.double(), r"logits.bias is torch.float64, expected torch.float32"),
+    ):
+        state = network.state_dict() | {"logits.bias": change(network.state_dict()["logits.bias"])}
+        save_file(state, folder / "model.safetensors")
+        with pytest.raises(LhcnetError, match=says):
+            open_model(folder).network()

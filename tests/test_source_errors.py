@@ -9,8 +9,10 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import hostile
 import numpy as np
 import pytest
+from hostile import Choices, deflate_bomb
 from PIL import Image
 from source_files import FACES, competition, csv_lines, encoded, folder, grey, message, pngs, text, zipped
 
@@ -317,3 +319,55 @@ def test_missing_class_folder(tmp_path: Path, part: str, keep_folder: bool) -> N
         (source / part / "sad").mkdir()
     error = message(source)
     assert "no image of class sadness in " + ("train" if part == "train" else "validation") in error
+
+
+# --- what the fuzzer found ---------------------------------------------------------------------------------
+
+
+def test_names_in_a_zip_cannot_break_the_line_or_move_the_cursor(tmp_path: Path) -> None:
+    name = "train/angry/a\nb\x1b[2J.png"
+    assert r"a\nb\x1b[2J.png" in message(zipped(tmp_path / "in.zip", {**pngs(), name: b"x"}))
+    assert len(message(zipped(tmp_path / "long.zip", {**pngs(), f"x/{'y' * 60_000}.png": b"x"}))) < 4100
+
+
+def test_an_image_that_inflates_beyond_its_claim_takes_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def smuggle(c: Choices, folder: Path) -> bool:
+        (folder / "in" / "in.zip").write_bytes(deflate_bomb(c))
+        assert "in.zip/train/angry" in message(folder / "in" / "in.zip")
+        return False
+
+    monkeypatch.setattr(hostile, "TARGETS", {"bomb": smuggle})
+    hostile.zeros()
+    hostile.one("bomb", b"", tmp_path / "input")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_that_inflate_without_a_limit_are_refused(method: int, tmp_path: Path) -> None:
+    assert f"is packed by method {method}" in message(zipped(tmp_path / "in.zip", pngs(), method))
+
+
+def test_a_zip_that_claims_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_MAX_CSV", 1000)
+    assert "bytes unpacked, expected at most 1,000" in message(zipped(tmp_path / "in.zip", pngs()))
+
+
+def test_a_csv_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_MAX_MEMBERS", 100)
+    content = text(csv_lines()) + b"\n" * 100
+    assert "has more than 100 lines" in message(folder(tmp_path, {"fer.csv": content}) / "fer.csv")
+
+
+def test_a_column_that_stands_twice(tmp_path: Path) -> None:
+    lines = [f"{line.split(',')[0]},{line}" for line in csv_lines()]
+    assert "column emotion stands twice" in message(folder(tmp_path, {"fer.csv": text(lines)}) / "fer.csv")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_huge_image_is_refused_without_a_warning(tmp_path: Path) -> None:
+    size = (10_000).to_bytes(4) * 2
+    huge = (
+        HEAD[:8] + chunk(b"IHDR", size + HEAD[24:29]) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    )
+    assert "is 10000x10000, expected 48x48" in message(folder(tmp_path / "in", {**pngs(), next(iter(pngs())): huge}))

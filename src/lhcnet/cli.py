@@ -104,13 +104,14 @@ def faces(
 
     They stand in for FER2013.
     """
+    from lhcnet.data.atomic import complete_or_absent_file
     from lhcnet.data.faces import draw, write_csv, write_zip
 
     writers: dict[str, Callable[..., None]] = {".csv": write_csv, ".zip": write_zip}
     if out.suffix not in writers:
         raise LhcnetError(f"{out}: expected a name that ends in .zip or .csv")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    writers[out.suffix](draw(images, seed), out)
+    with complete_or_absent_file(out) as file:
+        writers[out.suffix](draw(images, seed), file)
 
 
 @app.command()

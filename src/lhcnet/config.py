@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from io import StringIO
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -26,14 +28,16 @@ from pydantic import (
     model_validator,
 )
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
+from lhcnet.data.files import read_text
 from lhcnet.errors import LhcnetError
 from lhcnet.splits import Split, misfit
 
 PLAIN = "resnet34v2"  # the network without modules, where variants are named
 PROFILES = ("paper", "cpu", "demo")
 PROFILES_FOLDER = Path(__file__).parent / "profiles"
+_LONGEST_YAML, _MOST_VALUES = 1 << 20, 100_000  # bytes; values once aliases are written out
 
 
 def whole(value: object) -> object:
@@ -46,6 +50,7 @@ Seed = Annotated[int, BeforeValidator(whole), Field(ge=0, lt=2**31)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]  # no dots: DVC reads them as nesting
 SetName = Literal["backbone", "A", "B", "C", "control", "standalone"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+InputSize = Annotated[int, BeforeValidator(whole), Field(ge=32, le=1024)]
 
 
 class Section(BaseModel):
@@ -72,7 +77,7 @@ class Network(Section):
     once into a cache), the path of that file, or the word `none` (random, said explicitly).
     """
 
-    input_size: Annotated[int, BeforeValidator(whole), Field(ge=32, le=1024)] = 224
+    input_size: InputSize = 224
     depths: tuple[Count, Count, Count, Count] = (3, 4, 6, 3)
     widths: tuple[Count, Count, Count, Count] = (64, 128, 256, 512)
     head: tuple[Count, ...] = (4096, 1024)
@@ -355,14 +360,14 @@ def parse(section: type[S], values: object, where: str) -> S:
         )
         others = f" (and {more} more)" if more else ""
         raise LhcnetError(f"{where}: {key}: {message}{got}{others}") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise LhcnetError(f"{where}: not plain values: {error}") from None
 
 
 def load(path: Path) -> Config:
     """Read a `params.yaml`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, _LONGEST_YAML)
     except (OSError, UnicodeDecodeError) as error:
         raise LhcnetError(f"{path}: cannot be read as configuration: {error}") from None
     return parse(Config, read_yaml(text, str(path)), str(path))
@@ -416,13 +421,28 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 def read_yaml(text: str, where: str) -> dict[str, Any]:
     """YAML 1.2, the dialect DVC reads (there, 1e-4 is a number)."""
+    yaml = YAML(typ="safe", pure=True)
     try:
-        values = YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # ruamel only warns of an anchor that stands twice
+            node = yaml.compose(text)
+            if node is not None and _size(node, {}) > _MOST_VALUES:  # aliases of aliases
+                raise ValueError(f"more than {_MOST_VALUES:,} values")
+            values = None if node is None else yaml.constructor.construct_document(node)
+    except Exception as error:  # ruamel's constructors let through whatever int, float, datetime and re raise
         raise LhcnetError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise LhcnetError(f"{where}: expected a mapping of sections, not {type(values).__name__}")
     return values
+
+
+def _size(node: Node, known: dict[int, int]) -> int:
+    """How many values a node stands for once its aliases are written out; without end if it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = _MOST_VALUES
+        parts = chain(*node.value) if isinstance(node, MappingNode) else node.value
+        known[id(node)] = 1 + (0 if isinstance(node, ScalarNode) else sum(_size(part, known) for part in parts))
+    return known[id(node)]
 
 
 def to_yaml(config: Config) -> str:

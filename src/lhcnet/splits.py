@@ -12,7 +12,7 @@ def grid(heads: int, height: int, width: int) -> tuple[int, int] | None:
     """(rows, columns) of `heads` equal rectangles, as square as they get; flat ones win a tie. None if none fits."""
     fitting = [
         (rows, heads // rows)
-        for rows in range(heads, 0, -1)
+        for rows in range(min(heads, height), 0, -1)
         if heads % rows == 0 and height % rows == 0 and width % (heads // rows) == 0
     ]
 

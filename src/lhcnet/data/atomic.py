@@ -1,9 +1,10 @@
-"""Directories that are complete or absent, whatever happens while they are written."""
+"""Directories and files that are complete or absent, whatever happens while they are written."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,28 +20,46 @@ def complete_or_absent(target: Path, marker: str) -> Iterator[Path]:
     replaced. The block has to write `marker`. A link is followed: what it points to is replaced.
 
     Raises:
-        LhcnetError: `target` is a file, or holds something else than one of ours, or cannot be written.
+        LhcnetError: `target` is a file, or holds something else than one of ours, or cannot be written; an OSError
+            of the block is taken as that.
     """
     target = Path(os.path.realpath(target))
     _check_replaceable(target, marker)
-    beside = target.with_name(f".{target.name}.{uuid4().hex[:12]}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with _beside(target) as beside:
         beside.mkdir()  # not tempfile.mkdtemp, whose mode 0700 would lock out the next step's user
-    except OSError as error:
-        raise _cannot_write(target, error) from error
-    try:
         yield beside
         if not (beside / marker).is_file():
             raise RuntimeError(f"the block wrote no {marker} into {beside}")
         _check_replaceable(target, marker)  # it may have changed meanwhile
-        try:
-            _flush(beside)
-            _swap(beside, target)
-        except OSError as error:
-            raise _cannot_write(target, error) from error
+        _flush(beside)
+        _swap(beside, target)
+
+
+@contextmanager
+def complete_or_absent_file(target: Path) -> Iterator[Path]:
+    """The same for one file: yield a hidden path beside `target`, which takes its place if the block succeeds."""
+    target = Path(os.path.realpath(target))
+    with _beside(target) as beside:
+        yield beside
+        _flush(beside)
+        beside.replace(target)
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A hidden path that nobody else uses; what is there in the end is removed. An OSError becomes an LhcnetError."""
+    beside = target.with_name(f".{target.name}.{uuid4().hex[:12]}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+    except OSError as error:
+        raise _cannot_write(target, error) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        if beside.is_dir():
+            shutil.rmtree(beside, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                beside.unlink()
 
 
 def _check_replaceable(target: Path, marker: str) -> None:
@@ -54,10 +73,10 @@ def _check_replaceable(target: Path, marker: str) -> None:
         raise LhcnetError(f"{target} holds other files, expected it absent, empty or with {marker} from a former run")
 
 
-def _flush(directory: Path) -> None:
-    """To the disk before the rename, so that a machine that dies leaves no complete-looking directory."""
-    for path in (*directory.rglob("*"), directory):
-        handle = os.open(path, os.O_RDONLY)
+def _flush(path: Path) -> None:
+    """To the disk before the rename, so that a machine that dies leaves nothing that only looks complete."""
+    for part in (*path.rglob("*"), path):
+        handle = os.open(part, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
@@ -65,19 +84,33 @@ def _flush(directory: Path) -> None:
 
 
 def _swap(new: Path, target: Path) -> None:
-    """Rename `new` to `target`; a former `target` comes back if that fails."""
-    if not target.exists():
-        new.rename(target)
-        return
+    """Rename `new` to `target`; a former `target` comes back if that fails. Of two runs at once the later one stays."""
     former = new.with_name(f"{new.name}.former")
-    target.rename(former)
+    try:
+        while not _renamed(new, target):
+            with suppress(FileNotFoundError):  # another run has just taken it away
+                target.rename(former)
+            if _renamed(new, target):
+                break
+            shutil.rmtree(former, ignore_errors=True)  # another run's has come in between: the next to give way
+    except BaseException:
+        if former.exists() and not target.exists():
+            former.rename(target)
+        raise
+    finally:
+        shutil.rmtree(former, ignore_errors=True)
+
+
+def _renamed(new: Path, target: Path) -> bool:
+    """Whether `new` is now `target`: it takes the place of nothing and of an empty directory, not of a full one."""
     try:
         new.rename(target)
-    except BaseException:
-        former.rename(target)
-        raise
-    shutil.rmtree(former, ignore_errors=True)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
 
 
 def _cannot_write(target: Path, error: OSError) -> LhcnetError:
-    return LhcnetError(f"{target} cannot be written, expected a writable directory: {error.strerror or error}")
+    return LhcnetError(f"{target} cannot be written, expected a writable place with room: {error.strerror or error}")

@@ -14,6 +14,7 @@ import io
 import os
 import re
 import stat
+import warnings
 import zipfile
 import zlib
 from collections import deque
@@ -56,7 +57,8 @@ _COLUMNS = ("emotion", "pixels", "usage")
 _LABELS = {str(label).encode(): label for label in range(len(CLASSES))}
 _VALUES = {str(value).encode() for value in range(256)}
 
-_MAX_CSV, _MAX_IMAGE, _MAX_LINE, _MAX_MEMBERS = 2 << 30, 1 << 20, 1 << 16, 200_000
+_MAX_CSV, _MAX_IMAGE, _MAX_LINE = 2 << 30, 1 << 20, 1 << 16  # bytes; the first also of all that a zip holds
+_MAX_MEMBERS = 200_000  # files, and lines of a CSV
 _BLOCK, _AHEAD = 256, 3  # images decoded at once, such blocks waiting
 _EXPECTED = "expected FER2013 as CSV, train.csv with test.csv, or train/<class>/ and test/<class>/ (folder or zip)"
 
@@ -115,7 +117,7 @@ def read(source: Path, *, validation_fraction: float = 0.125, seed: int = 0) -> 
     if not 0 < validation_fraction < 1:
         raise LhcnetError(f"validation_fraction is {validation_fraction}, expected a number between 0 and 1")
     try:
-        with _members(source) as members:
+        with _unchanged(source), _members(source) as members:
             images, labels, splits, shape = _recognise(source, members)
     except OSError as error:
         raise LhcnetError(f"{source} cannot be read, expected readable files: {error}") from error
@@ -127,6 +129,20 @@ def read(source: Path, *, validation_fraction: float = 0.125, seed: int = 0) -> 
     for split, label in np.argwhere(class_counts(labels, splits) == 0):
         raise LhcnetError(f"{source} has no image of class {CLASSES[label]} in {SPLITS[split]}, expected at least one")
     return Faces(images, labels, splits, shape, "official" if official else "cut from train")
+
+
+@contextmanager
+def _unchanged(path: Path) -> Iterator[None]:
+    """Raise if a file is written to or replaced while the block reads it, or files are moved in or out of a folder."""
+
+    def state() -> tuple[int, ...]:
+        status = path.stat()
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+    before = state() if path.exists() else ()
+    yield
+    if state() != before:
+        raise LhcnetError(f"{path} was changed while it was read, expected it to stay as it is")
 
 
 def _cut_validation(labels: Bytes, splits: Bytes, fraction: float, seed: int) -> None:
@@ -145,10 +161,13 @@ class _Member:
     name: str  # below the source, "/" between folders
     where: str  # the same for error messages
     size: int  # bytes, as declared
+    path: Path  # the file on the disk: it, or the zip
     open: Callable[[], IO[bytes]]
 
     def limited(self, limit: int) -> IO[bytes]:
-        """Open, unless larger than `limit` bytes. zipfile never yields more than the declared size."""
+        """Open, unless larger than `limit` bytes. zipfile never yields more than the declared size, if asked for it:
+        told to read all, it inflates all in memory and then cuts.
+        """
         if self.size > limit:
             raise LhcnetError(f"{self.where} claims {self.size:,} bytes, expected at most {limit:,}")
         return self.open()
@@ -188,7 +207,7 @@ def _members(source: Path) -> Iterator[list[_Member]]:
     if not magic:
         raise LhcnetError(f"{source} is empty, {_EXPECTED}")
     if magic != b"PK":
-        yield [_Member(source.name, str(source), source.stat().st_size, partial(io.FileIO, source))]
+        yield [_Member(source.name, str(source), source.stat().st_size, source, partial(io.FileIO, source))]
         return
     with _decoding(str(source), "a complete zip"):
         archive = zipfile.ZipFile(source)
@@ -206,7 +225,7 @@ def _folder_members(source: Path) -> list[_Member]:
         for path in (Path(folder, file) for file in files):
             name = path.relative_to(source).as_posix()
             if not _ignored(name) and stat.S_ISREG((status := path.stat()).st_mode):
-                members.append(_Member(name, str(path), status.st_size, partial(io.FileIO, path)))
+                members.append(_Member(name, str(path), status.st_size, path, partial(io.FileIO, path)))
         if len(members) > _MAX_MEMBERS:  # a home directory, or a link that leads back up
             raise LhcnetError(f"{source} holds more than {_MAX_MEMBERS:,} files, {_EXPECTED}")
     return sorted(members, key=lambda member: member.name)
@@ -225,8 +244,12 @@ def _zip_members(source: Path, archive: zipfile.ZipFile) -> list[_Member]:
             raise LhcnetError(f"{where} is a symbolic link, expected plain files in the zip")
         if name in members:
             raise LhcnetError(f"{where} stands twice in the zip, expected every path once")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others inflate without a limit
+            raise LhcnetError(f"{where} is packed by method {info.compress_type}, expected it stored or deflated")
         if not name.endswith("/") and not _ignored(name):
-            members[name] = _Member(name, where, info.file_size, partial(archive.open, info))
+            members[name] = _Member(name, where, info.file_size, source, partial(archive.open, info))
+    if (size := sum(member.size for member in members.values())) > _MAX_CSV:
+        raise LhcnetError(f"{source} claims {size:,} bytes unpacked, expected at most {_MAX_CSV:,}")
     return [members[name] for name in sorted(members)]
 
 
@@ -307,12 +330,21 @@ def _read_csv(member: _Member, header: Sequence[str], columns: Sequence[str]) ->
             f"{member.where}, line 1: no column {', '.join(missing)}, expected emotion, pixels and Usage "
             "(or emotion and pixels in train.csv and test.csv side by side)"
         )
+    if twice := [name for name in columns if header.count(name) > 1]:
+        raise LhcnetError(f"{member.where}, line 1: column {', '.join(twice)} stands twice, expected it once")
     emotion, pixels, *usage = (header.index(name) for name in columns)
     parse = partial(_parse_lines, member.where, header, emotion, pixels, usage[0] if usage else None)
-    with _decoding(member.where, "an undamaged CSV"), member.limited(_MAX_CSV) as raw:
+    with (
+        _unchanged(member.path),
+        _decoding(member.where, "an undamaged CSV"),
+        member.limited(_MAX_CSV) as raw,
+    ):
         file = io.BufferedReader(cast(io.RawIOBase, raw), 1 << 20)
         file.readline(_MAX_LINE)
-        parsed = list(_ahead(parse, enumerate(iter(partial(file.readline, _MAX_LINE), b""), start=2)))
+        lines = enumerate(iter(partial(file.readline, _MAX_LINE), b""), start=2)
+        parsed = list(_ahead(parse, islice(lines, _MAX_MEMBERS)))
+        if next(lines, None) is not None:
+            raise LhcnetError(f"{member.where} has more than {_MAX_MEMBERS:,} lines, expected a row for each image")
     images, labels, splits = (np.frombuffer(b"".join(part[i] for part in parsed), np.uint8) for i in range(3))
     return images.reshape(-1, SIDE, SIDE), labels, splits
 
@@ -429,10 +461,14 @@ def _rows(member: _Member) -> bytes:
     """The 48 rows of an image file as `_unfiltered` takes them."""
     with _decoding(member.where, "an undamaged PNG or JPEG image"):
         with member.limited(_MAX_IMAGE) as file:
-            data = file.read()
+            data = file.read(_MAX_IMAGE)
+        if len(data) != member.size:
+            raise ValueError(f"{len(data):,} bytes, not {member.size:,}: was it changed while it was read?")
         if (rows := _plain_png(data)) is not None:
             return rows
-        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes that are refused here, and of what does not touch the pixels
+            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
         if image.size != (SIDE, SIDE):  # known before any pixel is decoded
             raise LhcnetError(f"{member.where} is {image.width}x{image.height}, expected 48x48")
         return np.insert(_grey(image, member.where), 0, 0, axis=1).tobytes()  # 0: not filtered

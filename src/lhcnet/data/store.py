@@ -1,10 +1,11 @@
-"""The on-disk store: 48x48 images as one memory-mapped array, with a digest of what they are.
+"""The on-disk store: 48x48 images as one array, with a digest of what they are.
 
 A store is a directory with images.npy (N, 48, 48), labels.npy (N,), splits.npy (N,), all uint8 in canonical
 order, and store.json. The data set lies in two stores, train + validation and the sealed test, so that a
 step that was not given the test store cannot read a test image.
 """
 
+import io
 import json
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import read_array_header_1_0, read_magic
 from numpy.typing import NDArray
 
 from lhcnet.data.atomic import complete_or_absent
+from lhcnet.data.files import read_plain, read_text
 from lhcnet.data.sources import CLASSES, SIDE, SPLITS, TEST, Bytes, Faces, class_counts, content_digest
 from lhcnet.errors import LhcnetError
 
@@ -26,10 +28,10 @@ ARRAYS = ("images", "labels", "splits")
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """A store opened read-only; `images` stay on disk until they are touched."""
+    """A store, read whole (FER2013 has 83 MB) and read-only: what happens to its files later changes nothing."""
 
     path: Path
-    images: Bytes  # (N, 48, 48), memory-mapped
+    images: Bytes  # (N, 48, 48)
     labels: Bytes  # (N,), index into CLASSES
     splits: Bytes  # (N,), index into SPLITS
     meta: dict[str, Any]  # the content of store.json
@@ -40,7 +42,7 @@ class Store:
         return str(self.meta["digest"])
 
     def split(self, name: str) -> tuple[Bytes, Bytes]:
-        """Images (n, 48, 48), still memory-mapped, and labels (n,) of "train", "validation" or "test".
+        """Images (n, 48, 48), a view, and labels (n,) of "train", "validation" or "test".
 
         Raises:
             LhcnetError: this store does not hold that split.
@@ -60,20 +62,42 @@ def open_store(path: Path) -> Store:
         LhcnetError: `path` is no store, or one that is truncated or altered.
     """
     try:
-        meta = json.loads((path / MARKER).read_text(encoding="utf-8"))
+        meta = json.loads(read_text(path / MARKER))
         if meta["format"] != FORMAT:
             raise LhcnetError(f"{path} is a store of format {meta['format']}, expected format {FORMAT}")
-        images, labels, splits = (open_memmap(path / f"{name}.npy", mode="r") for name in ARRAYS)
-        digest = content_digest(images, labels, splits)
-        whole = digest == meta["own_digest"] and images.shape == (len(labels), SIDE, SIDE)
-        store = Store(path, images, labels, splits, meta)
+        images, labels, splits = (_read(path / f"{name}.npy") for name in ARRAYS)
+        if content_digest(images, labels, splits) != meta["own_digest"]:
+            raise LhcnetError(f"{path} is a damaged store, expected content with the digest {meta['own_digest']}")
+        _check(images, labels, splits, meta)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise LhcnetError(f"{path} is no store, expected a directory with {MARKER} and three arrays") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:  # ValueError: bad JSON, truncated array
+    except LhcnetError:
+        raise
+    except Exception as error:  # bad JSON, and whatever numpy raises on damaged headers
         raise LhcnetError(f"{path} is a damaged store, expected it as prepared: {error}") from error
-    if not whole:
-        raise LhcnetError(f"{path} is a damaged store, expected content with the digest {meta['own_digest']}")
-    return store
+    return Store(path, images, labels, splits, meta)
+
+
+def _read(file: Path) -> Bytes:
+    """An array as `_write` leaves it. Not memory-mapped: a file cut off later would end the process without a word."""
+    content = read_plain(file, limit=None)
+    head = io.BytesIO(content)
+    if read_magic(head) != (1, 0):
+        raise ValueError(f"{file.name} is of another format")
+    shape, fortran, dtype = read_array_header_1_0(head)
+    if fortran or dtype != np.uint8:
+        raise ValueError(f"{file.name} holds {dtype}")
+    return np.frombuffer(content, np.uint8, offset=head.tell()).reshape(shape)
+
+
+def _check(images: Bytes, labels: Bytes, splits: Bytes, meta: dict[str, Any]) -> None:
+    if images.shape != (len(labels), SIDE, SIDE) or labels.shape != splits.shape or splits.ndim != 1:
+        raise ValueError(f"images {images.shape}, labels {labels.shape}, splits {splits.shape}")
+    held = [SPLITS[split] for split in np.unique(splits)]
+    if meta["splits"] != held or labels.max(initial=0) >= len(CLASSES) or (np.diff(splits.astype(int)) < 0).any():
+        raise ValueError(f"splits {meta['splits']} and labels of {', '.join(CLASSES)} in order were announced")
+    if not isinstance(meta["digest"], str):
+        raise ValueError("the digest of the data set is missing")
 
 
 def write_stores(faces: Faces, trainval: Path, test: Path) -> None:
@@ -86,13 +110,10 @@ def write_stores(faces: Faces, trainval: Path, test: Path) -> None:
     if one.is_relative_to(other) or other.is_relative_to(one):
         raise LhcnetError(f"{trainval} and {test} lie in one another, expected two separate directories")
     with ExitStack() as stack:
-        targets = [(stack.enter_context(complete_or_absent(path, MARKER)), path) for path in (trainval, test)]
+        directories = [stack.enter_context(complete_or_absent(path, MARKER)) for path in (trainval, test)]
         sealed = faces.splits == TEST
-        for (directory, path), rows in zip(targets, (~sealed, sealed), strict=True):
-            try:
-                _write(faces, rows, directory)
-            except OSError as error:
-                raise LhcnetError(f"{path} cannot be written, expected room: {error.strerror}") from error
+        for directory, rows in zip(directories, (~sealed, sealed), strict=True):
+            _write(faces, rows, directory)
 
 
 def _write(faces: Faces, rows: NDArray[np.bool], directory: Path) -> None:

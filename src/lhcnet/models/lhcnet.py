@@ -96,6 +96,7 @@ def build(
     modules: Sequence[ModuleSettings] | None = None,
     control: bool = False,
     seed: int | None = None,
+    device: str = "cpu",
 ) -> ResNetV2:
     """A network with fresh weights: ResNet34v2, LHC-Net (``modules``) or LHC-NetC (``modules``, ``control``).
 
@@ -105,6 +106,7 @@ def build(
         control: add the weights w of LHC-NetC.
         seed: equal seeds give equal bytes. The backbone and each module draw from streams of their own, so
             one seed gives one backbone, with and without modules. None draws from torch's global generator.
+        device: `cpu`, or `meta` for the shapes alone, without memory and without a seed.
 
     Raises:
         ValueError: not five rows, a setting that cannot be (the place is named), or control without modules.
@@ -119,7 +121,7 @@ def build(
             classes=classes,
             bn_momentum=bn_momentum,
         )
-    network.to_empty(device="cpu")
+    network.to_empty(device=device)
     network.reset_parameters(stream(seed, "backbone"))
     if modules is not None:
         insert_modules(network, modules, seed)
@@ -148,10 +150,11 @@ def insert_modules(network: ResNetV2, modules: Sequence[ModuleSettings], seed: i
         raise ValueError(f"LHC-Net needs {len(PLACES)} modules (LHC1..LHC5), not {len(modules)}")
     shapes = slot_shapes(network.input_size, network.widths)
     like = network.logits.weight
+    where = "meta" if like.is_meta else "cpu"  # a seed gives the same start whatever device the module then goes to
     slots = []
     for place, shape, row in zip(PLACES, shapes, modules, strict=True):
         momentum = network.bn.momentum or 0.0
-        slot = fresh_module(row, shape, place, bn_momentum=momentum, generator=stream(seed, place))
+        slot = fresh_module(row, shape, place, bn_momentum=momentum, generator=stream(seed, place), device=where)
         slots.append(slot.to(device=like.device, dtype=like.dtype).train(network.training))
     network.attention = nn.ModuleList(slots)
     return network
@@ -214,8 +217,9 @@ def fresh_module(
     *,
     bn_momentum: float,
     generator: torch.Generator | None,
+    device: str = "cpu",
 ) -> nn.Module:
-    """The attention module of one row for maps of shape (C, H, W), with its start; on the CPU, float32.
+    """The attention module of one row for maps of shape (C, H, W), with its start; on `device`, float32.
 
     Raises:
         ValueError: a setting that cannot be; the message begins with the place.
@@ -225,7 +229,8 @@ def fresh_module(
     except LhcnetError as error:
         raise ValueError(str(error)) from None
     if isinstance(settings, Other):
-        return other_attention(settings.attention, shape[0], generator)
+        with torch.device(device):
+            return other_attention(settings.attention, shape[0], generator)
     options = settings.model_dump(include={"norm", "second_conv"})
     try:
         with torch.device("meta"):  # drawn once, and from its own generator
@@ -233,7 +238,7 @@ def fresh_module(
             slot = ResidualLHC(lhc, **options, bn_momentum=bn_momentum)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
-    slot.to_empty(device="cpu").reset_parameters(generator)
+    slot.to_empty(device=device).reset_parameters(generator)
     return slot
 
 

@@ -9,22 +9,41 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from lhcnet import __version__
-from lhcnet.config import Compute, Count, Fraction, Module, Modules, Network, Section, SetName, Stage, parse, whole
+from lhcnet.config import (
+    Compute,
+    Count,
+    Fraction,
+    InputSize,
+    Module,
+    Modules,
+    Network,
+    Section,
+    SetName,
+    Stage,
+    parse,
+    whole,
+)
 from lhcnet.data.atomic import complete_or_absent
+from lhcnet.data.files import read_plain, read_text
 from lhcnet.errors import LhcnetError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lhcnet.models.resnetv2 import ResNetV2
 
 MARKER = "model.json"
+CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+_LONGEST_HISTORY = 1 << 20  # bytes, ten thousand epochs
 Status = Literal["trained", "diverged", "dead", "inserted"]  # dead: an LHC module attends to nothing in particular
 
 
@@ -44,7 +63,7 @@ class Epoch(Section):
 class Architecture(Section):
     """All that is needed to build the network again; `modules` is null for the plain ResNet34v2."""
 
-    input_size: Count
+    input_size: InputSize
     depths: tuple[Count, Count, Count, Count]
     widths: tuple[Count, Count, Count, Count]
     head: tuple[Count, ...]
@@ -62,11 +81,11 @@ class Architecture(Section):
     def of(cls, network: Network) -> Architecture:
         return cls(**network.model_dump(exclude={"weights"}))
 
-    def build(self, seed: int | None) -> ResNetV2:
+    def build(self, seed: int | None, device: str = "cpu") -> ResNetV2:
         from lhcnet.models.lhcnet import build
 
         modules = None if self.modules is None else [module.to_dict() for module in self.modules]
-        return build(**self.model_dump(exclude={"modules"}), classes=7, modules=modules, seed=seed)
+        return build(**self.model_dump(exclude={"modules"}), classes=7, modules=modules, seed=seed, device=device)
 
 
 class Provenance(Section):
@@ -104,6 +123,12 @@ class Metrics(Section):
     attention_entropy: dict[str, float] = Field(default_factory=dict)
 
 
+def _the_seven(classes: tuple[str, ...]) -> tuple[str, ...]:
+    if classes != CLASSES:
+        raise ValueError(f"expected {', '.join(CLASSES)}, in this order")
+    return classes
+
+
 class ModelInfo(Section):
     """`model.json`."""
 
@@ -112,7 +137,7 @@ class ModelInfo(Section):
     preprocessing: Literal["48x48 grey 0..255, bilinear to input_size, copied to 3 channels"] = (
         "48x48 grey 0..255, bilinear to input_size, copied to 3 channels"
     )
-    classes: tuple[str, ...] = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+    classes: Annotated[tuple[str, ...], AfterValidator(_the_seven)] = CLASSES
     provenance: Provenance
 
 
@@ -137,16 +162,32 @@ class Saved:
     def network(self) -> ResNetV2:
         """The network with its weights, on the CPU, in evaluation mode."""
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
         file = self.path / "model.safetensors"
         try:
-            network = self.info.architecture.build(seed=None)
-            network.load_state_dict(load_file(file))
-        except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+            weights = load(read_plain(file, limit=None))
+            network = _filled(self.info.architecture, weights)
+        except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, OSError) as error:
             line = " ".join(str(error).split())[:300]
             raise LhcnetError(f"{file}: expected the weights of the network in {MARKER}: {line}") from None
         return network.eval()
+
+
+def _filled(architecture: Architecture, weights: Mapping[str, Tensor]) -> ResNetV2:
+    """The network with these weights; no memory is taken for sizes that the weights do not have."""
+    depth = sum(architecture.depths) + len(architecture.head)
+    if depth > len(weights):
+        raise ValueError(f"{depth} layers, but {len(weights)} tensors in the file")
+    network = architecture.build(seed=None, device="meta")
+    wanted = {name: tensor.dtype for name, tensor in network.state_dict().items()}
+    network.load_state_dict(weights, assign=True)  # raises for whatever is lost, left over or of another shape
+    for name, tensor in weights.items():
+        if tensor.dtype != wanted[name]:
+            raise ValueError(f"{name} is {tensor.dtype}, expected {wanted[name]}")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite")
+    return network
 
 
 def save(
@@ -157,11 +198,15 @@ def save(
     history: Sequence[Epoch],
 ) -> None:
     """Write a model directory at `target`."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with complete_or_absent(target, MARKER) as folder:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
+        try:
+            save_file(state, folder / "model.safetensors")
+        except SafetensorError as error:  # a full disk
+            raise OSError(str(error)) from error
         with (folder / "history.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(Epoch.model_fields), lineterminator="\n")
             writer.writeheader()
@@ -175,9 +220,9 @@ def open_model(path: Path) -> Saved:
     info = parse(ModelInfo, read_json(path / MARKER), str(path / MARKER))
     metrics = parse(Metrics, read_json(path / "metrics.json"), str(path / "metrics.json"))
     try:
-        with (path / "history.csv").open(newline="", encoding="utf-8") as file:
-            rows = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError) as error:
+        lines = StringIO(read_text(path / "history.csv", _LONGEST_HISTORY), newline="")
+        rows = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(lines)]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise LhcnetError(f"{path / 'history.csv'}: expected one row of numbers an epoch: {error}") from None
     history = tuple(parse(Epoch, row, f"{path / 'history.csv'}, epoch {i}") for i, row in enumerate(rows))
     return Saved(path, info, metrics, history)
@@ -189,6 +234,6 @@ def write_json(path: Path, values: object) -> None:
 
 def read_json(path: Path) -> object:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise LhcnetError(f"{path}: expected a JSON file that an earlier step wrote: {error}") from None

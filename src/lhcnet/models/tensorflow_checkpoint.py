@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lhcnet.data.files import demand_plain
 from lhcnet.errors import LhcnetError
 
 MAGIC = 0xDB4775248B80FB57
@@ -77,6 +78,7 @@ def read_checkpoint(prefix: Path) -> dict[str, NDArray[Any]]:
     try:
         entries = _entries(index)
         place = data
+        demand_plain(data)
         with data.open("rb") as file:
             if GRAPH not in entries:
                 raise ValueError("there is no object graph in it")

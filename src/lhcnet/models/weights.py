@@ -7,11 +7,13 @@ random start, as in the paper.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 from lhcnet.config import Network
+from lhcnet.data.files import demand_plain
 from lhcnet.errors import LhcnetError
 from lhcnet.models.keras_weights import keras_state, unit_layers
 from lhcnet.models.resnetv2 import ResNetV2
@@ -20,6 +22,7 @@ IMAGENET = "imagenet"
 URL = "https://github.com/qubvel/classification_models/releases/download/0.0.1/resnet34_imagenet_1000_no_top.h5"
 CHECKSUM = "md5:8caaa0ad39d927cb8ba5385bf945d582"  # the only one that the project publishes, in its weights.py
 CACHE = "LHCNET_CACHE"
+LARGEST_CHUNK = 1 << 23  # numbers; the largest kernel has 2.4 million
 
 LAYERS = {"bn_data": "bn_data", "stem_conv": "conv0", "stem_bn": "bn0", "bn": "bn1"} | unit_layers(
     lambda stage, unit, part: f"stage{stage}_unit{unit}_{part}",
@@ -63,10 +66,15 @@ def fill_backbone(network: ResNetV2, file: Path) -> None:
 
     def collect(path: str, item: object) -> None:
         if isinstance(item, h5py.Dataset):
+            if item.external or item.is_virtual:
+                raise ValueError(f"{path} lies in another file, expected it in this one")
+            if math.prod(item.chunks or ()) > LARGEST_CHUNK:  # HDF5 takes the memory of a whole chunk to read any of it
+                raise ValueError(f"{path} is stored in chunks of {item.chunks}, expected smaller ones")
             parts = path.split("/")
             datasets[f"{parts[0]}/{parts[-1].removesuffix(':0')}"] = item
 
     try:
+        demand_plain(file)
         with h5py.File(file, "r") as opened:
             inner = opened.get("model_weights")
             (inner if isinstance(inner, h5py.Group) else opened).visititems(collect)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from numpy.typing import NDArray
 
 
 class FacialExpressions(PythonModel):
@@ -26,18 +27,35 @@ class FacialExpressions(PythonModel):
         from lhcnet.evaluation.predict import predict
         from lhcnet.evaluation.tta import plain_views
 
-        pixels = np.asarray(model_input)
-        grey = (pixels >= 0) & (pixels <= 255) & (pixels == np.floor(pixels))
-        if pixels.shape[1:] not in ((48, 48), (2304,)) or not len(pixels) or not grey.all():
-            raise ValueError(f"expected (N, 48, 48) whole grey values of 0..255, got {pixels.dtype} {pixels.shape}")
+        pixels = _grey(model_input)
         probabilities = predict(
             self.network,
-            pixels.reshape(-1, 48, 48).astype(np.uint8),
+            pixels,
             plain_views(),
             input_size=self.saved.info.architecture.input_size,
             device=open_device(Compute(device="cpu")),
         )
         return pd.DataFrame(probabilities, columns=list(self.saved.info.classes))
+
+
+def _grey(model_input: object) -> NDArray[np.uint8]:
+    """(N, 48, 48) of whatever was sent."""
+    from lhcnet.errors import LhcnetError
+
+    try:
+        pixels = np.asarray(model_input)
+    except (ValueError, TypeError, OverflowError) as error:  # rows of different lengths
+        raise LhcnetError(f"images: expected (N, 48, 48) whole grey values of 0..255: {error}") from None
+    if (
+        pixels.dtype.kind not in "uif"
+        or pixels.shape[1:] not in ((48, 48), (2304,))
+        or not len(pixels)
+        or not ((pixels >= 0) & (pixels <= 255) & (pixels == np.floor(pixels))).all()
+    ):
+        raise LhcnetError(
+            f"images: expected (N, 48, 48) whole grey values of 0..255, got {pixels.dtype} {pixels.shape}"
+        )
+    return pixels.reshape(-1, 48, 48).astype(np.uint8)
 
 
 set_model(FacialExpressions())

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from lhcnet.config import parse
-from lhcnet.data.atomic import complete_or_absent
+from lhcnet.data.atomic import complete_or_absent, complete_or_absent_file
 from lhcnet.data.sources import CLASSES
 from lhcnet.errors import LhcnetError
 from lhcnet.evaluation.comparisons import Predictions
@@ -102,9 +101,9 @@ def _analyses(folder: Path) -> Chapter:
 
 def _predictions(file: Path, scored: EvaluationReport) -> Predictions:
     try:
-        with np.load(file) as arrays:
+        with np.load(file) as arrays:  # no pickles, unless asked for
             predictions = dict(arrays)
-    except (OSError, ValueError, BadZipFile) as error:
+    except Exception as error:  # whatever numpy and zipfile raise on damaged bytes
         raise LhcnetError(f"{file}: expected the predictions that evaluate wrote: {error}") from None
     wanted = {"labels/test", "twin/test", *(f"{model.id}/test" for model in scored.models)}
     if lost := sorted(wanted - set(predictions)):
@@ -134,7 +133,7 @@ def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution:
         run.parent().metrics(accuracies)
         run.end_parent()
     result = {"name": name, "version": version, "alias": "champion", "weights": weights, "model": saved.id}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, result)
+    with complete_or_absent_file(out) as file:
+        write_json(file, result)
     log.info("registered %s as %s version %d, alias champion", saved.id, name, version)
     return result

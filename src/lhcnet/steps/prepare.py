@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lhcnet.config import Data
+from lhcnet.data.atomic import complete_or_absent_file
 from lhcnet.data.audit import audit
 from lhcnet.data.sources import read
 from lhcnet.data.store import open_store, write_stores
@@ -32,8 +33,8 @@ def prepare(
     write_stores(faces, trainval, test)
     digest = open_store(trainval).digest
     result = {"shape": faces.shape, "validation": faces.validation, "digest": digest, **findings}
-    report.parent.mkdir(parents=True, exist_ok=True)
-    write_json(report, result)
+    with complete_or_absent_file(report) as file:
+        write_json(file, result)
     log.info("%s: %s, %d images, digest %s", source, faces.shape, len(faces.labels), digest[:12])
     with tracked(execution, digest, "prepare") as run:
         if run:

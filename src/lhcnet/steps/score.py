@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lhcnet.config import Compute, Evaluation, parse
-from lhcnet.data.atomic import complete_or_absent
+from lhcnet.data.atomic import complete_or_absent, complete_or_absent_file
 from lhcnet.data.audit import twins
 from lhcnet.data.sources import CLASSES, Bytes
 from lhcnet.data.store import open_store
@@ -64,8 +64,8 @@ def select(
             by_id = {model.id: model for model in saved}
             with complete_or_absent(chosen, "model.json") as folder:
                 shutil.copytree(by_id[report.chosen].path, folder, dirs_exist_ok=True)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, report.to_dict())
+        with complete_or_absent_file(out) as file:
+            write_json(file, report.to_dict())
         if run:
             run.tags({"chosen": report.chosen})
             run.file(out)

@@ -12,6 +12,7 @@ from lhcnet.config import (
     Checkpoints,
     Compute,
     Control,
+    Name,
     Network,
     Section,
     SetName,
@@ -181,7 +182,7 @@ def control(
 class ControlIndex(Section):
     """`control.json`: the folders of the LHC-NetCs beside it."""
 
-    models: tuple[str, ...]
+    models: tuple[Name, ...]  # no way out of the folder
 
 
 def open_controlled(folder: Path) -> list[Saved]:

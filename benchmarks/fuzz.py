@@ -1,0 +1,206 @@
+"""Hostile inputs by the thousand: every answer of every reader is right, or one clean error.
+
+python benchmarks/fuzz.py                        # the campaign of docs/reliability.md, about ten minutes of one core
+python benchmarks/fuzz.py zip model --runs 5000  # some readers
+python benchmarks/fuzz.py --engine atheris       # guided by coverage (pip install -e '.[fuzz]')
+python benchmarks/fuzz.py --repeat FILE          # one input that was found
+
+What is tried and demanded stands in tests/hostile.py. A child process runs the inputs of one reader under a limit of
+memory and a time for each input; if it dies, the input is kept and another child goes on. Exit status 1 if anything
+was found.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import hashlib
+import json
+import os
+import random
+import resource
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
+
+SECONDS = 10  # for one input
+ROOM = 2 << 30  # bytes of address space beyond what the libraries take
+LONGEST = 96  # bytes of decisions
+HEAD = struct.Struct("<QQ")  # how many inputs were run, and accepted
+RUNS = {
+    "csv": 30_000, "csv-icml": 22_000, "competition": 2_000, "zip": 14_000, "folder": 3_500, "prepare": 1_000,
+    "store": 16_000, "params": 1_200, "model": 1_000, "keras": 700, "checkpoint": 10_000, "prediction": 600,
+}  # fmt: skip
+
+
+class Child:
+    """Runs inputs and keeps those that go wrong; `now` holds the counts and the input that is being run."""
+
+    def __init__(self, target: str, work: Path) -> None:
+        import hostile
+
+        hostile.load(target, work / "input")
+        self.run_one, self.target, self.work = hostile.one, target, work
+        self.now = (work / "now").open("r+b", buffering=0)
+        self.runs, self.accepted = HEAD.unpack(self.now.read(HEAD.size))
+
+    def limit(self) -> None:
+        """Once everything is loaded."""
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        room = pages * resource.getpagesize() + ROOM
+        resource.setrlimit(resource.RLIMIT_AS, (room, room))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+    def __call__(self, data: bytes) -> None:
+        data = data[:LONGEST]
+        self.now.seek(0)
+        self.now.write(HEAD.pack(self.runs, self.accepted) + data)
+        self.now.truncate()
+        faulthandler.dump_traceback_later(SECONDS, exit=True)
+        try:
+            self.accepted += self.run_one(self.target, data, self.work / "input")
+        except Exception:
+            keep(self.work, self.target, data, traceback.format_exc())
+        faulthandler.cancel_dump_traceback_later()
+        self.runs += 1
+
+
+def keep(work: Path, target: str, data: bytes, why: str) -> None:
+    """Keep an input for --repeat; of one kind (the last line of the program and the exception) the first is enough."""
+    lines = [line.strip() for line in why.splitlines() if line.strip()]
+    places = [line for line in lines if line.startswith("File ")]
+    kind = hashlib.sha256("".join([target, *places[-2:], lines[-1][:40]]).encode()).hexdigest()[:12]
+    file = work.parent / "found" / f"{target}-{kind}"
+    file.parent.mkdir(exist_ok=True)
+    if not file.exists():
+        file.write_bytes(data)
+        file.with_suffix(".txt").write_text(why)
+    with (file.parent / "count").open("a") as count:
+        count.write(f"{file.name}\n")
+
+
+def child(target: str, work: Path, runs: int, seed: int, engine: str) -> None:
+    if engine == "atheris":
+        import atheris
+
+        with atheris.instrument_imports(include=["lhcnet"]):
+            run = Child(target, work)
+            run.limit()
+        stop = run.runs + runs
+        options = [
+            f"-runs={stop}",
+            f"-seed={seed}",
+            f"-max_len={LONGEST}",
+            "-rss_limit_mb=0",
+            "-timeout=0",
+            "-verbosity=0",
+        ]
+        atheris.Setup([sys.argv[0], *options], run)
+        atheris.Fuzz()  # does not come back
+    run = Child(target, work)
+    run.limit()
+    drawn = random.Random(f"{target}/{seed}")
+    while run.runs < runs:
+        run(drawn.randbytes(drawn.randint(4, LONGEST)))
+    run.now.seek(0)
+    run.now.write(HEAD.pack(run.runs, run.accepted))
+
+
+def campaign(target: str, folder: Path, runs: int, seed: int, engine: str) -> tuple[int, int, float]:
+    """(inputs run, accepted, seconds) of one reader."""
+    work = folder / target
+    work.mkdir()
+    now, printed = work / "now", work / "printed"
+    now.write_bytes(HEAD.pack(0, 0))
+    start, deaths = time.perf_counter(), 0
+    while True:
+        done, accepted = HEAD.unpack(now.read_bytes()[: HEAD.size])
+        if done >= runs:
+            return done, accepted, time.perf_counter() - start
+        arguments = [
+            "--child",
+            target,
+            "--folder",
+            work,
+            "--runs",
+            runs - done,
+            "--seed",
+            seed + deaths,
+            "--engine",
+            engine,
+        ]
+        if engine == "random":
+            arguments[arguments.index("--runs") + 1] = runs
+        with printed.open("wb") as file:
+            ended = subprocess.run(
+                [sys.executable, __file__, *map(str, arguments)],
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+                env=os.environ | {"TMPDIR": str(work), "OMP_NUM_THREADS": "1"},
+                check=False,
+            ).returncode
+        content = now.read_bytes()
+        done, accepted = HEAD.unpack(content[: HEAD.size])
+        if ended:
+            deaths += 1
+            why = f"the process ended with {ended}\n{printed.read_text(errors='replace')[-3000:]}\n{ended}"
+            if deaths > 20:
+                raise SystemExit(f"{target}: a child dies again and again:\n{why}")
+            keep(work, target, content[HEAD.size :], why)
+            done += 1
+        elif engine == "atheris":
+            done = runs
+        now.write_bytes(HEAD.pack(done, accepted))
+
+
+def main(
+    targets: Annotated[list[str] | None, typer.Argument(help=f"Some of {', '.join(RUNS)}; default: all.")] = None,
+    runs: Annotated[int, typer.Option(help="Inputs for each; default: as in the campaign.")] = 0,
+    seed: int = 0,
+    engine: Annotated[str, typer.Option(help="random, or atheris: guided by coverage.")] = "random",
+    share: Annotated[float, typer.Option(help="Of the campaign's inputs.")] = 1.0,
+    folder: Annotated[Path | None, typer.Option(help="For work, on a fast disk; default: memory.")] = None,
+    repeat: Annotated[Path | None, typer.Option(help="An input that was found.")] = None,
+    child_: Annotated[str, typer.Option("--child", hidden=True)] = "",
+) -> None:
+    if child_ and folder:
+        child(child_, folder, runs, seed, engine)
+        return
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    folder = folder or Path(tempfile.mkdtemp(prefix="lhcnet-fuzz-", dir=memory))
+    if repeat is not None:
+        import hostile
+
+        target = repeat.name.rpartition("-")[0]
+        accepted = hostile.one(target, repeat.read_bytes(), folder / "input")
+        print(f"{target}: {'accepted' if accepted else 'refused'} (what was read is in {folder})")
+        return
+    if strangers := sorted(set(targets or ()) - set(RUNS)):
+        raise SystemExit(f"no reader {', '.join(strangers)}; expected some of {', '.join(RUNS)}")
+    total, everything = 0, []
+    for target in targets or RUNS:
+        done, accepted, seconds = campaign(target, folder, runs or int(share * RUNS[target]), seed, engine)
+        total += done
+        row = {"reader": target, "inputs": done, "accepted": accepted, "seconds": round(seconds, 1)}
+        everything.append(row)
+        print(json.dumps(row), flush=True)
+    found = sorted((folder / "found").glob("*.txt"))
+    counted = (folder / "found" / "count").read_text().split() if found else []
+    for file in found:
+        print(f"\n{counted.count(file.stem)} x {file.with_suffix('')}:\n{file.read_text()}")
+    print(f"{total:,} inputs, {len(counted):,} violations of {len(found)} kinds")
+    if found:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
