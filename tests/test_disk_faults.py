@@ -23,7 +23,7 @@ from hostile import LINES, PICTURES, VALID, encoded, model_files
 from PIL import Image
 
 from lhcnet import steps
-from lhcnet.config import Config, Data, profile, to_yaml
+from lhcnet.config import Checkpoints, Config, Data, profile, to_yaml
 from lhcnet.data import sources
 from lhcnet.data.atomic import complete_or_absent, complete_or_absent_file
 from lhcnet.data.faces import draw, write_csv, write_zip
@@ -31,6 +31,8 @@ from lhcnet.data.store import open_store, write_stores
 from lhcnet.errors import LhcnetError
 from lhcnet.models.saved import open_model, save, write_json
 from lhcnet.steps.score import ScoredSplits
+from lhcnet.training import fit as training
+from lhcnet.training.fit import fit
 
 Do = Callable[[Path], object]  # writes `out` below a folder
 SIZE = 16 << 20  # bytes of the disk
@@ -86,9 +88,9 @@ def files_end_at(size: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def made(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A tiny backbone, an LHC-Net of it, their selection and evaluation, on a few drawn faces."""
+    """A tiny backbone, an LHC-Net of it, their selection and evaluation, on drawn faces."""
     at = tmp_path_factory.mktemp("made")
-    write_csv(draw(120, seed=1), at / "faces.csv")
+    write_csv(draw(400, seed=1), at / "faces.csv")
     data = (at / "trainval", at / "test")
     steps.prepare(*data, at / "report.json", data=Data(source=str(at / "faces.csv")))
     common = {"seed": 0, "compute": tiny.compute}
@@ -382,3 +384,37 @@ def test_weights_cut_off_after_they_were_read_change_nothing(tmp_path: Path) -> 
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     os.truncate(tmp_path / "model.safetensors", 0)
     assert all(np.array_equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+# --- what a full disk may cost: the checkpoint, the record, never the training --------------------------------
+
+
+@pytest.mark.parametrize("left", [0, 20_000, 200_000])
+def test_no_room_for_checkpoints_and_record(
+    made: dict[str, Any],
+    tiny: Config,
+    disk: Path,
+    left: int,
+    tracking: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (disk / "journal").mkdir()
+    monkeypatch.setenv("LHCNET_JOURNAL", str(disk / "journal"))
+    settings = {"number": 4, "stage": tiny.stage4, "start": made["at"] / "inserted", "seed": 0, "compute": tiny.compute}
+    checkpoints = Checkpoints(folder=str(disk / "checkpoints"), seconds=0)
+    filled = []
+
+    def fill(*args: Any, **named: Any) -> Any:
+        filled.append(nearly_full(disk, left))
+        filled[0].__enter__()
+        return fit(*args, **named)
+
+    monkeypatch.setattr(training, "fit", fill)
+    saved = steps.train(
+        made["data"][0], made["at"] / f"full-{left}", checkpoints=checkpoints, execution="full", **settings
+    )
+    assert all((made["at"] / "lhc" / name).read_bytes() == text for name, text in files(saved.path).items())
+    assert "no checkpoint could be written" in caplog.text or left == 200_000
+    assert not list((disk / "checkpoints").glob("*")) or left == 200_000
+    assert "the record of" in caplog.text or left

@@ -105,7 +105,7 @@ class Journal:
         plain = re.sub(r"[^\w.-]+", "-", step)
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{plain}-{uuid4().hex[:8]}"  # in the order of their beginning
         self.execution, self.step, self.folder = execution, step, root / name
-        self._files = 0
+        self._files, self._full = 0, False
         hidden = root / f".{name}"
         try:
             hidden.mkdir(parents=True)
@@ -132,8 +132,18 @@ class Journal:
 
     def append(self, run: str, do: str, **values: object) -> None:
         entry = {"at": int(time.time() * 1000), "run": run, "do": do, **values}
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        with self.room():
+            os.write(self._file.fileno(), (json.dumps(entry) + "\n").encode())
+
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """A full disk costs the record what does not fit, not the step; it is said once."""
+        try:
+            yield
+        except OSError as error:
+            if not self._full:
+                log.warning("%s cannot hold the record of %s: %s", self.folder, self.step, error.strerror or error)
+            self._full = True
 
     def place(self, name: str) -> Path:
         """Where a file of that name is kept until MLflow has it."""
@@ -171,15 +181,17 @@ class Run:
 
     def figure(self, figure: Figure, path: str) -> None:
         """Drawn now, as the format that the name of `path` ends in."""
-        kept = self.journal.place(Path(path).name)
-        figure.savefig(kept)
-        self._file(kept, str(Path(path).parent))
+        with self.journal.room():
+            kept = self.journal.place(Path(path).name)
+            figure.savefig(kept)
+            self._file(kept, str(Path(path).parent))
 
     def file(self, path: Path) -> None:
         """Copied now: whatever becomes of `path`, the record gets what it holds."""
-        kept = self.journal.place(path.name)
-        shutil.copyfile(path, kept)
-        self._file(kept, ".")
+        with self.journal.room():
+            kept = self.journal.place(path.name)
+            shutil.copyfile(path, kept)
+            self._file(kept, ".")
 
     def parent(self) -> Run:
         """The run of the whole execution."""
