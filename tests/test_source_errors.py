@@ -243,6 +243,10 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
 
 
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[len(data) + at + 1 :]
+
+
 BAD_IMAGES = {
     "short png": (HEAD + chunk(b"IDAT", zlib.compress(bytes(49 * 40))) + chunk(b"IEND", b""), "cannot be read"),
     "no filter 9": (HEAD + chunk(b"IDAT", zlib.compress(b"\x09" * 49 * 48)) + chunk(b"IEND", b""), "cannot be read"),
@@ -260,6 +264,8 @@ BAD_IMAGES = {
     "too small": (encoded(Image.new("L", (1, 1))), "is 1x1"),
     "colour": (encoded(COLOUR), "is not grey (mode RGB)"),
     "colour jpeg": (encoded(COLOUR, "JPEG"), "is not grey (mode RGB)"),
+    "colour, bad checksum": (flipped(encoded(grey().convert("RGB")), -14), "cannot be read"),
+    "colour, no end": (encoded(grey().convert("RGB"))[:-12], "cannot be read"),
     "palette": (encoded(COLOUR.quantize(16)), "is not grey (mode P)"),
     "transparent": (encoded(TRANSPARENT), "is not grey (mode RGBA)"),
     "16 bit": (encoded(Image.fromarray(np.full((48, 48), 999, np.uint16))), "is not grey (mode I;16)"),

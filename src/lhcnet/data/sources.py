@@ -468,6 +468,8 @@ def _rows(member: _Member) -> bytes:
             return rows
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes that are refused here, and of what does not touch the pixels
+            # checksums first: decoding looks at none of them once it has all rows
+            Image.open(io.BytesIO(data), formats=("PNG", "JPEG")).verify()
             image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
         if image.size != (SIDE, SIDE):  # known before any pixel is decoded
             raise LhcnetError(f"{member.where} is {image.width}x{image.height}, expected 48x48")
