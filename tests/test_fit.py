@@ -142,3 +142,16 @@ def test_cuda_without_a_gpu_is_an_error() -> None:
     else:
         with pytest.raises(LhcnetError, match="cuda was asked for"):
             open_device(Compute(device="cuda"))
+
+
+def test_deterministic_algorithms_can_be_asked_for(data: tuple[Split, Split]) -> None:
+    """torch raises where it has none, so that a training that runs has used no other."""
+    device = open_device(Compute(device="cpu", deterministic=True))
+    try:
+        assert torch.are_deterministic_algorithms_enabled()
+        net = network(modules=MODULES)
+        augmentation = Augmentation(rotation=10, shift=0.1, zoom=0.1, flip=True)
+        stage = Stage(batch_size=32, epochs=1, augmentation=augmentation)
+        assert fit(net, *data, stage, seed=0, input_size=32, device=device).status == "trained"
+    finally:
+        torch.use_deterministic_algorithms(False)
