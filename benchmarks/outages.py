@@ -1,6 +1,6 @@
 """MLflow away, killed, hanging, locked, over and over: how often a step ends well and its record is whole in the end.
 
-python benchmarks/outages.py       # each fault five times: about five minutes
+python benchmarks/outages.py       # each fault five times: some minutes
 python benchmarks/outages.py 20
 
 The faults are those of tests/test_outages.py, made with a real server process. A step logs three epochs, a file and
