@@ -95,9 +95,8 @@ def child(target: str, work: Path, runs: int, seed: int, engine: str) -> None:
         with atheris.instrument_imports(include=["lhcnet"]):
             run = Child(target, work)
             run.limit()
-        stop = run.runs + runs
         options = [
-            f"-runs={stop}",
+            f"-runs={runs}",
             f"-seed={seed}",
             f"-max_len={LONGEST}",
             "-rss_limit_mb=0",

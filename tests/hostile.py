@@ -15,6 +15,7 @@ import resource
 import shutil
 import struct
 import sys
+import tempfile
 import warnings
 import zipfile
 import zlib
@@ -464,7 +465,7 @@ def prepared(c: Choices, folder: Path) -> bool:
 
 @cache
 def store_files() -> dict[str, bytes]:
-    work = Path(os.environ.get("TMPDIR", "/tmp"), f"hostile-store-{os.getpid()}")
+    work = Path(tempfile.gettempdir(), f"hostile-store-{os.getpid()}")
     write_stores(VALID, work / "trainval", work / "test")
     files = {path.name: path.read_bytes() for path in (work / "trainval").iterdir()}
     shutil.rmtree(work)
@@ -694,7 +695,7 @@ def model_files(kind: str) -> dict[str, bytes]:
     modules = {"plain": None, "modules": rows, "control": rows}[kind]
     architecture = parse(Architecture, values | {"modules": modules, "control": kind == "control"}, "here")
     provenance = Provenance(id="A/seed-0", set="A", stage=4, seed=0, variant=None, data="d" * 64, start="none")
-    work = Path(os.environ.get("TMPDIR", "/tmp"), f"hostile-model-{os.getpid()}")
+    work = Path(tempfile.gettempdir(), f"hostile-model-{os.getpid()}")
     history = [Epoch(epoch=i, val_accuracy=0.5, val_loss=1.0) for i in range(3)]
     info = ModelInfo(architecture=architecture, provenance=provenance)
     save(work, architecture.build(seed=1), info, Metrics(status="trained", train_loss=1.5), history)
@@ -896,7 +897,7 @@ def checkpoint_files() -> tuple[dict[str, bytes], dict[str, Any]]:
     with zipfile.ZipFile(GOLDEN / "published.zip") as file:
         names = [name for name in file.namelist() if name.startswith("LHC_Net/LHC_Net.")]
         files = {name.rpartition("LHC_Net.")[2]: file.read(name) for name in names}
-    work = Path(os.environ.get("TMPDIR", "/tmp"), f"hostile-checkpoint-{os.getpid()}")
+    work = Path(tempfile.gettempdir(), f"hostile-checkpoint-{os.getpid()}")
     work.mkdir()
     for ending, content in files.items():
         (work / f"X.{ending}").write_bytes(content)
@@ -948,7 +949,7 @@ def served() -> Any:
         warnings.simplefilter("ignore")  # MLflow's advice, given once
         from lhcnet.serving.pyfunc import FacialExpressions
 
-    work = Path(os.environ.get("TMPDIR", "/tmp"), f"hostile-served-{os.getpid()}")
+    work = Path(tempfile.gettempdir(), f"hostile-served-{os.getpid()}")
     work.mkdir()
     for name, content in model_files("modules").items():
         (work / name).write_bytes(content)

@@ -22,11 +22,11 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_campaign(tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "benchmarks" / "fuzz.py", "--share", "0.03", "--seed", "1"]
+    command = [sys.executable, ROOT / "benchmarks" / "fuzz.py", "--share", "0.02", "--seed", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-9000:] + done.stderr[-3000:]
     print(done.stdout)
-    assert "3,060 inputs, 0 violations" in done.stdout
+    assert "2,040 inputs, 0 violations" in done.stdout
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -50,7 +50,7 @@ VIOLATIONS: dict[str, tuple[Callable[[Path], object], str]] = {
     "another exception": (lambda _: {}["key"], "'key'"),
     "a file not named": (lambda _: answer(lambda: refuse("it is wrong"), "fer.csv"), "names fer.csv"),
     "memory": (lambda _: answer(lambda: refuse("fer.csv", MemoryError()), "fer.csv"), "took all memory"),
-    "much memory": (lambda _: bytes(2 * hostile.MEMORY).count(1), "took 3"),
+    "much memory": (lambda _: bytearray(b"x") * (8 * hostile.MEMORY), r"took \d+ MB"),
     "a warning": (lambda _: exec("import warnings; warnings.warn('careful')"), "careful"),
     "a file outside": (lambda folder: (folder / "canary").mkdir(), "wrote elsewhere"),
     "partial output": (lambda folder: (folder / "out" / "half").mkdir(), "wrote something"),
