@@ -2,7 +2,7 @@
 
 python benchmarks/fuzz.py                        # the campaign of docs/reliability.md, about ten minutes of one core
 python benchmarks/fuzz.py zip model --runs 5000  # some readers
-python benchmarks/fuzz.py --engine atheris       # guided by coverage (pip install -e '.[fuzz]')
+python benchmarks/fuzz.py --engine atheris --patience 60  # guided by coverage (pip install -e '.[fuzz]')
 python benchmarks/fuzz.py --repeat FILE          # one input that was found
 
 What is tried and demanded stands in tests/hostile.py. A child process runs the inputs of one reader under a limit of
@@ -18,6 +18,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -32,7 +33,7 @@ import typer
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
 
-SECONDS = 10  # for one input
+SECONDS = 10.0  # for one input
 ROOM = 2 << 30  # bytes of address space beyond what the libraries take
 LONGEST = 96  # bytes of decisions
 HEAD = struct.Struct("<QQ")  # how many inputs were run, and accepted
@@ -136,6 +137,8 @@ def campaign(target: str, folder: Path, runs: int, seed: int, engine: str) -> tu
             seed + deaths,
             "--engine",
             engine,
+            "--patience",
+            SECONDS,
         ]
         if engine == "random":
             arguments[arguments.index("--runs") + 1] = runs
@@ -169,13 +172,21 @@ def main(
     share: Annotated[float, typer.Option(help="Of the campaign's inputs.")] = 1.0,
     folder: Annotated[Path | None, typer.Option(help="For work, on a fast disk; default: memory.")] = None,
     repeat: Annotated[Path | None, typer.Option(help="An input that was found.")] = None,
+    patience: Annotated[
+        float, typer.Option(help="Seconds for an input; coverage makes them many times slower.")
+    ] = SECONDS,
     child_: Annotated[str, typer.Option("--child", hidden=True)] = "",
 ) -> None:
+    global SECONDS
+    SECONDS = patience
     if child_ and folder:
         child(child_, folder, runs, seed, engine)
         return
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    folder = folder or Path(tempfile.mkdtemp(prefix="lhcnet-fuzz-", dir=memory))
+    if folder:
+        folder.mkdir(exist_ok=True)
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="lhcnet-fuzz-", dir=memory))
     if repeat is not None:
         import hostile
 
@@ -199,6 +210,7 @@ def main(
     print(f"{total:,} inputs, {len(counted):,} violations of {len(found)} kinds")
     if found:
         raise typer.Exit(1)
+    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

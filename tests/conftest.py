@@ -52,6 +52,14 @@ TINY = {
 }
 
 
+LONGEST = [f"test_{name}.py" for name in ("kubeflow", "standalone_drivers", "dvc", "disk_faults", "outages", "fuzz")]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no worker has one left when the others are done."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def tiny() -> config.Config:
     """The demo profile shrunk until all of its 20 tasks take seconds."""

@@ -1024,6 +1024,7 @@ def load(target: str, folder: Path) -> None:
     """Run what is not spoilt: the libraries that it loads take memory, which is none of the next input's."""
     for name in ("in", "out"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    zeros()  # takes seconds, which are none of the next input's either
     demand(TARGETS[target](Choices(b""), folder), "refused what is right")
 
 

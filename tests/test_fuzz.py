@@ -22,11 +22,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_campaign(tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "benchmarks" / "fuzz.py", "--share", "0.02", "--seed", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    program = ROOT / "benchmarks" / "fuzz.py"
+    options = ["--share", "0.01", "--seed", "1", "--patience", "120", "--folder", tmp_path / "work"]
+    done = subprocess.run([sys.executable, program, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-9000:] + done.stderr[-3000:]
     print(done.stdout)
-    assert "2,040 inputs, 0 violations" in done.stdout
+    assert "1,020 inputs, 0 violations" in done.stdout
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -62,6 +63,7 @@ VIOLATIONS: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_violations_are_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     do, says = VIOLATIONS[name]
     monkeypatch.setattr(hostile, "TARGETS", {"csv": lambda _, folder: bool(do(folder))})
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory is counted anew: other tests had a higher one
     with pytest.raises((Wrong, KeyError), match=says):
         one("csv", b"x", tmp_path / "input")
 
