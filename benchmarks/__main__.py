@@ -64,12 +64,17 @@ def of_prepare(_: Device) -> dict[str, Any]:
     return {"rows": [astuple(row) for row in prepare.rows(source)], "growth": lines}
 
 
+def of_memory(device: Device) -> dict[str, Any]:
+    return {"rows": [astuple(network.memory_row(device))]}
+
+
 def of_rows(measure: Callable[[], list[Row]]) -> Callable[[Device], dict[str, Any]]:
     return lambda _: {"rows": [astuple(row) for row in measure()]}
 
 
 PARTS: dict[str, Callable[[Device], dict[str, Any]]] = {
     "network": of_network,
+    "memory": of_memory,
     "ideas": of_ideas,
     "compile": of_compile,
     "profile": of_profile,

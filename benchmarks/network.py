@@ -168,7 +168,7 @@ def peak_of_training(device: Device) -> float:
 
 
 def rows(device: Device) -> list[Row]:
-    return [*training_rows(device), *inference_rows(device), memory_row(device)]
+    return [*training_rows(device), *inference_rows(device)]
 
 
 def main(
@@ -181,7 +181,7 @@ def main(
         print(f"{peak_of_training(where):.2f}")
         return
     print(machine("torch"))
-    for row in rows(where):
+    for row in [*rows(where), memory_row(where)]:
         print(f"| {row.what} | {row.elsewhere} | {row.asked} | {row.here} |")
 
 
