@@ -18,11 +18,12 @@ def copy_project(folder: Path) -> None:
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
 
 
-def dvc(folder: Path, environment: dict[str, str], *arguments: str) -> str:
+def dvc(folder: Path, environment: dict[str, str], *arguments: str, said: bool = False) -> str:
+    """Returns what is printed; with `said`, also what the steps say (stderr)."""
     env = environment | {"DVC_NO_ANALYTICS": "1"}
     done = subprocess.run(["dvc", *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+    return done.stdout + done.stderr if said else done.stdout
 
 
 def kubeflow(folder: Path, environment: dict[str, str], *options: str) -> str:

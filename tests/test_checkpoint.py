@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from drivers import copy_project, dvc
 
 from lhcnet import steps
 from lhcnet.config import Augmentation, Checkpoints, Config, Stage, to_yaml
@@ -220,3 +221,30 @@ def test_sigkill_at_any_moment_and_the_same_command_again(
     subprocess.run(command(stores[0], out), cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert same(open_model(out), whole)
     assert not list(kept.iterdir()), "a finished training needs none"
+
+
+def test_dvc_repro_goes_on_after_a_kill(small: Config, environment: dict[str, str], tmp_path: Path) -> None:
+    config = small.model_copy(update={"checkpoints": Checkpoints(seconds=0)})
+    folder = tmp_path / "project"
+    folder.mkdir()
+    copy_project(folder)
+    (folder / "params.yaml").write_text(to_yaml(config))
+    dvc(folder, environment, "init", "--no-scm", "-q")
+    process = subprocess.Popen(
+        ["dvc", "repro", "stage1"],
+        cwd=folder,
+        env=environment | {"DVC_NO_ANALYTICS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    kept = folder / ".lhcnet" / "checkpoints"
+    while process.poll() is None and not list(kept.glob("*.safetensors")):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)  # dvc, and the command that it runs
+    assert process.wait() == -signal.SIGKILL
+    assert not (folder / "artifacts" / "backbone" / "stage1").exists()
+    assert "goes on in epoch" in dvc(folder, environment, "repro", "stage1", said=True)
+    trainval, settings = folder / "artifacts" / "trainval", {"compute": config.compute, "network": config.network}
+    whole = steps.train(trainval, tmp_path / "whole", number=1, stage=config.stage1, seed=0, **settings)
+    assert same(open_model(folder / "artifacts" / "backbone" / "stage1"), whole)
