@@ -25,9 +25,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 from uuid import uuid4
 
+from lhcnet.config import flat
 from lhcnet.errors import LhcnetError
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class Run:
 
     def params(self, values: Mapping[str, object]) -> None:
         """Nested sections become dotted names."""
-        self._append("params", values={name: str(value)[:6000] for name, value in _flatten(values)})
+        self._append("params", values={name: text[:6000] for name, text in flat(values).items()})
 
     def tags(self, values: Mapping[str, object]) -> None:
         self._append("tags", values=_texts(values))
@@ -332,11 +333,3 @@ def _first_line(file: Path) -> str:
 
 def _texts(values: Mapping[str, object]) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
