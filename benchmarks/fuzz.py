@@ -101,7 +101,7 @@ def child(target: str, work: Path, runs: int, seed: int, engine: str) -> None:
             f"-seed={seed}",
             f"-max_len={LONGEST}",
             "-rss_limit_mb=0",
-            "-timeout=0",
+            f"-timeout={24 * 3600}",  # ours watches; 0 ends any input in which a second begins before its alarm looks
             "-verbosity=0",
         ]
         atheris.Setup([sys.argv[0], *options], run)
