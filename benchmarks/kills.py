@@ -2,16 +2,22 @@
 
     .venv/bin/python benchmarks/kills.py                    # 50 kills, about 20 minutes
     .venv/bin/python benchmarks/kills.py --kills 5 --seed 1
+    .venv/bin/python benchmarks/kills.py --kubeflow         # a whole pipeline, about 10 minutes
 
 Each of the demo's trainings (stages 1-4, the fourth with and without LHC) is run once whole. Then one of them is
 started, killed after a random time (anything from its start to its end), and started again by the same command. All
 files of its model directory have to be those of the whole run, byte for byte, and no checkpoint may be left.
+
+With --kubeflow the demo's pipeline runs twice through kfp's local runner, the second time with retries, and every
+training of it is killed up to three times at random moments. All models and the final metrics have to be the same.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +27,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
+import psutil
 import torch
 import typer
 from measure import machine, medians
@@ -70,11 +77,56 @@ def cost() -> str:
     return f"a checkpoint of the paper's LHC-Net: {size:.0f} MB, {took:.2f} s, {took / seconds:.2%} of {seconds:.0f} s"
 
 
+TASK = re.compile(r'"outputFile": ?"([^"]*/(?:train[^/]*|control)/)')  # in the command of a task that trains
+MOST, LONGEST = 3, 20.0  # kills of one task; seconds until a kill
+
+
+def pipeline(cwd: Path, root: str, chance: random.Random | None) -> tuple[dict[str, bytes], Counter[str]]:
+    """Files of the models and the report's metrics, by their places in the run; and the kills of each task."""
+    command = [sys.executable, "-m", "pipeline", "local", "--root", root, "--retries", str(MOST)]
+    at: dict[int, float] = {}  # process -> when it is killed
+    kills: Counter[str] = Counter()
+    with (cwd / "log.txt").open("ab") as log:
+        process = psutil.Popen(command, cwd=cwd, stdout=log, stderr=log)
+        while process.poll() is None:
+            time.sleep(0.1)
+            for child in process.children(recursive=True) if chance else ():
+                try:
+                    if not (task := TASK.search(" ".join(child.cmdline()))) or kills[task[1]] == MOST:
+                        continue
+                    if time.monotonic() > at.setdefault(child.pid, time.monotonic() + chance.uniform(0, LONGEST)):
+                        child.kill()
+                        kills[task[1]] += 1
+                except psutil.NoSuchProcess:
+                    continue
+    finished(process, cwd)
+    (run,) = (cwd / root).glob("*/*/")
+    models = [folder for name in ("model", "models/*", "chosen") for folder in run.glob(f"**/{name}/")]
+    found = {str(file.relative_to(run)): file.read_bytes() for folder in models for file in folder.glob("*.*")}
+    (summary,) = run.glob("compare/report/summary.json")
+    return found | {"metrics": json.loads(summary.read_text())["metrics_digest"].encode()}, kills
+
+
+def kubeflow(cwd: Path, seed: int) -> None:
+    whole, _ = pipeline(cwd, "whole", None)
+    found, kills = pipeline(cwd, "killed", random.Random(seed))
+    resumed = (cwd / "killed").glob("*/log.txt")
+    on = sum(file.read_text(errors="replace").count(": goes on in epoch") for file in resumed)
+    different = sorted(name for name in whole.keys() | found.keys() if whole.get(name) != found.get(name))
+    print(f"{kills.total()} kills of {len(kills)} trainings, {on} went on from a checkpoint")
+    print(f"{len(whole)} files compared, {len(different)} different: {', '.join(different) or '-'}")
+    raise SystemExit(bool(different))
+
+
 def main(
-    kills: int = 50, seed: int = 0, seconds: Annotated[float, typer.Option(help="Between checkpoints.")] = 0.5
+    kills: int = 50,
+    seed: int = 0,
+    seconds: Annotated[float, typer.Option(help="Between checkpoints.")] = 0.5,
+    through_kubeflow: Annotated[bool, typer.Option("--kubeflow", help="A whole pipeline, with retries.")] = False,
 ) -> None:
     print(machine("torch"))
-    print(cost())
+    if not through_kubeflow:
+        print(cost())
     if not kills:
         return
     with tempfile.TemporaryDirectory() as temporary:
@@ -84,6 +136,8 @@ def main(
         config = config.model_copy(update={"checkpoints": Checkpoints(seconds=seconds)})
         (cwd / "params.yaml").write_text(to_yaml(config))
         finished(lhcnet("faces", "faces.zip", cwd=cwd), cwd)
+        if through_kubeflow:
+            kubeflow(cwd, seed)
         finished(lhcnet("prepare", "trainval", "test", "data_report.json", cwd=cwd), cwd)
         took = {}
         for name, (out, *arguments) in TRAININGS.items():

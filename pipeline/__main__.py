@@ -57,11 +57,12 @@ def local(
     source: Annotated[Path | None, typer.Option(help="FER2013; default: data.source.")] = None,
     root: Annotated[Path, typer.Option(help="Where the artifacts of the run go.")] = Path("runs"),
     standalone: Standalone = False,
+    retries: Annotated[int, typer.Option(min=0, help="How often a task that fails is tried again.")] = 0,
 ) -> None:
     """Run the pipeline on this machine with kfp's local runner."""
     from pipeline.local import run
 
-    run(_config(params, profile), source, root, standalone=standalone)
+    run(_config(params, profile), source, root, standalone=standalone, retries=retries)
 
 
 @app.command()

@@ -30,6 +30,9 @@ class Cluster(Section):
     node_selector: dict[str, str] = {}
     tolerations: tuple[str, ...] = ("nvidia.com/gpu",)
     retries: Annotated[int, Field(ge=0)] = 2
+    backoff: Annotated[str, Field(pattern=r"^[0-9]+[smh]$")] = (
+        "60s"  # before a failed task is tried again; then twice that
+    )
     parallelism: Count = 4
     env: dict[str, str] = {}
     secret: str = ""
@@ -38,8 +41,15 @@ class Cluster(Section):
     tracking_injected: bool = False  # the back end hands every task its MLflow run
 
 
+class Local(Cluster):
+    """This machine: kfp's local runner has no resources to give."""
+
+    retries: Annotated[int, Field(ge=0)] = 0
+    backoff: str = "1s"
+    parallelism: Count = 2
+
+
 CHECKPOINTS = "/checkpoints"
-LOCAL = Cluster(gpus=0, tolerations=(), retries=0, parallelism=2)
 
 
 def load_cluster(path: Path) -> Cluster:
@@ -55,11 +65,11 @@ def place(task: dsl.PipelineTask, cluster: Cluster, execution: str, *, gpu: bool
     task.set_container_image(cluster.image)
     for name, value in {**cluster.env, "LHCNET_EXECUTION": execution}.items():
         task.set_env_variable(name, value)
-    if cluster is LOCAL:  # the local runner has no resources to give
+    if cluster.retries:
+        task.set_retry(cluster.retries, backoff_duration=cluster.backoff, backoff_factor=2.0)
+    if isinstance(cluster, Local):
         return task
     task.set_cpu_limit(cluster.cpu).set_memory_limit(cluster.memory)
-    if cluster.retries:
-        task.set_retry(cluster.retries, backoff_duration="60s", backoff_factor=2.0)
     if cluster.checkpoints:
         kubernetes.mount_pvc(task, pvc_name=cluster.checkpoints, mount_path=CHECKPOINTS)
         task.set_env_variable("LHCNET_CHECKPOINTS", CHECKPOINTS)

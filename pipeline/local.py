@@ -24,7 +24,7 @@ from lhcnet.config import Config, execution_name
 from lhcnet.errors import LhcnetError
 from lhcnet.terminal import print_report
 from lhcnet.tracking.journal import FOLDER, default_uri, journals
-from pipeline.cluster import LOCAL
+from pipeline.cluster import Local
 from pipeline.graph import build
 from pipeline.standalone import build_standalone
 
@@ -80,8 +80,11 @@ def _left_as_found() -> Iterator[None]:
         builtins.print, logging.getLogger().handlers[:] = printer, handlers
 
 
-def run(config: Config, source: Path | None, root: Path, *, standalone: bool = False) -> Path:
-    """Run to the end and show the comparison. Returns the folder of this run below `root`; its log lies beside it."""
+def run(config: Config, source: Path | None, root: Path, *, standalone: bool = False, retries: int = 0) -> Path:
+    """Run to the end and show the comparison. Returns the folder of this run below `root`; its log lies in it.
+
+    A task that fails is tried `retries` times again.
+    """
     source = (source or Path(config.data.source)).absolute()
     if not source.exists():
         raise LhcnetError(f"{source}: is not there; expected FER2013 as a file, folder or zip")
@@ -101,7 +104,7 @@ def run(config: Config, source: Path | None, root: Path, *, standalone: bool = F
             warnings.filterwarnings("ignore", "You may be attemping", RuntimeWarning)  # on purpose: no container here
             try:
                 graph = build_standalone if standalone else build
-                graph(config, LOCAL, f"{execution_name(config)}-{stamp}")(source=str(source))
+                graph(config, Local(retries=retries), f"{execution_name(config)}-{stamp}")(source=str(source))
             except RuntimeError as error:
                 raise LhcnetError(f"{screen.error or error} (log: {root / 'log.txt'})") from None
         bar.update()

@@ -1,14 +1,19 @@
 """Kubeflow's local runner gives the metrics of direct calls, byte for byte, and one record in MLflow."""
 
-from __future__ import annotations
-
+import threading
+import time
 from pathlib import Path
 
 import mlflow
+import psutil
+import pytest
 from drivers import assert_same_analysis, digest, kubeflow
+from kfp import dsl, local
 
+from components.train_backbone import train_backbone
 from lhcnet.analysis.figures import figures
-from lhcnet.config import Config, to_yaml
+from lhcnet.config import Checkpoints, Config, to_yaml
+from pipeline.cluster import Local, place
 
 
 def test_kubeflow_gives_the_metrics_of_direct_calls(
@@ -47,3 +52,48 @@ def test_kubeflow_gives_the_metrics_of_direct_calls(
     (compared,) = (run.info.run_id for run in runs if run.data.tags.get("step") == "compare")
     drawn = [f.path for f in client.list_artifacts(compared, "analyses")]
     assert len(drawn) == len(figures(analysis)) > 0
+
+
+def test_a_task_that_is_killed_goes_on_when_kubeflow_tries_it_again(
+    direct: Path,
+    small: Config,
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("PATH", "PYTHONPATH", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(name, environment[name])
+    killed = []
+
+    def kill_the_training() -> None:
+        checkpoints = tmp_path / ".lhcnet" / "checkpoints"
+        while not list(checkpoints.glob("*.safetensors")):
+            time.sleep(0.01)
+        for process in psutil.Process().children(recursive=True):
+            if "train_backbone" in process.cmdline():
+                process.kill()
+                killed.append(process.pid)
+
+    @dsl.pipeline(name="stage1")
+    def stage1(store: str):
+        trainval = dsl.importer(artifact_uri=store, artifact_class=dsl.Dataset, reimport=False).output
+        task = train_backbone(
+            trainval=trainval,
+            network=small.network.to_dict(),
+            stage=small.stage1.to_dict(),
+            compute=small.compute.to_dict(),
+            checkpoints=Checkpoints(seconds=0).to_dict(),
+            seed=small.seeds.backbone,
+        )
+        place(task, Local(retries=1), "killed", gpu=True)
+
+    threading.Thread(target=kill_the_training, daemon=True).start()
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "runs"))
+    stage1(store=str(direct / "trainval"))
+    assert killed
+    assert "stage1: goes on in epoch" in "".join(capfd.readouterr())
+    (model,) = tmp_path.glob("runs/*/train-backbone/model")
+    for file in (direct / "1").iterdir():
+        assert file.read_bytes() == (model / file.name).read_bytes(), file.name

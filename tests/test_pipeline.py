@@ -14,7 +14,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2 as spec
 
 from lhcnet.config import Config, profile
 from lhcnet.errors import LhcnetError
-from pipeline.cluster import LOCAL, Cluster, load_cluster
+from pipeline.cluster import Cluster, Local, load_cluster
 from pipeline.graph import build
 from pipeline.local import count_tasks, run
 from pipeline.standalone import build_standalone
@@ -110,7 +110,7 @@ def test_only_evaluate_receives_the_test_split(paper: list[dict[str, Any]]) -> N
 
 def test_the_stand_alone_pipeline_keeps_the_test_split_for_its_comparison(tiny: Config, tmp_path: Path) -> None:
     file = tmp_path / "standalone.yaml"
-    compiler.Compiler().compile(build_standalone(tiny, LOCAL), str(file))
+    compiler.Compiler().compile(build_standalone(tiny, Local()), str(file))
     (ir,) = yaml.safe_load_all(file.read_text())
     tasks = ir["root"]["dag"]["tasks"]
     sealed = {
@@ -170,7 +170,7 @@ def test_cluster_settings_are_validated(tmp_path: Path) -> None:
 
 
 def test_the_local_bar_counts_the_tasks_that_run(tiny: Config, tmp_path: Path) -> None:
-    ir = compiled(tiny, LOCAL, tmp_path)[0]
+    ir = compiled(tiny, Local(), tmp_path)[0]
     loops = {"for-loop-1": len(tiny.seeds.a), "for-loop-2": len(tiny.variants), "for-loop-3": len(tiny.seeds.c)}
     total = 0
     for name, task in ir["root"]["dag"]["tasks"].items():
