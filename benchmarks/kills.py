@@ -37,6 +37,7 @@ from lhcnet.models.lhcnet import build
 from lhcnet.training.checkpoint import Checkpoint
 from lhcnet.training.fit import State, Sums, make_optimizer
 
+ROOT = Path(__file__).parents[1]
 TRAININGS = {  # name -> arguments of `lhcnet train` behind the store
     "stage 1": ["out/1", "--stage", "1"],
     "stage 2": ["out/2", "--stage", "2", "--start", "whole/1"],
@@ -87,7 +88,7 @@ def pipeline(cwd: Path, root: str, chance: random.Random | None) -> tuple[dict[s
     at: dict[int, float] = {}  # process -> when it is killed
     kills: Counter[str] = Counter()
     with (cwd / "log.txt").open("ab") as log:
-        process = psutil.Popen(command, cwd=cwd, stdout=log, stderr=log)
+        process = psutil.Popen(command, cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=log, stderr=log)
         while process.poll() is None:
             time.sleep(0.1)
             for child in process.children(recursive=True) if chance else ():

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -72,9 +73,10 @@ def test_a_task_that_is_killed_goes_on_when_kubeflow_tries_it_again(
         while not list(checkpoints.glob("*.safetensors")):
             time.sleep(0.01)
         for process in psutil.Process().children(recursive=True):
-            if "train_backbone" in process.cmdline():
-                process.kill()
-                killed.append(process.pid)
+            with suppress(psutil.NoSuchProcess):
+                if "train_backbone" in process.cmdline():
+                    process.kill()
+                    killed.append(process.pid)
 
     @dsl.pipeline(name="stage1")
     def stage1(store: str):
