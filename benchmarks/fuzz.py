@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import struct
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -75,6 +77,22 @@ class Child:
         self.runs += 1
 
 
+def corpus(target: str, folder: Path, seed: int) -> Path:
+    """Inputs to begin with, as the random engine draws them; what leads to new lines of code is put beside them."""
+    if not folder.exists():
+        folder.mkdir()
+        drawn = drawer(target, seed)
+        for number in range(50):
+            (folder / str(number)).write_bytes(next(drawn))
+    return folder
+
+
+def drawer(target: str, seed: int) -> Iterator[bytes]:
+    drawn = random.Random(f"{target}/{seed}")
+    while True:
+        yield drawn.randbytes(drawn.randint(4, LONGEST))
+
+
 def keep(work: Path, target: str, data: bytes, why: str) -> None:
     """Keep an input for --repeat; of one kind (the last line of the program and the exception) the first is enough."""
     lines = [line.strip() for line in why.splitlines() if line.strip()]
@@ -100,32 +118,39 @@ def child(target: str, work: Path, runs: int, seed: int, engine: str) -> None:
             f"-runs={runs}",
             f"-seed={seed}",
             f"-max_len={LONGEST}",
+            "-len_control=0",  # else thousands of inputs have four bytes
             "-rss_limit_mb=0",
             f"-timeout={24 * 3600}",  # ours watches; 0 ends any input in which a second begins before its alarm looks
-            "-verbosity=0",
+            str(corpus(target, work / "corpus", seed)),
         ]
         atheris.Setup([sys.argv[0], *options], run)
         atheris.Fuzz()  # does not come back
     run = Child(target, work)
     run.limit()
-    drawn = random.Random(f"{target}/{seed}")
+    drawn = drawer(target, seed)
     while run.runs < runs:
-        run(drawn.randbytes(drawn.randint(4, LONGEST)))
+        run(next(drawn))
     run.now.seek(0)
     run.now.write(HEAD.pack(run.runs, run.accepted))
 
 
-def campaign(target: str, folder: Path, runs: int, seed: int, engine: str) -> tuple[int, int, float]:
-    """(inputs run, accepted, seconds) of one reader."""
+def campaign(target: str, folder: Path, runs: int, seed: int, engine: str) -> dict[str, str | int]:
+    """Inputs run, how many were accepted, seconds, and branches of the library that were reached, of one reader."""
     work = folder / target
     work.mkdir()
     now, printed = work / "now", work / "printed"
     now.write_bytes(HEAD.pack(0, 0))
-    start, deaths = time.perf_counter(), 0
+    start, deaths, branches = time.perf_counter(), 0, 0
     while True:
         done, accepted = HEAD.unpack(now.read_bytes()[: HEAD.size])
         if done >= runs:
-            return done, accepted, time.perf_counter() - start
+            row = {
+                "reader": target,
+                "inputs": done,
+                "accepted": accepted,
+                "seconds": round(time.perf_counter() - start),
+            }
+            return row | ({"branches": branches} if branches else {})
         arguments = [
             "--child",
             target,
@@ -150,6 +175,8 @@ def campaign(target: str, folder: Path, runs: int, seed: int, engine: str) -> tu
                 env=os.environ | {"TMPDIR": str(work), "OMP_NUM_THREADS": "1"},
                 check=False,
             ).returncode
+        reached = re.findall(rb" cov: (\d+)", printed.read_bytes())
+        branches = max(branches, *map(int, reached)) if reached else branches
         content = now.read_bytes()
         done, accepted = HEAD.unpack(content[: HEAD.size])
         if ended:
@@ -196,12 +223,10 @@ def main(
         return
     if strangers := sorted(set(targets or ()) - set(RUNS)):
         raise SystemExit(f"no reader {', '.join(strangers)}; expected some of {', '.join(RUNS)}")
-    total, everything = 0, []
+    total = 0
     for target in targets or RUNS:
-        done, accepted, seconds = campaign(target, folder, runs or int(share * RUNS[target]), seed, engine)
-        total += done
-        row = {"reader": target, "inputs": done, "accepted": accepted, "seconds": round(seconds, 1)}
-        everything.append(row)
+        row = campaign(target, folder, runs or int(share * RUNS[target]), seed, engine)
+        total += int(row["inputs"])
         print(json.dumps(row), flush=True)
     found = sorted((folder / "found").glob("*.txt"))
     counted = (folder / "found" / "count").read_text().split() if found else []
