@@ -9,12 +9,13 @@ started, killed after a random time (anything from its start to its end), and st
 files of its model directory have to be those of the whole run, byte for byte, and no checkpoint may be left.
 
 With --kubeflow the demo's pipeline runs twice through kfp's local runner, the second time with retries, and every
-training of it is killed up to three times at random moments. All models and the final metrics have to be the same.
+training of it is killed up to three times once it has begun. All models and the final metrics have to be the same.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
@@ -79,7 +80,7 @@ def cost() -> str:
 
 
 TASK = re.compile(r'"outputFile": ?"([^"]*/(?:train[^/]*|control)/)')  # in the command of a task that trains
-MOST, LONGEST = 3, 20.0  # kills of one task; seconds until a kill
+MOST, LONGEST = 3, 2.0  # kills of one task; seconds from its first checkpoint, or that of one beside it, to a kill
 
 
 def pipeline(cwd: Path, root: str, chance: random.Random | None) -> tuple[dict[str, bytes], Counter[str]]:
@@ -87,18 +88,23 @@ def pipeline(cwd: Path, root: str, chance: random.Random | None) -> tuple[dict[s
     command = [sys.executable, "-m", "pipeline", "local", "--root", root, "--retries", str(MOST)]
     at: dict[int, float] = {}  # process -> when it is killed
     kills: Counter[str] = Counter()
+    checkpoints = cwd / ".lhcnet" / "checkpoints"
     with (cwd / "log.txt").open("ab") as log:
         process = psutil.Popen(command, cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=log, stderr=log)
         while process.poll() is None:
             time.sleep(0.1)
             for child in process.children(recursive=True) if chance else ():
                 try:
-                    if not (task := TASK.search(" ".join(child.cmdline()))) or kills[task[1]] == MOST:
+                    task = TASK.search(" ".join(child.cmdline()))
+                    if task is None or child.name() == "sh" or kills[task[1]] == MOST:
                         continue
-                    if time.monotonic() > at.setdefault(child.pid, time.monotonic() + chance.uniform(0, LONGEST)):
+                    written = [file.stat().st_mtime for file in checkpoints.glob("*.safetensors")]
+                    if child.pid not in at and max(written, default=0.0) > child.create_time():
+                        at[child.pid] = time.monotonic() + chance.uniform(0, LONGEST)
+                    if time.monotonic() > at.get(child.pid, math.inf):
                         child.kill()
                         kills[task[1]] += 1
-                except psutil.NoSuchProcess:
+                except (psutil.NoSuchProcess, FileNotFoundError):
                     continue
     finished(process, cwd)
     (run,) = (cwd / root).glob("*/*/")
