@@ -5,7 +5,7 @@ python benchmarks/fuzz.py zip model --runs 5000  # some readers
 python benchmarks/fuzz.py --engine atheris --patience 60  # guided by coverage (pip install -e '.[fuzz]')
 python benchmarks/fuzz.py --repeat FILE          # one input that was found
 
-What is tried and demanded stands in tests/hostile.py. A child process runs the inputs of one reader under a limit of
+What is tried and demanded stands in tests/hostile. A child process runs the inputs of one reader under a limit of
 memory and a time for each input; if it dies, the input is kept and another child goes on. Exit status 1 if anything
 was found.
 """

@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile import LINES, PICTURES, VALID, encoded, model_files
+from hostile.images import PICTURES, encoded
+from hostile.models import model_files
+from hostile.tables import LINES, VALID
 from PIL import Image
 
 from lhcnet import steps

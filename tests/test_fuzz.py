@@ -1,6 +1,6 @@
 """A short campaign of hostile inputs against every reader, and that its harness notices what it is for.
 
-The campaign that docs/reliability.md reports is `python benchmarks/fuzz.py`; tests/hostile.py says what is tried.
+The campaign that docs/reliability.md reports is `python benchmarks/fuzz.py`; tests/hostile says what is tried.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from pathlib import Path
 
 import hostile
 import pytest
-from hostile import TARGETS, Wrong, answer, one
+from hostile import TARGETS, one
+from hostile.choices import Wrong, answer
+from hostile.tables import ROWS, check_faces, faces_of
 
 from lhcnet.errors import LhcnetError
 
@@ -55,7 +57,7 @@ VIOLATIONS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a warning": (lambda _: exec("import warnings; warnings.warn('careful')"), "careful"),
     "a file outside": (lambda folder: (folder / "canary").mkdir(), "wrote elsewhere"),
     "partial output": (lambda folder: (folder / "out" / "half").mkdir(), "wrote something"),
-    "other faces": (lambda _: hostile.check_faces(hostile.faces_of(hostile.ROWS * 2), same=True), "something else"),
+    "other faces": (lambda _: check_faces(faces_of(ROWS * 2), same=True), "something else"),
 }
 
 

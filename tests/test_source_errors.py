@@ -12,7 +12,8 @@ from pathlib import Path
 import hostile
 import numpy as np
 import pytest
-from hostile import Choices, deflate_bomb
+from hostile.choices import Choices
+from hostile.images import deflate_bomb, zeros
 from PIL import Image
 from source_files import FACES, competition, csv_lines, encoded, folder, grey, message, pngs, text, zipped
 
@@ -345,7 +346,7 @@ def test_an_image_that_inflates_beyond_its_claim_takes_no_memory(
         return False
 
     monkeypatch.setattr(hostile, "TARGETS", {"bomb": smuggle})
-    hostile.zeros()
+    zeros()
     hostile.one("bomb", b"", tmp_path / "input")
 
 

@@ -14,7 +14,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hostile import CANARY, VALID, Payload, keras_file, model_files
+from hostile.models import CANARY, Payload, model_files
+from hostile.tables import VALID
+from hostile.weights import keras_file
 from published_files import MODULES, SIZES
 
 from lhcnet import steps
@@ -97,7 +99,7 @@ def test_code_beside_a_model_is_not_imported(model: Path, tmp_path: Path) -> Non
         "!!python/object/new:os.mkdir [{canary}]",
         "!!python/name:os.mkdir",
         "!!python/module:os",
-        "!!python/object:hostile.Payload {{}}",
+        "!!python/object:hostile.models.Payload {{}}",
     ],
 )
 def test_yaml_tags(tag: str, tmp_path: Path) -> None:
