@@ -218,6 +218,7 @@ def main(
         import hostile
 
         target = repeat.name.rpartition("-")[0]
+        hostile.load(target, folder / "input")
         accepted = hostile.one(target, repeat.read_bytes(), folder / "input")
         print(f"{target}: {'accepted' if accepted else 'refused'} (what was read is in {folder})")
         return

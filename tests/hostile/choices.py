@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,11 +94,11 @@ def spoilt_json(c: Choices, content: bytes) -> bytes:
         if kind == 0 and isinstance(place, dict) and len(place) > 1:
             del place[key]
         elif kind == 1 and isinstance(place, dict):
-            place[c.pick(["", "a\nb", "__class__", "x" * 9999, "\ud800"])] = c.pick(JSON_VALUES)
-        elif kind == 2 and isinstance(place[key], int | float):
+            place[c.pick(["", "a\nb", "__class__", "x" * 9999, "\ud800"])] = deepcopy(c.pick(JSON_VALUES))
+        elif kind == 2 and isinstance(place[key], int | float) and abs(place[key]) < 10**300:
             place[key] += c.pick([1, -1, 0.5, 10**9])
         else:
-            place[key] = c.pick([*JSON_VALUES, *INTEGERS])
+            place[key] = deepcopy(c.pick([*JSON_VALUES, *INTEGERS]))  # it may be spoilt too
     return json.dumps(values).encode()
 
 
