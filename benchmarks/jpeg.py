@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lhcnet.config import profile
+from lhcnet.data.fer2013 import SPLITS
 from lhcnet.data.images import upscale
-from lhcnet.data.sources import SPLITS, read
+from lhcnet.data.sources import read
 from lhcnet.device import open_device
 from lhcnet.evaluation.predict import loss_and_accuracy, predict
 from lhcnet.evaluation.statistics import mcnemar, sentence

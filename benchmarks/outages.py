@@ -10,7 +10,6 @@ additions to other runs; at its end it waits for MLflow so long as the fault lea
 from __future__ import annotations
 
 import os
-import signal
 import sqlite3
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from measure import RUNS, machine
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from outage import UNTOUCHED, Server, Step, lacking, points, record  # noqa: E402
+from outage import UNTOUCHED, Server, Step, lacking, one_epoch_written, record  # noqa: E402
 
 from lhcnet.tracking.writer import kept, replay  # noqa: E402
 
@@ -41,7 +40,7 @@ def down_at_start(server: Server, folder: Path) -> tuple[Step, tuple[str, str]]:
 
 
 def killed(server: Server, folder: Path) -> tuple[Step, tuple[str, str]]:
-    step = _one_epoch_written(server, folder, SHORT)
+    step = one_epoch_written(server, folder, SHORT)
     server.kill()
     said = step.go_to_the_end(since=0)
     server.start()
@@ -49,7 +48,7 @@ def killed(server: Server, folder: Path) -> tuple[Step, tuple[str, str]]:
 
 
 def killed_and_back(server: Server, folder: Path) -> tuple[Step, tuple[str, str]]:
-    step = _one_epoch_written(server, folder, LONG)
+    step = one_epoch_written(server, folder, LONG)
     server.kill()
     step.go()
     step.until(1)
@@ -58,29 +57,27 @@ def killed_and_back(server: Server, folder: Path) -> tuple[Step, tuple[str, str]
 
 
 def hanging(server: Server, folder: Path) -> tuple[Step, tuple[str, str]]:
-    step = _one_epoch_written(server, folder, SHORT)
-    server.signal(signal.SIGSTOP)
-    said = step.go_to_the_end(since=0)
-    server.signal(signal.SIGCONT)
+    step = one_epoch_written(server, folder, SHORT)
+    with server.hanging():
+        said = step.go_to_the_end(since=0)
     return step, said
 
 
 def slow(server: Server, folder: Path) -> tuple[Step, tuple[str, str]]:
     """Hangs for a while, over and over."""
-    step = _one_epoch_written(server, folder, LONG)
+    step = one_epoch_written(server, folder, LONG)
     for epoch in (1, 2):
-        server.signal(signal.SIGSTOP)
-        step.go()
-        step.until(epoch)
-        time.sleep(0.5)
-        server.signal(signal.SIGCONT)
+        with server.hanging():
+            step.go()
+            step.until(epoch)
+            time.sleep(0.5)
     step.go()
     return step, step.rest()
 
 
 def locked(server: Server, folder: Path) -> tuple[Step, tuple[str, str]]:
     """The database of the server, by somebody else."""
-    step = _one_epoch_written(server, folder, SHORT)
+    step = one_epoch_written(server, folder, SHORT)
     with closing(sqlite3.connect(server.database, timeout=60)) as other:
         other.execute("begin exclusive")
         said = step.go_to_the_end(since=0)
@@ -89,7 +86,7 @@ def locked(server: Server, folder: Path) -> tuple[Step, tuple[str, str]]:
 
 
 def writer_killed(server: Server, folder: Path) -> tuple[Step, tuple[str, str]]:
-    step = _one_epoch_written(server, folder, LONG)
+    step = one_epoch_written(server, folder, LONG)
     step.kill_writer()
     return step, step.go_to_the_end(since=0)
 
@@ -103,14 +100,6 @@ FAULTS: dict[str, Callable[[Server, Path], tuple[Step, tuple[str, str]]]] = {
     "its database locked from mid-run on, free later": locked,
     "the writing process killed in mid-run": writer_killed,
 }
-
-
-def _one_epoch_written(server: Server, folder: Path, patience: float) -> Step:
-    step = Step(folder, server.uri, patience)
-    step.until(0)
-    while not points(server.database):
-        time.sleep(0.02)
-    return step
 
 
 def outcome(fault: Callable[[Server, Path], tuple[Step, tuple[str, str]]], server: Server, folder: Path) -> list[str]:

@@ -27,7 +27,8 @@ from measure import RUNS, Row, machine
 
 from lhcnet.config import profile, to_yaml
 from lhcnet.data.faces import draw, write_csv, write_zip
-from lhcnet.data.sources import OFFICIAL_COUNTS, Faces, read
+from lhcnet.data.fer2013 import OFFICIAL_COUNTS, Faces
+from lhcnet.data.sources import read
 
 IMAGES = int(OFFICIAL_COUNTS.sum())
 SIZES = (1_000, 4_000, 12_000, IMAGES)

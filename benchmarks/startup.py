@@ -29,7 +29,7 @@ from measure import RUNS, Row, machine, medians, seconds
 
 from lhcnet import steps
 from lhcnet.config import Config, Data, profile, to_yaml
-from lhcnet.data.sources import OFFICIAL_COUNTS
+from lhcnet.data.fer2013 import OFFICIAL_COUNTS
 from lhcnet.models.saved import Epoch, Saved
 from lhcnet.tracking.journal import Execution, journaled
 from lhcnet.tracking.record import curve

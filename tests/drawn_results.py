@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lhcnet.config import Config, Stage
-from lhcnet.data.sources import CLASSES, OFFICIAL_COUNTS, SPLITS
+from lhcnet.data.fer2013 import CLASSES, OFFICIAL_COUNTS, SPLITS
 from lhcnet.evaluation.paper import sizes
 from lhcnet.evaluation.score import Score, score
 from lhcnet.evaluation.selection import Entry, SelectionReport, Trained, best_on_validation

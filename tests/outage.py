@@ -16,7 +16,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ class Server:
 
     def kill(self) -> None:
         if self._process is not None:
-            self.signal(signal.SIGKILL)
+            self._signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
 
@@ -152,9 +153,27 @@ class Server:
                 connection.execute(f"delete from {table}")
         shutil.rmtree(self.artifacts, ignore_errors=True)
 
-    def signal(self, number: int) -> None:
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """It answers nothing until the block ends."""
+        self._signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
         assert self._process is not None
         os.killpg(self._process.pid, number)
+
+
+def one_epoch_written(server: Server, folder: Path, patience: float) -> Step:
+    """A step whose first epoch is in the record; it waits for `go`."""
+    step = Step(folder, server.uri, patience)
+    step.until(0)
+    while not points(server.database):
+        time.sleep(0.02)
+    return step
 
 
 def record(database: Path, artifacts: Path) -> dict[str, list[Any]]:

@@ -26,7 +26,7 @@ from PIL import Image
 
 from lhcnet import steps
 from lhcnet.config import Checkpoints, Config, Data, profile, to_yaml
-from lhcnet.data import sources
+from lhcnet.data import pictures, sources
 from lhcnet.data.atomic import complete_or_absent, complete_or_absent_file
 from lhcnet.data.faces import draw, write_csv, write_zip
 from lhcnet.data.store import open_store, write_stores
@@ -328,13 +328,13 @@ def test_a_csv_changed_while_it_is_read(
 def test_a_zip_changed_while_it_is_read(kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "fer.zip"
     write_zip(draw(60, seed=1), path)
-    original, content = sources._rows, path.read_bytes()
+    original, content = pictures._rows, path.read_bytes()
 
     def changing(member: Any) -> bytes:
         path.write_bytes(content[:kept])
         return original(member)
 
-    monkeypatch.setattr(sources, "_rows", changing)
+    monkeypatch.setattr(pictures, "_rows", changing)
     with pytest.raises(LhcnetError, match=r"fer\.zip"):
         sources.read(path)
 
@@ -343,13 +343,13 @@ def test_an_image_changed_while_a_folder_is_read(tmp_path: Path, monkeypatch: py
     for name, content in PICTURES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    original = sources._rows
+    original = pictures._rows
 
     def changing(member: Any) -> bytes:
         member.path.write_bytes(encoded(Image.effect_noise((48, 48), 9)))
         return original(member)
 
-    monkeypatch.setattr(sources, "_rows", changing)
+    monkeypatch.setattr(pictures, "_rows", changing)
     with pytest.raises(LhcnetError, match=r"\.png cannot be read, .* changed while it was read"):
         sources.read(tmp_path)
 

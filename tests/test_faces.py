@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lhcnet.data.faces import _apportion, draw, write_csv, write_zip
-from lhcnet.data.sources import OFFICIAL_COUNTS, TRAIN, class_counts, read
+from lhcnet.data.fer2013 import OFFICIAL_COUNTS, TRAIN, class_counts
+from lhcnet.data.sources import read
 from lhcnet.errors import LhcnetError
 
 FACES = draw(600, seed=0)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from outage import EXECUTION, STEP, UNTOUCHED, Server, Step, entries, lacking, points, record
+from outage import EXECUTION, STEP, UNTOUCHED, Server, Step, entries, lacking, one_epoch_written, points, record
 from typer.testing import CliRunner
 
 from lhcnet.cli import app
@@ -54,11 +53,6 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-def until(true: Callable[[], object]) -> None:
-    while not true():
-        time.sleep(0.02)
-
-
 def assert_warned(printed: str, warned: str, journals: Path) -> None:
     assert printed == UNTOUCHED
     assert warned.count("\n") == 0
@@ -99,9 +93,7 @@ def test_down_at_start(server: Server, tmp_path: Path) -> None:
 
 
 def test_killed_in_mid_run_and_back_later(up: Server, tmp_path: Path) -> None:
-    step = Step(tmp_path, up.uri, PATIENCE)
-    step.until(0)
-    until(lambda: points(up.database))
+    step = one_epoch_written(up, tmp_path, PATIENCE)
     up.kill()
     assert_warned(*step.go_to_the_end(since=0), step.journals)
     assert step.process.returncode == 0
@@ -112,30 +104,20 @@ def test_killed_in_mid_run_and_back_later(up: Server, tmp_path: Path) -> None:
 
 def test_slow(up: Server, tmp_path: Path) -> None:
     """Hangs while an epoch is logged, and answers before the step has ended."""
-    step = Step(tmp_path, up.uri, LONG)
-    step.until(0)
-    until(lambda: points(up.database))
-    up.signal(signal.SIGSTOP)
-    try:
+    step = one_epoch_written(up, tmp_path, LONG)
+    with up.hanging():
         step.go()
         step.until(1)
-    finally:
-        up.signal(signal.SIGCONT)
     assert step.go_to_the_end(since=1) == (UNTOUCHED, "")
     assert lacking(up.database, up.artifacts) == []
     assert kept(step.journals) == []
 
 
 def test_hanging(up: Server, tmp_path: Path) -> None:
-    step = Step(tmp_path, up.uri, PATIENCE)
-    step.until(0)
-    until(lambda: points(up.database))
-    up.signal(signal.SIGSTOP)
-    try:
+    step = one_epoch_written(up, tmp_path, PATIENCE)
+    with up.hanging():
         assert_warned(*step.go_to_the_end(since=0), step.journals)
         assert step.process.returncode == 0
-    finally:
-        up.signal(signal.SIGCONT)
     assert_replay_completes(step.journals, up.database, up.artifacts)
 
 
@@ -144,7 +126,8 @@ def test_a_step_that_is_killed_is_entered_as_killed_and_its_repetition_replaces_
     step.until(0)
     step.process.kill()
     step.process.wait()
-    until(lambda: not kept(step.journals))
+    while kept(step.journals):
+        time.sleep(0.02)
     assert [p[:2] for p in points(up.database)] == [("val_accuracy", 0)]
     with closing(sqlite3.connect(up.database)) as connection:
         states = dict(connection.execute("select name, status from runs"))
@@ -157,9 +140,7 @@ def test_a_step_that_is_killed_is_entered_as_killed_and_its_repetition_replaces_
 
 
 def test_a_writer_that_is_killed_is_followed_by_another(up: Server, tmp_path: Path) -> None:
-    step = Step(tmp_path, up.uri, LONG)
-    step.until(0)
-    until(lambda: points(up.database))
+    step = one_epoch_written(up, tmp_path, LONG)
     step.kill_writer()
     assert step.go_to_the_end(since=0) == (UNTOUCHED, "")
     assert lacking(up.database, up.artifacts) == []

@@ -17,8 +17,9 @@ from hostile.images import deflate_bomb, zeros
 from PIL import Image
 from source_files import FACES, competition, csv_lines, encoded, folder, grey, message, pngs, text, zipped
 
-from lhcnet.data import sources
-from lhcnet.data.sources import SPLITS, read
+from lhcnet.data import members, sources
+from lhcnet.data.fer2013 import SPLITS
+from lhcnet.data.sources import read
 from lhcnet.errors import LhcnetError
 
 # --- what is wrong with a CSV ------------------------------------------------------------------------------
@@ -70,7 +71,7 @@ def test_bad_row(tmp_path: Path, case: str, row: int) -> None:
 
 def test_first_bad_row_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever thread finds one first."""
-    monkeypatch.setattr(sources, "_BLOCK", 2)
+    monkeypatch.setattr(members, "_BLOCK", 2)
     lines = [line if number < 9 else "7" + line[1:] for number, line in enumerate(csv_lines(), start=1)]
     assert "fer.csv, line 9: emotion 7" in message(folder(tmp_path, {"fer.csv": text(lines)}) / "fer.csv")
 
@@ -215,7 +216,7 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"{name} claims 2,097,152 bytes" in message(bomb)
     huge = encoded(Image.new("1", (8000, 8000)))  # a few kilobytes
     assert f"{name} is 8000x8000" in message(zipped(tmp_path / "huge.zip", pngs() | {name: huge}))
-    monkeypatch.setattr(sources, "_MAX_MEMBERS", 10)
+    monkeypatch.setattr(members, "_MAX_FILES", 10)
     assert "more than 10 files" in message(folder(tmp_path / "in", pngs()))
     assert "more than 10 files" in message(zipped(tmp_path / "many.zip", pngs()))
 
@@ -356,12 +357,12 @@ def test_methods_that_inflate_without_a_limit_are_refused(method: int, tmp_path:
 
 
 def test_a_zip_that_claims_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_MAX_CSV", 1000)
+    monkeypatch.setattr(members, "_MAX_UNPACKED", 1000)
     assert "bytes unpacked, expected at most 1,000" in message(zipped(tmp_path / "in.zip", pngs()))
 
 
 def test_a_csv_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_MAX_MEMBERS", 100)
+    monkeypatch.setattr(sources, "_MAX_LINES", 100)
     content = text(csv_lines()) + b"\n" * 100
     assert "has more than 100 lines" in message(folder(tmp_path, {"fer.csv": content}) / "fer.csv")
 

@@ -16,18 +16,8 @@ from source_files import FACES, competition, csv_lines, encoded, folder, message
 
 from lhcnet.data.audit import audit
 from lhcnet.data.faces import draw, write_csv
-from lhcnet.data.sources import (
-    CLASSES,
-    FOLDERS,
-    OFFICIAL_COUNTS,
-    TEST,
-    TRAIN,
-    USAGE,
-    VALIDATION,
-    Faces,
-    class_counts,
-    read,
-)
+from lhcnet.data.fer2013 import CLASSES, FOLDERS, OFFICIAL_COUNTS, TEST, TRAIN, USAGE, VALIDATION, Faces, class_counts
+from lhcnet.data.sources import read
 from lhcnet.errors import LhcnetError
 
 # --- every shape, the same data ----------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from lhcnet.data import atomic, store
 from lhcnet.data.atomic import complete_or_absent
 from lhcnet.data.audit import audit
 from lhcnet.data.faces import draw
-from lhcnet.data.sources import CLASSES, TEST, TRAIN, VALIDATION, Faces, content_digest
+from lhcnet.data.fer2013 import CLASSES, TEST, TRAIN, VALIDATION, Faces, content_digest
 from lhcnet.data.store import open_store, write_stores
 from lhcnet.errors import LhcnetError
 

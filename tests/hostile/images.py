@@ -15,7 +15,8 @@ from PIL import Image
 
 from hostile.choices import INTEGERS, Choices, answer, damaged
 from hostile.tables import LINES, NAMES, ROWS, check_faces
-from lhcnet.data.sources import FOLDERS, read
+from lhcnet.data.fer2013 import FOLDERS
+from lhcnet.data.sources import read
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:

@@ -16,7 +16,7 @@ import numpy as np
 from hostile.choices import Choices, answer, damaged, demand, special, spoilt_json
 from hostile.images import spoilt_zip
 from hostile.tables import LINES, VALID, spoilt_table
-from lhcnet.data.sources import TRAIN, content_digest
+from lhcnet.data.fer2013 import TRAIN, content_digest
 from lhcnet.data.store import open_store, write_stores
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from hostile.choices import Choices, answer, damaged, demand
-from lhcnet.data.sources import TEST, USAGE, Faces, canonical, class_counts, read
+from lhcnet.data.fer2013 import TEST, USAGE, Faces, canonical, class_counts
+from lhcnet.data.sources import read
 
 
 def faces_of(images: Sequence[tuple[int, int, bytes]]) -> Faces:

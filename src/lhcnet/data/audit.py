@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lhcnet.data.sources import CLASSES, SIDE, SPLITS, TEST, TRAIN, VALIDATION, Bytes, Faces, class_counts
+from lhcnet.data.fer2013 import CLASSES, SIDE, SPLITS, TEST, TRAIN, VALIDATION, Bytes, Faces, class_counts
 
 
 def audit(faces: Faces) -> dict[str, Any]:

@@ -16,17 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from lhcnet.data.sources import (
-    CLASSES,
-    FOLDERS,
-    OFFICIAL_COUNTS,
-    SIDE,
-    SPLITS,
-    USAGE,
-    Bytes,
-    Faces,
-    canonical,
-)
+from lhcnet.data.fer2013 import CLASSES, FOLDERS, OFFICIAL_COUNTS, SIDE, SPLITS, USAGE, Bytes, Faces, canonical
 from lhcnet.errors import LhcnetError
 
 LABEL_NOISE = 0.05

@@ -17,8 +17,8 @@ from numpy.lib.format import read_array_header_1_0, read_magic
 from numpy.typing import NDArray
 
 from lhcnet.data.atomic import complete_or_absent
+from lhcnet.data.fer2013 import CLASSES, SIDE, SPLITS, TEST, Bytes, Faces, class_counts, content_digest
 from lhcnet.data.files import read_plain, read_text
-from lhcnet.data.sources import CLASSES, SIDE, SPLITS, TEST, Bytes, Faces, class_counts, content_digest
 from lhcnet.errors import LhcnetError
 
 FORMAT = 1

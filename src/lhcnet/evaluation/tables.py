@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lhcnet.data.sources import CLASSES
+from lhcnet.data.fer2013 import CLASSES
 from lhcnet.evaluation.cells import Table, bounds, markdown, percent, points, write_csv
 from lhcnet.evaluation.comparisons import Predictions, Statistics
 from lhcnet.evaluation.paper import table_7, table_a2

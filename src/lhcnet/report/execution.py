@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lhcnet import __version__
-from lhcnet.data.sources import CLASSES
+from lhcnet.data.fer2013 import CLASSES
 from lhcnet.evaluation.cells import Row, Table, bounds, percent
 from lhcnet.evaluation.comparisons import ALL_KEPT, BEST, SAME_MODEL, SAME_START, Comparison, Predictions, Statistics
 from lhcnet.evaluation.score import Score, confusion

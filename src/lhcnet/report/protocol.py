@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lhcnet.config import TABLE_2, Config, Module, Other, Stage
-from lhcnet.data.sources import CLASSES, OFFICIAL_COUNTS, SPLITS
+from lhcnet.data.fer2013 import CLASSES, OFFICIAL_COUNTS, SPLITS
 from lhcnet.evaluation.cells import Row
 from lhcnet.evaluation.selection import SelectionReport
 from lhcnet.evaluation.summary import EvaluationReport

@@ -10,7 +10,7 @@ import numpy as np
 
 from lhcnet.config import parse
 from lhcnet.data.atomic import complete_or_absent, complete_or_absent_file
-from lhcnet.data.sources import CLASSES
+from lhcnet.data.fer2013 import CLASSES
 from lhcnet.errors import LhcnetError
 from lhcnet.evaluation.comparisons import Predictions
 from lhcnet.evaluation.score import confusion

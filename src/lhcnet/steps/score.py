@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lhcnet.config import Compute, Evaluation, parse
 from lhcnet.data.atomic import complete_or_absent, complete_or_absent_file
 from lhcnet.data.audit import twins
-from lhcnet.data.sources import CLASSES, Bytes
+from lhcnet.data.fer2013 import CLASSES, Bytes
 from lhcnet.data.store import open_store
 from lhcnet.errors import LhcnetError
 from lhcnet.evaluation.score import Score, score

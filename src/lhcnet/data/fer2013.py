@@ -1,0 +1,70 @@
+"""FER2013: its classes and splits, how many images the whole of it has, and a data set in memory."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+
+CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+SPLITS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = range(3)
+SIDE = 48
+
+# Images per split (rows) and class (columns) of the complete data set.
+OFFICIAL_COUNTS = np.array([
+    [3995, 436, 4097, 7215, 4830, 3171, 4965],
+    [467, 56, 496, 895, 653, 415, 607],
+    [491, 55, 528, 879, 594, 416, 626],
+])  # fmt: skip
+
+USAGE = {"Training": TRAIN, "PublicTest": VALIDATION, "PrivateTest": TEST}
+FOLDERS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # in the order of CLASSES
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """A data set in memory, in canonical order: sorted by (split, label, pixel bytes).
+
+    The order depends on the content alone, so the CSV and the image form of the same pixels are equal.
+    """
+
+    images: Bytes  # (N, 48, 48), grey 0..255
+    labels: Bytes  # (N,), index into CLASSES
+    splits: Bytes  # (N,), TRAIN, VALIDATION or TEST
+    shape: str  # which of the shapes was recognised, for people
+    validation: str  # "official" or "cut from train"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of images, labels and splits."""
+        return content_digest(self.images, self.labels, self.splits)
+
+
+def content_digest(images: Bytes, labels: Bytes, splits: Bytes) -> str:
+    """SHA-256 (hex) over the bytes of images (N, 48, 48), labels (N,) and splits (N,), in this order."""
+    sha = hashlib.sha256()
+    for array in (images, labels, splits):
+        sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()
+
+
+def class_counts(labels: Bytes, splits: Bytes) -> NDArray[np.intp]:
+    """Images per split and class, (3, 7)."""
+    return np.bincount(splits * len(CLASSES) + labels, minlength=21).reshape(len(SPLITS), len(CLASSES))
+
+
+def canonical(images: Bytes, labels: Bytes, splits: Bytes) -> tuple[Bytes, Bytes, Bytes]:
+    """Sort images (N, 48, 48), labels (N,) and splits (N,) by (split, label, pixel bytes)."""
+    keys = [bytes((s, c)) + image.tobytes() for image, c, s in zip(images, labels, splits, strict=True)]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    return images[order], labels[order], splits[order]
+
+
+def mark_official_validation(labels: Bytes, splits: Bytes) -> None:
+    """In a test part of the official size and order, the first images of each class are PublicTest."""
+    if np.array_equal(class_counts(labels, splits)[TEST], OFFICIAL_COUNTS[[VALIDATION, TEST]].sum(axis=0)):
+        for label, count in enumerate(OFFICIAL_COUNTS[VALIDATION]):
+            splits[np.flatnonzero((splits == TEST) & (labels == label))[:count]] = VALIDATION
