@@ -284,6 +284,28 @@ def test_four_threads_that_swap_at_the_same_moment(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "marker").read_text() == (tmp_path / "out" / "same").read_text()
 
 
+def test_a_directory_that_another_run_removes_while_it_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, listed = tmp_path / "out", os.listdir
+
+    def replaced_meanwhile(handle: int) -> list[str]:
+        monkeypatch.setattr(os, "listdir", listed)
+        out.rename(tmp_path / "former")
+        (tmp_path / "former" / "marker").unlink()
+        out.mkdir()
+        (out / "marker").touch()
+        return listed(handle)
+
+    out.mkdir()
+    for name in ("marker", "other"):
+        (out / name).touch()
+    monkeypatch.setattr(os, "listdir", replaced_meanwhile)
+    with complete_or_absent(out, "marker") as folder:
+        (folder / "marker").write_text("mine")
+    assert (out / "marker").read_text() == "mine"
+
+
 def test_of_stores_of_two_runs_none_is_mixed_with_the_other(tmp_path: Path) -> None:
     write_stores(draw(60, seed=1), tmp_path / "a", tmp_path / "b")
     write_stores(draw(60, seed=2), tmp_path / "c", tmp_path / "d")
