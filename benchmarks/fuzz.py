@@ -2,7 +2,7 @@
 
 python benchmarks/fuzz.py                        # the campaign of docs/reliability.md, about ten minutes of one core
 python benchmarks/fuzz.py zip model --runs 5000  # some readers
-python benchmarks/fuzz.py --engine atheris --patience 60  # guided by coverage (pip install -e '.[fuzz]')
+python benchmarks/fuzz.py --engine atheris --patience 60  # guided by coverage: half an hour (pip install -e '.[fuzz]')
 python benchmarks/fuzz.py --repeat FILE          # one input that was found
 
 What is tried and demanded stands in tests/hostile. A child process runs the inputs of one reader under a limit of
