@@ -32,7 +32,6 @@ EXECUTOR = re.compile(
     r"\s*\[KFP Executor [^]]*INFO\]: (?!Looking for|Loading KFP|Got executor_input|Wrote executor)(.*)"
 )
 STARTED = re.compile(r"Executing task \S*?'([\w-]+)'")
-DONE = re.compile(r"Task \S*?'[\w-]+'\S* finished with status \S*SUCCESS")  # a task that failed may start again
 ERROR = re.compile(r"lhcnet\.errors\.LhcnetError: (.*)")
 
 
@@ -58,9 +57,9 @@ class Screen(io.TextIOBase):
         if found := EXECUTOR.match(line):
             self._bar.write(f"  {found[1]}", file=self._terminal)
         elif found := STARTED.search(line):
+            # the one before is done; but one that failed may start again
+            self._bar.update(self._bar.postfix is not None and self._bar.n + 1 < self._bar.total)
             self._bar.set_postfix_str(found[1])
-        elif DONE.search(line):
-            self._bar.update()
         elif found := ERROR.search(line):
             self.error = found[1]
 
@@ -109,6 +108,7 @@ def run(config: Config, source: Path | None, root: Path, *, standalone: bool = F
                 graph(config, Local(retries=retries), f"{execution_name(config)}-{stamp}")(source=str(source))
             except RuntimeError as error:
                 raise LhcnetError(f"{screen.error or error} (log: {root / 'log.txt'})") from None
+        bar.update(bar.total - bar.n)
     if standalone:
         print_report(next(root.glob("*/compare-standalone/report")))
         return root

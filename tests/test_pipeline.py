@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import yaml
 from google.protobuf import json_format
 from kfp import compiler
 from kfp.pipeline_spec import pipeline_spec_pb2 as spec
+from tqdm import tqdm
 
 from lhcnet.config import Config, profile
 from lhcnet.errors import LhcnetError
 from pipeline.cluster import Cluster, Local, load_cluster
 from pipeline.graph import build
-from pipeline.local import count_tasks, run
+from pipeline.local import Screen, count_tasks, run
 from pipeline.standalone import build_standalone
 from pipeline.submit import submit_run
 
@@ -177,6 +179,15 @@ def test_the_local_bar_counts_the_tasks_that_run(tiny: Config, tmp_path: Path) -
         inner = ir["components"][task["componentRef"]["name"]]
         total += len(inner["dag"]["tasks"]) * loops[name] if "dag" in inner else 1
     assert count_tasks(tiny) == total
+
+
+def test_the_local_bar_ends_where_it_should_when_a_task_starts_again() -> None:
+    with tqdm(total=2, file=io.StringIO()) as bar:
+        screen, reached = Screen(io.StringIO(), bar), []
+        for task in ("importer", "train", "train", "train"):
+            screen.write(f"02:47:12.345 - INFO - Executing task \x1b[96m'{task}'\x1b[0m\n")
+            reached.append(bar.n)
+    assert reached == [0, 1, 1, 1]
 
 
 def test_a_missing_source_is_said_before_anything_runs(tiny: Config, tmp_path: Path) -> None:
