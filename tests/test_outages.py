@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,6 +19,7 @@ from typer.testing import CliRunner
 from lhcnet.cli import app
 from lhcnet.errors import LhcnetError
 from lhcnet.tracking.journal import ENTRIES, Execution, Journal, Run, journaled, without_secrets
+from lhcnet.tracking.runs import open_client
 from lhcnet.tracking.writer import POSITION, Transfer, earlier, kept, replay, running
 
 PATIENCE, LONG = 0.5, 300  # seconds at the end of a step: where MLflow does not come back meanwhile, and where it does
@@ -214,6 +218,19 @@ def test_two_steps_at_once_on_a_store_that_is_not_there_yet(tmp_path: Path) -> N
         query = "select name, count(*) from runs where lifecycle_stage = 'active' group by name"
         runs = dict(connection.execute(query))
     assert runs[EXECUTION] == 1
+
+
+def test_killed_while_the_store_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow takes seconds to make its tables, and would refuse what half of them make."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    lethal = "from mlflow.store.db import utils; utils._upgrade_db = lambda _: os.kill(os.getpid(), signal.SIGKILL)"
+    program = f"import os, signal; {lethal}; from lhcnet.tracking.runs import open_client; open_client()"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
+    assert (tmp_path / "mlflow.db.new").stat().st_size > 0
+    client, experiment = open_client()
+    assert client.get_experiment(experiment).name == "lhcnet"
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
 
 
 def test_replay_leaves_a_running_step_and_a_journal_in_other_hands(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
+SQLITE = "sqlite:"
 KEY = "lhcnet.key"
 JOURNAL = "lhcnet.journal"
 PARENT_TAG, NAME_TAG = "mlflow.parentRunId", "mlflow.runName"
@@ -56,17 +57,32 @@ def open_client(place: Place | None = None) -> tuple[MlflowClient, str]:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient
+    from sqlalchemy import make_url
 
     place = place or Place.of_environment()
-    client = MlflowClient(place.uri)
-    if place.experiment_id:
-        return client, place.experiment_id
-    database = place.uri.removeprefix("sqlite:///")
-    if database == place.uri:
-        return client, _experiment(client, place.experiment, None)
+    if not place.uri.startswith(SQLITE):
+        client = MlflowClient(place.uri)
+        return client, place.experiment_id or _experiment(client, place.experiment, None)
+    database = Path(make_url(place.uri).database or "")
     with _alone(Path(f"{database}.lock")):  # two processes that create its tables at once would both fail
+        if not database.exists():
+            _create(place.uri, database)
+        client = MlflowClient(place.uri)
         # an experiment's artifact location is fixed for ever at creation: absolute, beside the local store
-        return client, _experiment(client, place.experiment, (Path(database).parent / "mlartifacts").as_uri())
+        location = (database.parent / "mlartifacts").as_uri()
+        return client, place.experiment_id or _experiment(client, place.experiment, location)
+
+
+def _create(uri: str, database: Path) -> None:
+    """MLflow's tables, all or none: it takes seconds, and MLflow cannot go on with tables that are half made."""
+    from mlflow import MlflowClient
+    from sqlalchemy import make_url
+
+    new = Path(f"{database}.new")
+    for leftover in database.parent.glob(f"{new.name}*"):  # of one that was killed, and SQLite's journal of it
+        leftover.unlink()
+    MlflowClient(make_url(uri).set(database=str(new)).render_as_string(hide_password=False))
+    new.rename(database)
 
 
 def _experiment(client: MlflowClient, name: str, location: str | None) -> str:
