@@ -144,32 +144,15 @@ def campaign(target: str, folder: Path, runs: int, seed: int, engine: str) -> di
     while True:
         done, accepted = HEAD.unpack(now.read_bytes()[: HEAD.size])
         if done >= runs:
-            row = {
-                "reader": target,
-                "inputs": done,
-                "accepted": accepted,
-                "seconds": round(time.perf_counter() - start),
-            }
+            seconds = round(time.perf_counter() - start)
+            row = {"reader": target, "inputs": done, "accepted": accepted, "seconds": seconds}
             return row | ({"branches": branches} if branches else {})
-        arguments = [
-            "--child",
-            target,
-            "--folder",
-            work,
-            "--runs",
-            runs - done,
-            "--seed",
-            seed + deaths,
-            "--engine",
-            engine,
-            "--patience",
-            SECONDS,
-        ]
-        if engine == "random":
-            arguments[arguments.index("--runs") + 1] = runs
+        left = runs if engine == "random" else runs - done  # the random engine goes on counting in `now`
+        options = {"folder": work, "runs": left, "seed": seed + deaths, "engine": engine, "patience": SECONDS}
+        arguments = ["--child", target, *(f"--{name}={value}" for name, value in options.items())]
         with printed.open("wb") as file:
             ended = subprocess.run(
-                [sys.executable, __file__, *map(str, arguments)],
+                [sys.executable, __file__, *arguments],
                 stdout=subprocess.DEVNULL,
                 stderr=file,
                 env=os.environ | {"TMPDIR": str(work), "OMP_NUM_THREADS": "1"},

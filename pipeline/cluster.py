@@ -19,7 +19,8 @@ class Cluster(Section):
     `secret` names a Kubernetes secret whose keys become environment variables (for example
     MLFLOW_TRACKING_PASSWORD): never put secrets into `env`, its values stand in the compiled file. `checkpoints` names
     a persistent volume claim (ReadWriteMany where tasks run on several nodes): without one, a task that is tried again
-    in a new pod begins anew.
+    in a new pod begins anew. `backoff` passes before a task that failed is tried again, then twice as long, `retries`
+    times in all.
     """
 
     image: str = IMAGE
@@ -30,9 +31,7 @@ class Cluster(Section):
     node_selector: dict[str, str] = {}
     tolerations: tuple[str, ...] = ("nvidia.com/gpu",)
     retries: Annotated[int, Field(ge=0)] = 2
-    backoff: Annotated[str, Field(pattern=r"^[0-9]+[smh]$")] = (
-        "60s"  # before a failed task is tried again; then twice that
-    )
+    backoff: Annotated[str, Field(pattern=r"^[0-9]+[smh]$")] = "60s"
     parallelism: Count = 4
     env: dict[str, str] = {}
     secret: str = ""

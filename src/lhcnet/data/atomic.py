@@ -67,16 +67,15 @@ def _check_replaceable(target: Path, marker: str) -> None:
         handle = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
         try:
             entries = os.listdir(handle)  # noqa: PTH208 - of what is open, wherever it is by now
-            strange = bool(entries) and marker not in entries
-            # else another run has put its own there meanwhile, and is just removing the one that was listed
-            strange = strange and os.path.samestat(os.fstat(handle), target.stat())
+            # or another run has put its own there meanwhile, and is just removing the one that was listed
+            stands = os.path.samestat(os.fstat(handle), target.stat())
         finally:
             os.close(handle)
     except FileNotFoundError:
         return
     except OSError as error:
         raise _cannot_write(target, error) from error
-    if strange:
+    if stands and entries and marker not in entries:
         raise LhcnetError(f"{target} holds other files, expected it absent, empty or with {marker} from a former run")
 
 
