@@ -121,7 +121,7 @@ def build(
             classes=classes,
             bn_momentum=bn_momentum,
         )
-    network.to_empty(device=device)
+    _allocate(network, device)
     network.reset_parameters(stream(seed, "backbone"))
     if modules is not None:
         insert_modules(network, modules, seed)
@@ -238,8 +238,14 @@ def fresh_module(
             slot = ResidualLHC(lhc, **options, bn_momentum=bn_momentum)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
-    slot.to_empty(device=device).reset_parameters(generator)
+    _allocate(slot, device)
+    slot.reset_parameters(generator)
     return slot
+
+
+def _allocate(module: nn.Module, device: str) -> None:
+    """Memory for what was made on `meta`. `to_empty` does the same, but loads sympy and more for it: half a second."""
+    module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))  # type: ignore[no-untyped-call]
 
 
 def stream(seed: int | None, name: str) -> torch.Generator | None:
