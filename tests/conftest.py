@@ -119,14 +119,14 @@ def small(tiny: Config, faces_csv: Path) -> Config:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """One MLflow store for the module; the tools of this environment first on the path."""
+    """One MLflow store for the module, which `register` writes to; the tools of this environment first on the path."""
     folder = tmp_path_factory.mktemp("tracking")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     return os.environ | {
         "PATH": path,
         "MLFLOW_TRACKING_URI": uri,
-        "LHCNET_TRACKING_WAIT": "300",
+        "LHCNET_TRACKING_WAIT": "0",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}",
     }
 

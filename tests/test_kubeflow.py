@@ -21,7 +21,7 @@ def test_kubeflow_gives_the_metrics_of_direct_calls(
     direct: Path, small: Config, environment: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "params.yaml").write_text(to_yaml(small))
-    printed = kubeflow(tmp_path, environment)
+    printed = kubeflow(tmp_path, environment | {"LHCNET_TRACKING_WAIT": "300"})
     (report,) = tmp_path.glob("runs/*/*/compare/report")
     assert digest(report) == digest(direct / "report")
     assert "Table 7" in printed

@@ -233,6 +233,14 @@ def test_killed_while_the_store_is_made(tmp_path: Path, monkeypatch: pytest.Monk
     assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
 
 
+def test_a_step_that_does_not_wait_writes_nothing_and_warns_of_nothing(tracking: str, tmp_path: Path) -> None:
+    database = Path(tracking.removeprefix("sqlite:///"))
+    step = Step(tmp_path / "step", tracking, 0)
+    assert step.go_to_the_end() == (UNTOUCHED, "")
+    assert points(database) == []
+    assert_replay_completes(step.journals, database, database.parent / "mlartifacts")
+
+
 def test_replay_leaves_a_running_step_and_a_journal_in_other_hands(
     tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ A journal is a folder below LHCNET_JOURNAL (default `.lhcnet/journal`): `journal
 its own time, and copies of the artifacts. It speaks of the step's own run, of the execution's and of runs that it adds
 to. Another process (`writer.py`) follows it and writes it to MLflow, so that an epoch costs one append whatever MLflow
 does. At its end a step waits for that process, LHCNET_TRACKING_WAIT seconds at most (default 30); what is not written
-then stays, and `lhcnet tracking replay` completes the record.
+then stays, and `lhcnet tracking replay` completes the record. With 0 there is no such process.
 
 A step holds a lock on its journal as long as it lives: so others see whether it still does.
 """
@@ -91,7 +91,7 @@ def journals() -> Path:
 
 
 def bound() -> float:
-    """Seconds that a step waits at its end for what MLflow still lacks."""
+    """Seconds that a step waits at its end for what MLflow still lacks; 0: nothing is written to MLflow beside it."""
     text = os.environ.get(WAIT) or "30"
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
         raise LhcnetError(f"{WAIT}={text}: expected seconds, 0 or more")
@@ -272,19 +272,31 @@ class Beside:
         return ""
 
 
-BESIDE = Beside()
+class Later:
+    """Nobody yet: `lhcnet tracking replay`, or a later step that speaks to MLflow itself."""
+
+    def begin(self, folder: Path) -> None:
+        """Nothing."""
+
+    def end(self, folder: Path) -> str:
+        log.info("%s: `lhcnet tracking replay` writes it to MLflow", folder)
+        return ""
+
+
+BESIDE, LATER = Beside(), Later()
 
 
 @contextmanager
 def journaled(
-    execution: Execution, step: str, *, tags: Mapping[str, object], mode: Mode = "own", writing: Writing = BESIDE
+    execution: Execution, step: str, *, tags: Mapping[str, object], mode: Mode = "own", writing: Writing | None = None
 ) -> Iterator[Run]:
     """The run of one step (with its seed in the name), under the execution's parent.
 
     The finished run of an earlier time is replaced, an injected MLFLOW_RUN_ID is adopted and left to whoever injected
     it to end. An MLflow that does not answer is a warning: the step's results are on the disk, its journal too.
     """
-    bound()  # a bad setting is said before anything is computed
+    beside = bound() > 0  # a bad setting is said before anything is computed
+    writing = writing or (BESIDE if beside else LATER)
     journal = Journal(execution, step)
     run = _open(journal, step, tags, mode, _origin())
     writing.begin(journal.folder)

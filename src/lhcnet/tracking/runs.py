@@ -40,6 +40,7 @@ def answering(uri: str) -> Iterator[None]:
 
     Raises `LhcnetError`, without what `uri` holds of secrets.
     """
+    _bounded_and_quiet()
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -50,12 +51,18 @@ def answering(uri: str) -> Iterator[None]:
         raise LhcnetError(f"MLflow at {without_secrets(uri)}: {line[:300]}") from error
 
 
-def open_client(place: Place | None = None) -> tuple[MlflowClient, str]:
-    """(client, experiment id), by default those of the environment. Bounds MLflow's retries of four minutes a call."""
+def _bounded_and_quiet() -> None:
+    """Before MLflow is imported: it retries four minutes a call, and tells of its tables and bars of four files."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+def open_client(place: Place | None = None) -> tuple[MlflowClient, str]:
+    """(client, experiment id), by default those of the environment."""
+    _bounded_and_quiet()
     from mlflow import MlflowClient
     from sqlalchemy import make_url
 
