@@ -42,7 +42,7 @@ def splits(n: int) -> tuple[Split, Split, Split]:
 
 
 def test_bfloat16_predicts_as_float32_after_training() -> None:
-    train, validation, test = splits(2000)
+    train, validation, test = splits(1500)
     trained = network(lhc=False)
     augmentation = Augmentation(rotation=10.0, flip=True)
     stages = [
@@ -65,7 +65,7 @@ def test_bfloat16_predicts_as_float32_after_training() -> None:
 
 
 def test_training_in_bfloat16_follows_float32() -> None:
-    train, validation, _ = splits(600)
+    train, validation, _ = splits(320)
     stage = Stage(optimizer="adam", learning_rate=1e-3, batch_size=32, epochs=2)
     losses = []
     for device in (FLOAT32, BFLOAT16):
