@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONDONTWRITEBYTECODE := # many short processes: each would compile all that it imports
 
 .PHONY: setup demo test check bench ui clean
 
@@ -12,7 +13,6 @@ setup: .venv/ready
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
-	-$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null # on all cores; pip would use one
 	@touch $@
 
 demo: setup data/raw/faces.zip ## the whole pipeline on drawn faces, through Kubeflow's local runner

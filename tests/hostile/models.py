@@ -115,7 +115,8 @@ def model(c: Choices, folder: Path) -> bool:
 
     from lhcnet.models.saved import open_model
 
-    whole = model_files(c.pick(["plain", "modules", "control"]))
+    kinds = {kind: model_files(kind) for kind in ("plain", "modules", "control")}  # made once, before the first input
+    whole = c.pick(list(kinds.values()))
     files = dict(whole)
     for _ in range(c.number(3)):
         name = c.pick(
