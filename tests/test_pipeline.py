@@ -46,7 +46,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_the_same_settings_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        compiled(profile("demo"), Cluster(), tmp_path / name)
+        compiled(profile("paper"), Cluster(), tmp_path / name)
     assert (tmp_path / "one" / "pipeline.yaml").read_bytes() == (tmp_path / "two" / "pipeline.yaml").read_bytes()
 
 
