@@ -26,7 +26,7 @@ import typer
 from measure import Row, machine
 
 from lhcnet.config import Compute
-from lhcnet.device import Device, open_device
+from lhcnet.runtime import Device, open_device
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "build" / "benchmarks.json"

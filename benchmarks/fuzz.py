@@ -5,9 +5,8 @@ python benchmarks/fuzz.py zip model --runs 5000  # some readers
 python benchmarks/fuzz.py --engine atheris --patience 60  # guided by coverage: half an hour (pip install -e '.[fuzz]')
 python benchmarks/fuzz.py --repeat FILE          # one input that was found
 
-What is tried and demanded stands in tests/hostile. A child process runs the inputs of one reader under a limit of
-memory and a time for each input; if it dies, the input is kept and another child goes on. Exit status 1 if anything
-was found.
+Inputs and checks are in tests/support/hostile. A child process runs the inputs of one reader under a limit of memory
+and a time for each input; if it dies, the input is kept and another child goes on. Exit status 1 if anything was found.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Child:
     """Runs inputs and keeps those that go wrong; `now` holds the counts and the input that is being run."""
 
     def __init__(self, target: str, work: Path) -> None:
-        import hostile
+        from support import hostile
 
         hostile.load(target, work / "input")
         self.run_one, self.target, self.work = hostile.one, target, work
@@ -198,7 +197,7 @@ def main(
     else:
         folder = Path(tempfile.mkdtemp(prefix="lhcnet-fuzz-", dir=memory))
     if repeat is not None:
-        import hostile
+        from support import hostile
 
         target = repeat.name.rpartition("-")[0]
         hostile.load(target, folder / "input")

@@ -15,10 +15,10 @@ from measure import machine, medians
 from network import STAGE, noise
 
 from lhcnet.config import Compute
-from lhcnet.device import Device, open_device
 from lhcnet.models.lhc import LHC
 from lhcnet.models.lhcnet import build
-from lhcnet.training.fit import Sums, make_optimizer, train_epoch
+from lhcnet.runtime import Device, open_device
+from lhcnet.training.loop import EpochTotals, make_optimizer, train_epoch
 
 SIZES = (48, 96, 144, 192, 224)
 IMAGES = (1000, 4000, 12000, 36000)
@@ -35,12 +35,12 @@ def epoch(device: Device, *, size: int, images: int, small: bool = False) -> Cal
     stage = STAGE.model_copy(update={"batch_size": 256}) if small else STAGE
     modules = [{"heads": 1, "d": 3}] * 5 if small else MODULES
     model = build(input_size=size, modules=modules, seed=1, **few)
-    device.place(model)
+    device.move(model)
     optimizer, split = make_optimizer(model, stage), noise(images)
     pixels = torch.from_numpy(split.images).to(device.torch)
     labels = torch.from_numpy(split.labels).long().to(device.torch)
     return lambda: train_epoch(
-        model, optimizer, pixels, labels, stage, "growth", size, device, "", Sums.zero(device.torch)
+        model, optimizer, pixels, labels, stage, "growth", size, device, "", EpochTotals.zero(device.torch)
     )
 
 

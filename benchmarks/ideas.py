@@ -19,9 +19,9 @@ from network import SIZE, STAGE, bare_training, network, noise
 from torch import Tensor
 
 from lhcnet.config import Compute
-from lhcnet.device import Device, open_device
-from lhcnet.evaluation.predict import predict
-from lhcnet.evaluation.tta import plain_views
+from lhcnet.inference.predict import predict
+from lhcnet.inference.tta import plain_views
+from lhcnet.runtime import Device, open_device
 
 B = STAGE.batch_size
 MAPS = ((64, 56), (128, 28), (256, 14), (512, 7))  # channels and side after stages 1-4
@@ -88,7 +88,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def normalised_stem(device: Device, *, apart: bool) -> Callable[[], object]:
     """The first convolution with the shift of bn_data in its input, or convolved apart."""
     model = network(lhc=False).train()
-    device.place(model)
+    device.move(model)
     x = 255 * torch.rand(B, 1, SIZE, SIZE, device=device.torch).expand(-1, 3, -1, -1)
     x = x.contiguous(memory_format=torch.channels_last)
 
@@ -119,7 +119,7 @@ def optimizer(device: Device, *, fused: bool) -> Callable[[], object]:
 
 def inference(device: Device, batch_size: int) -> Callable[[], object]:
     model, images = network(lhc=True), noise(128).images
-    device.place(model)
+    device.move(model)
     return lambda: predict(model, images, plain_views(), input_size=SIZE, device=device, batch_size=batch_size)
 
 

@@ -23,14 +23,14 @@ from PIL import Image
 
 from lhcnet.config import profile
 from lhcnet.data.fer2013 import SPLITS
-from lhcnet.data.images import upscale
 from lhcnet.data.sources import read
-from lhcnet.device import open_device
-from lhcnet.evaluation.predict import loss_and_accuracy, predict
-from lhcnet.evaluation.statistics import mcnemar, sentence
-from lhcnet.evaluation.tta import plain_views
-from lhcnet.models.saved import Architecture
-from lhcnet.training.fit import Split, fit
+from lhcnet.data.transforms import upscale
+from lhcnet.inference.predict import loss_and_accuracy, predict
+from lhcnet.inference.tta import plain_views
+from lhcnet.protocol.statistics import mcnemar, sentence
+from lhcnet.runtime import open_device
+from lhcnet.saved import Architecture
+from lhcnet.training.loop import DataSplit, fit
 
 Bytes = NDArray[np.uint8]
 
@@ -85,7 +85,7 @@ def main(
     stage = config.stage1.model_copy(update={"epochs": epochs, "patience": epochs})
     plain = resized(faces.images[rows], size, truncate=True).astype(np.uint8)
     variants = {"truncated": plain, "JPEG": through_jpeg(plain)}
-    validation, test = (Split(faces.images[of[n]], faces.labels[of[n]]) for n in ("validation", "test"))
+    validation, test = (DataSplit(faces.images[of[n]], faces.labels[of[n]]) for n in ("validation", "test"))
     print(f"\nTrained {epochs} epochs (stage 1 of profile cpu) on {len(rows)} images at {size}x{size}\n")
     print("| seed | trained on | validation | test | training loss on truncated | on JPEG |\n" + "| --- " * 6 + "|")
     for seed in range(seeds):
@@ -94,7 +94,7 @@ def main(
             network = Architecture.of(config.network).build(seed)
             result = fit(
                 network,
-                Split(stored, faces.labels[rows]),
+                DataSplit(stored, faces.labels[rows]),
                 validation,
                 stage,
                 number=1,

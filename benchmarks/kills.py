@@ -36,7 +36,7 @@ from measure import machine, medians
 from lhcnet.config import TABLE_2, Checkpoints, Stage, profile, to_yaml
 from lhcnet.models.lhcnet import build
 from lhcnet.training.checkpoint import Checkpoint
-from lhcnet.training.fit import State, Sums, make_optimizer
+from lhcnet.training.loop import EpochTotals, TrainingState, make_optimizer
 
 ROOT = Path(__file__).parents[1]
 TRAININGS = {  # name -> arguments of `lhcnet train` behind the store
@@ -66,7 +66,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def cost() -> str:
     """Of a checkpoint of the paper's LHC-Net with Adam, the largest that a training of the profile `paper` writes."""
     network = build(input_size=224, modules=[row.to_dict() for row in TABLE_2], seed=0)
-    state = State(network, make_optimizer(network, Stage(optimizer="adam")), Sums.zero(torch.device("cpu")), epoch=1)
+    state = TrainingState(
+        network, make_optimizer(network, Stage(optimizer="adam")), EpochTotals.zero(torch.device("cpu")), epoch=1
+    )
     for p in network.parameters():
         p.grad = torch.zeros_like(p)
     state.optimizer.step()
@@ -74,7 +76,7 @@ def cost() -> str:
     seconds = Checkpoints().seconds
     with tempfile.TemporaryDirectory(dir=".") as folder:  # on a disk: the temporary folder may lie in memory
         checkpoint = Checkpoint(Path(folder), "cost", {}, seconds)
-        took = medians({"write": lambda: checkpoint.write(state.tensors(), state.standing())})["write"]
+        took = medians({"write": lambda: checkpoint.write(state.tensors(), state.progress())})["write"]
         size = checkpoint.path.stat().st_size / 1e6
     return f"a checkpoint of the paper's LHC-Net: {size:.0f} MB, {took:.2f} s, {took / seconds:.2%} of {seconds:.0f} s"
 

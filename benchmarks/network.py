@@ -22,12 +22,12 @@ from measure import Row, machine, medians
 from torch.utils.flop_counter import FlopCounterMode
 
 from lhcnet.config import TABLE_2, Augmentation, Compute, Stage
-from lhcnet.device import Device, open_device
-from lhcnet.evaluation.predict import predict
-from lhcnet.evaluation.tta import plain_views, tta_views
+from lhcnet.inference.predict import predict
+from lhcnet.inference.tta import plain_views, tta_views
 from lhcnet.models.lhcnet import build
 from lhcnet.models.resnetv2 import ResNetV2
-from lhcnet.training.fit import Split, Sums, fit, make_optimizer, train_epoch
+from lhcnet.runtime import Device, open_device
+from lhcnet.training.loop import DataSplit, EpochTotals, fit, make_optimizer, train_epoch
 
 SIZE = 224
 STAGE = Stage(batch_size=16, epochs=2, augmentation=Augmentation(rotation=10.0, shift=0.1, zoom=0.1, flip=True))
@@ -40,28 +40,28 @@ def network(*, lhc: bool, input_size: int = SIZE) -> ResNetV2:
     return build(input_size=input_size, modules=[row.to_dict() for row in TABLE_2] if lhc else None, seed=1)
 
 
-def noise(n: int) -> Split:
+def noise(n: int) -> DataSplit:
     """n images of 48x48 random grey values with random labels: speed does not depend on what they show."""
     rng = np.random.default_rng(0)
-    return Split(rng.integers(0, 256, (n, 48, 48), np.uint8), rng.integers(0, 7, n, np.uint8))
+    return DataSplit(rng.integers(0, 256, (n, 48, 48), np.uint8), rng.integers(0, 7, n, np.uint8))
 
 
 def training(device: Device, *, lhc: bool, steps: int, stage: Stage = STAGE) -> Callable[[], object]:
     """`steps` training steps as `fit` makes them: from stored images to the optimiser, augmentation included."""
     model = network(lhc=lhc)
-    device.place(model)
+    device.move(model)
     optimizer, split = make_optimizer(model, stage), noise(steps * stage.batch_size)
     images = torch.from_numpy(split.images).to(device.torch)
     labels = torch.from_numpy(split.labels.astype(np.int64)).to(device.torch)
     return lambda: train_epoch(
-        model, optimizer, images, labels, stage, "speed", SIZE, device, "", Sums.zero(device.torch)
+        model, optimizer, images, labels, stage, "speed", SIZE, device, "", EpochTotals.zero(device.torch)
     )
 
 
 def bare_training(device: Device, *, steps: int, compiled: bool = False) -> Callable[[], object]:
     """The same steps of ResNet34v2 on tensors that are ready: no data path."""
     stage, plain = STAGE, network(lhc=False).train()
-    device.place(plain)
+    device.move(plain)
     optimizer = make_optimizer(plain, stage)
     model = torch.compile(plain) if compiled else plain
     pixels = 255 * torch.rand(stage.batch_size, 1, SIZE, SIZE, device=device.torch)
@@ -127,7 +127,7 @@ def training_rows(device: Device) -> list[Row]:
 def inference_rows(device: Device) -> list[Row]:
     models = {name: network(lhc=name == "lhc") for name in ("lhc", "plain")}
     for model in models.values():
-        device.place(model)
+        device.move(model)
     many, few = noise(EVALUATION_BATCH).images, noise(TTA_IMAGES).images
 
     def predicting(name: str) -> Callable[[], object]:

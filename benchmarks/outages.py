@@ -24,7 +24,7 @@ from measure import RUNS, machine
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from outage import UNTOUCHED, Server, Step, lacking, one_epoch_written, record  # noqa: E402
+from support.outage import UNTOUCHED, Server, Step, lacking, one_epoch_written, record  # noqa: E402
 
 from lhcnet.tracking.writer import kept, replay  # noqa: E402
 

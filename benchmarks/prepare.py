@@ -26,7 +26,7 @@ import typer
 from measure import RUNS, Row, machine
 
 from lhcnet.config import profile, to_yaml
-from lhcnet.data.faces import draw, write_csv, write_zip
+from lhcnet.data.drawn_faces import draw, write_csv, write_zip
 from lhcnet.data.fer2013 import OFFICIAL_COUNTS, Faces
 from lhcnet.data.sources import read
 

@@ -14,7 +14,7 @@ from network import training
 from torch.profiler import ProfilerActivity, profile
 
 from lhcnet.config import Compute
-from lhcnet.device import Device, open_device
+from lhcnet.runtime import Device, open_device
 
 GROUPS = {  # the operators' names begin so; the first that fits counts
     "convolution backward": ("aten::convolution_backward", "aten::cudnn_convolution_backward"),

@@ -219,8 +219,8 @@ def compare(folder):
     import torch
 
     from lhcnet.models.lhcnet import build
-    from lhcnet.models.published import open_published
-    from lhcnet.models.weights import load_start
+    from lhcnet.weights.imagenet import load_start
+    from lhcnet.weights.published import open_published
 
     torch.set_num_threads(1)
     with np.load(folder / "expected.npz") as file:

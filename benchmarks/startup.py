@@ -30,7 +30,7 @@ from measure import RUNS, Row, machine, medians, seconds
 from lhcnet import steps
 from lhcnet.config import Config, Data, profile, to_yaml
 from lhcnet.data.fer2013 import OFFICIAL_COUNTS
-from lhcnet.models.saved import Epoch, Saved
+from lhcnet.saved import Epoch, SavedModel
 from lhcnet.tracking.journal import Execution, journaled
 from lhcnet.tracking.record import curve
 
@@ -56,17 +56,17 @@ def quick() -> list[Row]:
 
 def starts(folder: Path) -> list[Row]:
     """A process each: what a command or a step has loaded before it begins, and what the writer of its record loads."""
-    client = "from lhcnet.tracking.runs import open_client; open_client()"
+    client = "from lhcnet.tracking.mlflow_runs import open_client; open_client()"
     programs = {  # as the executor of a component, which needs little of kfp
         "what every step loads (kfp's executor, lhcnet.steps)": "import kfp.dsl.executor_main, lhcnet.steps",
         "and torch": "import kfp.dsl.executor_main, lhcnet.steps, torch",
         "beside it, the writer of its record: MLflow with its local store": client,
     }
-    one_step = "from lhcnet.process import one_step; one_step()"
+    tune_gc = "from lhcnet.runtime import tune_gc; tune_gc()"
     runtime = {"_KFP_RUNTIME": "true", "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'starts.db'}"}
 
     def python(program: str) -> Callable[[], object]:
-        command = [sys.executable, "-c", f"{one_step}; {program}"]
+        command = [sys.executable, "-c", f"{tune_gc}; {program}"]
         return lambda: subprocess.run(command, env=ENVIRONMENT | runtime, check=True, capture_output=True)
 
     taken = medians(
@@ -186,7 +186,7 @@ def arithmetic(config: Config, at: Path) -> dict[str, float]:
         taken.setdefault(name, []).append(time.perf_counter() - begun)
         return result
 
-    def further(number: int, start: Saved, seed: int = 0) -> Saved:
+    def further(number: int, start: SavedModel, seed: int = 0) -> SavedModel:
         out, common = at / f"{number}-{start.path.name}", {"compute": compute, "seed": seed}
         stage = stages[number - 1]
         return timed("train", steps.train, trainval, out, number=number, stage=stage, start=start.path, **common)

@@ -17,9 +17,9 @@ def analyse(
     from pathlib import Path
 
     from lhcnet import config, steps
-    from lhcnet.process import one_step
+    from lhcnet.runtime import tune_gc
 
-    one_step()
+    tune_gc()
     steps.analyse(
         Path(model.path),
         Path(trainval.path),

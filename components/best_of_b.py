@@ -18,9 +18,9 @@ def best_of_b(
     from pathlib import Path
 
     from lhcnet import steps
-    from lhcnet.process import one_step
+    from lhcnet.runtime import tune_gc
 
-    one_step()
+    tune_gc()
     report = steps.select(
         [Path(model.path) for model in models],
         [Path(start.path)],

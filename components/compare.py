@@ -19,9 +19,9 @@ def compare(
     from pathlib import Path
 
     from lhcnet import steps
-    from lhcnet.process import one_step
+    from lhcnet.runtime import tune_gc
 
-    one_step()
+    tune_gc()
     out = Path(report.path)
     summary = steps.compare(
         Path(selection.path),

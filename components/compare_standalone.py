@@ -21,9 +21,9 @@ def compare_standalone(
     from pathlib import Path
 
     from lhcnet import config, steps
-    from lhcnet.process import one_step
+    from lhcnet.runtime import tune_gc
 
-    one_step()
+    tune_gc()
     steps.compare_standalone(
         [Path(model.path) for model in [*stage1, *stage2, *stage3]],
         Path(trainval.path),

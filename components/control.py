@@ -19,9 +19,9 @@ def control(
     from pathlib import Path
 
     from lhcnet import config, steps
-    from lhcnet.process import one_step
+    from lhcnet.runtime import tune_gc
 
-    one_step()
+    tune_gc()
     trained = steps.control(
         [Path(model.path) for model in [*set_b, *set_c]],
         Path(selection.path),

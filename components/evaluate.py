@@ -22,9 +22,9 @@ def evaluate(
     from pathlib import Path
 
     from lhcnet import config, steps
-    from lhcnet.process import one_step
+    from lhcnet.runtime import tune_gc
 
-    one_step()
+    tune_gc()
     report = steps.evaluate(
         [Path(model.path) for model in [*set_a, *set_b, *set_c]],
         Path(selection.path),

@@ -9,9 +9,9 @@ def insert_best(model: dsl.Input[dsl.Model], best: dsl.Input[dsl.Artifact], seed
     from pathlib import Path
 
     from lhcnet import config, steps
-    from lhcnet.process import one_step
+    from lhcnet.runtime import tune_gc
 
-    one_step()
+    tune_gc()
     text = Path(best.path).read_text(encoding="utf-8")
     saved = steps.insert_lhc(
         Path(model.path),

@@ -9,9 +9,9 @@ def insert_lhc(model: dsl.Input[dsl.Model], variant: dict, seed: int, inserted: 
     from pathlib import Path
 
     from lhcnet import config, steps
-    from lhcnet.process import one_step
+    from lhcnet.runtime import tune_gc
 
-    one_step()
+    tune_gc()
     saved = steps.insert_lhc(
         Path(model.path),
         Path(inserted.path),

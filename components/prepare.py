@@ -16,9 +16,9 @@ def prepare(
     from pathlib import Path
 
     from lhcnet import config, steps
-    from lhcnet.process import one_step
+    from lhcnet.runtime import tune_gc
 
-    one_step()
+    tune_gc()
     result = steps.prepare(
         Path(trainval.path),
         Path(test.path),

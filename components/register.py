@@ -16,9 +16,9 @@ def register(
     from pathlib import Path
 
     from lhcnet import steps
-    from lhcnet.process import one_step
+    from lhcnet.runtime import tune_gc
 
-    one_step()
+    tune_gc()
     result = steps.register(
         Path(chosen.path),
         Path(scores.path),

@@ -20,9 +20,9 @@ def select(
     from pathlib import Path
 
     from lhcnet import steps
-    from lhcnet.process import one_step
+    from lhcnet.runtime import tune_gc
 
-    one_step()
+    tune_gc()
     report = steps.select(
         [Path(model.path) for model in [*set_a, *set_b, *set_c]],
         [Path(stage.path) for stage in (stage1, stage2, start)],

@@ -20,9 +20,9 @@ def train(
     from pathlib import Path
 
     from lhcnet import config, steps
-    from lhcnet.process import one_step
+    from lhcnet.runtime import tune_gc
 
-    one_step()
+    tune_gc()
     saved = steps.train(
         Path(trainval.path),
         Path(model.path),

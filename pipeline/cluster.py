@@ -9,11 +9,12 @@ from kfp import dsl, kubernetes
 from pydantic import Field
 
 from components import IMAGE
-from lhcnet.config import Count, Section, parse, read_yaml
+from lhcnet.config import Count, FrozenModel, parse
 from lhcnet.errors import LhcnetError
+from lhcnet.io.yaml import read_yaml
 
 
-class Cluster(Section):
+class Cluster(FrozenModel):
     """Settings of a cluster, read from a YAML file. The defaults ask for one GPU a training task.
 
     `secret` names a Kubernetes secret whose keys become environment variables (for example

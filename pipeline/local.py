@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from lhcnet.config import Config, execution_name
 from lhcnet.errors import LhcnetError
-from lhcnet.terminal import print_report
+from lhcnet.report.terminal import print_report
 from lhcnet.tracking.journal import FOLDER, default_uri, journals
 from pipeline.cluster import Local
 from pipeline.graph import build

@@ -33,7 +33,7 @@ def build_standalone(config: Config, cluster: Cluster, execution: str = "") -> A
         stage1: dict = stages[0],
         stage2: dict = stages[1],
         stage3: dict = stages[2],
-        runs: list = pairs,
+        runs: list[dict] = pairs,
         evaluation: dict = config.evaluation.to_dict(),
     ):
         raw = dsl.importer(artifact_uri=source, artifact_class=dsl.Dataset, reimport=False)

@@ -9,15 +9,15 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from drivers import ROOT, copy_project, dvc
+from support.drivers import ROOT, copy_project, dvc
 
 from lhcnet import config, steps
 from lhcnet.config import Config, Data, to_yaml
-from lhcnet.data.faces import draw, write_csv
+from lhcnet.data.drawn_faces import draw, write_csv
 from lhcnet.data.store import write_stores
 
 # one thread: the same bytes whatever machine and load; tests must not inherit somebody's tracking server
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in (
     "MLFLOW_TRACKING_URI",
     "MLFLOW_RUN_ID",
@@ -50,14 +50,6 @@ TINY = {
     "standalone.variant": "wide",
     "standalone.seeds": [0],
 }
-
-
-LONGEST = [f"test_{name}.py" for name in ("kubeflow", "standalone_drivers", "dvc", "disk_faults", "outages", "fuzz")]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that no worker has one left when the others are done."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from lhcnet.errors import LhcnetError
-from lhcnet.process import one_step
-from lhcnet.terminal import print_report, print_rows, print_scores
+from lhcnet.report.terminal import print_report, print_rows, print_scores
+from lhcnet.runtime import tune_gc
 
 if TYPE_CHECKING:
     from lhcnet.config import Config
@@ -36,7 +36,7 @@ PARAMS = Path("params.yaml")
 
 def main() -> NoReturn:
     """Entry point: a `LhcnetError` is one sentence on stderr and status 1, never a traceback."""
-    one_step()
+    tune_gc()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("alembic", "mlflow", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -72,7 +72,8 @@ def profile_(
 
     lhcnet profile cpu > params.yaml
     """
-    from lhcnet.config import profile, read_yaml, to_yaml
+    from lhcnet.config import profile, to_yaml
+    from lhcnet.io.yaml import read_yaml
 
     overrides: dict[str, Any] = {}
     for item in change or []:
@@ -104,13 +105,13 @@ def faces(
 
     They stand in for FER2013.
     """
-    from lhcnet.data.atomic import complete_or_absent_file
-    from lhcnet.data.faces import draw, write_csv, write_zip
+    from lhcnet.data.drawn_faces import draw, write_csv, write_zip
+    from lhcnet.io.atomic import atomic_file
 
     writers: dict[str, Callable[..., None]] = {".csv": write_csv, ".zip": write_zip}
     if out.suffix not in writers:
         raise LhcnetError(f"{out}: expected a name that ends in .zip or .csv")
-    with complete_or_absent_file(out) as file:
+    with atomic_file(out) as file:
         writers[out.suffix](draw(images, seed), file)
 
 
@@ -174,8 +175,8 @@ def insert(
     """Put five fresh attention modules into MODEL."""
     from lhcnet import steps
     from lhcnet.config import load, parse
-    from lhcnet.evaluation.selection import SelectionReport
-    from lhcnet.models.saved import read_json
+    from lhcnet.io.files import read_json
+    from lhcnet.protocol.selection import SelectionReport
 
     config = load(params)
     if (variant is None) == (best_of is None):
@@ -394,7 +395,7 @@ def sizes(
 
     In the networks that can be built here.
     """
-    from lhcnet.analysis.sizes import count, table, write
+    from lhcnet.analysis.parameter_counts import count, table, write
 
     counted = count()
     print_rows("Table A2: parameters in millions, attention in per cent", table(counted))

@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from io import StringIO
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -28,16 +26,16 @@ from pydantic import (
     model_validator,
 )
 from ruamel.yaml import YAML
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
-from lhcnet.data.files import read_text
 from lhcnet.errors import LhcnetError
-from lhcnet.splits import Split, misfit
+from lhcnet.geometry import Split, map_sides, partition_problem
+from lhcnet.io.files import read_text
+from lhcnet.io.yaml import read_yaml
 
 PLAIN = "resnet34v2"  # the network without modules, where variants are named
 PROFILES = ("paper", "cpu", "demo")
 PROFILES_FOLDER = Path(__file__).parent / "profiles"
-_LONGEST_YAML, _MOST_VALUES = 1 << 20, 100_000  # bytes; values once aliases are written out
+_LONGEST_YAML = 1 << 20  # bytes
 
 
 def whole(value: object) -> object:
@@ -53,7 +51,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 InputSize = Annotated[int, BeforeValidator(whole), Field(ge=32, le=1024)]
 
 
-class Section(BaseModel):
+class FrozenModel(BaseModel):
     """Frozen, strict, and closed to unknown keys. `to_dict` is what travels to other processes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -62,7 +60,7 @@ class Section(BaseModel):
         return self.model_dump(mode="json")
 
 
-class Data(Section):
+class Data(FrozenModel):
     """Where FER2013 is. The two last settings matter only for copies without the official three-way split."""
 
     source: Annotated[str, Field(min_length=1)] = "data/raw/fer2013.zip"
@@ -70,7 +68,7 @@ class Data(Section):
     split_seed: Seed = 0
 
 
-class Network(Section):
+class Network(FrozenModel):
     """ResNet34v2 with its head (Figure 1).
 
     `weights` is the start of the backbone: the word `imagenet` (the file `resnet34_imagenet_1000_no_top.h5`, fetched
@@ -86,7 +84,7 @@ class Network(Section):
     weights: Annotated[str, Field(min_length=1)] = "imagenet"
 
 
-class Compute(Section):
+class Compute(FrozenModel):
     """Where and how the arithmetic runs. `cuda` without a GPU is an error, never a silent fallback.
 
     `threads` is the number of CPU threads, 0 leaves torch's choice (all cores): results are the same bytes only for the
@@ -99,7 +97,7 @@ class Compute(Section):
     deterministic: bool = False
 
 
-class Augmentation(Section):
+class Augmentation(FrozenModel):
     """Drawn anew for every image and epoch: rotation in degrees, shift and zoom as fractions (Tables 3 and 4)."""
 
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
@@ -108,7 +106,7 @@ class Augmentation(Section):
     flip: bool = False
 
 
-class Stage(Section):
+class Stage(FrozenModel):
     """One training stage (Tables 3-6): cross-entropy, early stopping on validation accuracy."""
 
     optimizer: Literal["adam", "sgd"] = "sgd"
@@ -119,7 +117,7 @@ class Stage(Section):
     augmentation: Augmentation = Augmentation()
 
 
-class Module(Section):
+class LHCSettings(FrozenModel):
     """One LHC module, a row of Table 2; the heads must fit the map at its place.
 
     The last three are what section 5 leaves open, off as in the paper: how the map is cut into heads (`split`),
@@ -136,7 +134,7 @@ class Module(Section):
     second_conv: bool = False
 
 
-class Other(Section):
+class BaselineSettings(FrozenModel):
     """Another attention module in the place of LHC, for comparison: Squeeze and Excitation, CBAM or ECA, from timm."""
 
     attention: Literal["se", "cbam", "eca"]
@@ -146,30 +144,32 @@ _TAGS = ("<lhc>", "<other>")  # no key can look like these, so `parse` can take 
 
 
 def _kind(row: object) -> str:
-    is_other = "attention" in row if isinstance(row, Mapping) else isinstance(row, Other)
+    is_other = "attention" in row if isinstance(row, Mapping) else isinstance(row, BaselineSettings)
     return _TAGS[is_other]
 
 
-Row = Annotated[Annotated[Module, Tag(_TAGS[0])] | Annotated[Other, Tag(_TAGS[1])], Discriminator(_kind)]
+Row = Annotated[
+    Annotated[LHCSettings, Tag(_TAGS[0])] | Annotated[BaselineSettings, Tag(_TAGS[1])], Discriminator(_kind)
+]
 Modules = tuple[Row, Row, Row, Row, Row]
 
 TABLE_2: Modules = (
-    Module(heads=8, d=196),
-    Module(heads=8, d=196),
-    Module(heads=7, d=56),
-    Module(heads=7, d=14),
-    Module(heads=1, d=25),
+    LHCSettings(heads=8, d=196),
+    LHCSettings(heads=8, d=196),
+    LHCSettings(heads=7, d=56),
+    LHCSettings(heads=7, d=14),
+    LHCSettings(heads=1, d=25),
 )
 
 
-class Variant(Section):
+class Variant(FrozenModel):
     """One named setting of the five modules."""
 
     name: Name
     modules: Modules
 
 
-class Seeds(Section):
+class Seeds(FrozenModel):
     """`backbone` drives stages 1-3, `a` and `c` are the seeds of sets A and C, `b` is the one seed of set B."""
 
     backbone: Seed = 0
@@ -188,13 +188,13 @@ class Seeds(Section):
         return self
 
 
-class Selection(Section):
+class Selection(FrozenModel):
     """The 10 % loss rule: a run is kept if its training loss is below `loss_factor` x that of the start."""
 
     loss_factor: Annotated[float, Field(gt=0)] = 1.10
 
 
-class Evaluation(Section):
+class Evaluation(FrozenModel):
     """How models are scored.
 
     `tta_rotation` is the rotation (radians) of the second batch of views: 0.15 in the reference
@@ -207,7 +207,7 @@ class Evaluation(Section):
     batch_size: Count = 32
 
 
-class Control(Section):
+class Control(FrozenModel):
     """LHC-NetC: the five weights of the residual sums, trained from trained LHC-Nets; nothing else moves.
 
     `models`: from every kept LHC-Net (the paper gives it a row of Table 7), from the chosen one, or from none.
@@ -217,13 +217,13 @@ class Control(Section):
     training: Stage = Stage(optimizer="adam", learning_rate=1e-4, batch_size=32, patience=1)
 
 
-class Analysis(Section):
+class Analysis(FrozenModel):
     """Analyses of the chosen model, on at most this many validation images."""
 
     images: Count = 3589
 
 
-class Standalone(Section):
+class Standalone(FrozenModel):
     """The pipeline of its own in which LHC-Net goes straight through stages 1-3, beside a ResNet34v2 (section 4.2).
 
     `patience` replaces that of the stages, as in the reference implementation.
@@ -234,7 +234,7 @@ class Standalone(Section):
     patience: tuple[Count, Count, Count] = (8, 8, 8)
 
 
-class Checkpoints(Section):
+class Checkpoints(FrozenModel):
     """Where an unfinished training leaves what it needs to go on, and how often (seconds). No result depends on it.
 
     The environment variable LHCNET_CHECKPOINTS, for example a volume of a cluster, takes the place of `folder`.
@@ -244,17 +244,17 @@ class Checkpoints(Section):
     seconds: Annotated[float, Field(ge=0)] = 300.0
 
     @property
-    def place(self) -> Path:
+    def directory(self) -> Path:
         return Path(os.environ.get("LHCNET_CHECKPOINTS") or self.folder)
 
 
-class Registry(Section):
+class Registry(FrozenModel):
     """Name of the registered model; the version registered last, new or registered again, is `champion`."""
 
     model: Name = "lhcnet"
 
 
-class Config(Section):
+class Config(FrozenModel):
     """All of `params.yaml`."""
 
     profile: Name = "paper"
@@ -303,7 +303,9 @@ class Config(Section):
         sides = map_sides(self.network.input_size)
         for name, modules in self.variants.items():
             for place, (module, side) in enumerate(zip(modules, sides, strict=True), 1):
-                problem = misfit(module.split, module.heads, side, side) if isinstance(module, Module) else ""
+                problem = (
+                    partition_problem(module.split, module.heads, side, side) if isinstance(module, LHCSettings) else ""
+                )
                 if problem:
                     size = self.network.input_size
                     raise ValueError(f"variants.{name}: LHC{place}: {problem} at input size {size}")
@@ -324,15 +326,6 @@ class Config(Section):
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def map_sides(input_size: int) -> tuple[int, int, int, int, int]:
-    """H = W of the maps at LHC1..LHC5: every stride of 2 (stem convolution, pool, stages 2-4) halves, rounding up."""
-    half = (input_size + 1) // 2
-    sides = [(half + 1) // 2] * 2
-    for _ in range(3):
-        sides.append((sides[-1] + 1) // 2)
-    return sides[0], sides[1], sides[2], sides[3], sides[4]
-
-
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested sections as text under dotted names."""
     out: dict[str, str] = {}
@@ -341,7 +334,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return out
 
 
-S = TypeVar("S", bound=Section)
+S = TypeVar("S", bound=FrozenModel)
 
 
 def parse(section: type[S], values: object, where: str) -> S:
@@ -417,32 +410,6 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
             _merge(values[key], change)
         else:
             values[key] = change
-
-
-def read_yaml(text: str, where: str) -> dict[str, Any]:
-    """YAML 1.2, the dialect DVC reads (there, 1e-4 is a number)."""
-    yaml = YAML(typ="safe", pure=True)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # ruamel only warns of an anchor that stands twice
-            node = yaml.compose(text)
-            if node is not None and _size(node, {}) > _MOST_VALUES:  # aliases of aliases
-                raise ValueError(f"more than {_MOST_VALUES:,} values")
-            values = None if node is None else yaml.constructor.construct_document(node)
-    except Exception as error:  # ruamel's constructors let through whatever int, float, datetime and re raise
-        raise LhcnetError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise LhcnetError(f"{where}: expected a mapping of sections, not {type(values).__name__}")
-    return values
-
-
-def _size(node: Node, known: dict[int, int]) -> int:
-    """How many values a node stands for once its aliases are written out; without end if it holds itself."""
-    if id(node) not in known:
-        known[id(node)] = _MOST_VALUES
-        parts = chain(*node.value) if isinstance(node, MappingNode) else node.value
-        known[id(node)] = 1 + (0 if isinstance(node, ScalarNode) else sum(_size(part, known) for part in parts))
-    return known[id(node)]
 
 
 def to_yaml(config: Config) -> str:

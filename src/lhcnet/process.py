@@ -6,7 +6,7 @@ import atexit
 import gc
 
 
-def one_step() -> None:
+def tune_gc() -> None:
     """Look for garbage seldom, and not at exit.
 
     torch and MLflow bring a million objects that stay as long as the process: looking through them over and over while

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from lhcnet.analysis.report import BINS, QUANTILES
+from lhcnet.analysis.results import BINS, QUANTILES
 from lhcnet.analysis.switching import inputs_of, lhc_slots
-from lhcnet.device import Device
-from lhcnet.evaluation.predict import batches
+from lhcnet.inference.predict import batches
 from lhcnet.models.lhc import LHC, LHCIntermediates
 from lhcnet.models.resnetv2 import ResNetV2
+from lhcnet.runtime import Device
 
 IMAGES_AT_ONCE = 16  # (B, heads, C, C) several times over: 0.5 GB with the modules of Table 2
 

@@ -12,17 +12,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lhcnet.analysis.changes import WAYS, Change, Way, keep_first, lose_head, lose_module
-from lhcnet.config import Section
-from lhcnet.evaluation.score import Score, score
-from lhcnet.evaluation.statistics import ALPHA, mcnemar
+from lhcnet.analysis.ablation import WAYS, Change, Way, keep_first, lose_head, lose_module
+from lhcnet.config import FrozenModel
+from lhcnet.protocol.score import Score, score
+from lhcnet.protocol.statistics import ALPHA, mcnemar
 
 PAPER_HEADS, PAPER_OF, PAPER_MODULES = 16, 31, 2
 
 Verdict = Literal["within noise", "worse", "better"]
 
 
-class Compared(Section):
+class Compared(FrozenModel):
     """A changed network beside the full one. `lost` and `won` are the images that one of the two alone gets right."""
 
     way: Way
@@ -47,7 +47,7 @@ class Kept(Compared):
     modules: int | None
 
 
-class Needed(Section):
+class Needed(FrozenModel):
     """The smallest numbers from which on no network is worse than the full one beyond noise."""
 
     way: Way
@@ -55,7 +55,7 @@ class Needed(Section):
     modules: int
 
 
-class Necessity(Section):
+class Necessity(FrozenModel):
     """What the network loses with each module, each head, and all heads behind the first ones."""
 
     heads: tuple[int, ...]
@@ -80,7 +80,7 @@ def necessity(
     heads: Sequence[int], probabilities: NDArray[np.float32], labels: NDArray[np.uint8], *, split: str
 ) -> Necessity:
     """(1 + changes, N, 7) probabilities of the full network and of `plan(heads)`, and (N,) labels."""
-    from lhcnet.models.resnetv2 import PLACES  # loads torch, which a finished report does without
+    from lhcnet.models.resnetv2 import SLOTS  # loads torch, which a finished report does without
 
     full = probabilities[0]
     under = dict(zip(plan(heads), probabilities[1:], strict=True))
@@ -95,7 +95,7 @@ def necessity(
     modules, single, kept = [], [], []
     for way in WAYS:
         for place, n in enumerate(heads):
-            name = PLACES[place]
+            name = SLOTS[place]
             modules.append(Part(**compared(lose_module(heads, place, way)), place=name, head=None))
             for head in range(n):
                 single.append(Part(**compared(lose_head(heads, place, head, way)), place=name, head=head + 1))

@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 
 from lhcnet.analysis.heads import HeadStatistics, head_statistics
 from lhcnet.analysis.necessity import necessity, plan
-from lhcnet.analysis.report import MARKER, Analysis, AnalysisReport, HeadFigures, ModuleFigures
-from lhcnet.analysis.sizes import sizes
+from lhcnet.analysis.parameter_counts import sizes
+from lhcnet.analysis.results import MARKER, Analysis, AnalysisReport, HeadFigures, ModuleFigures
 from lhcnet.analysis.switching import initial_network, lhc_slots, probabilities
-from lhcnet.analysis.tables import named_tables
-from lhcnet.data.atomic import complete_or_absent
-from lhcnet.device import Device
-from lhcnet.evaluation.cells import write_csv
-from lhcnet.models.resnetv2 import PLACES
-from lhcnet.models.saved import Saved, write_json
+from lhcnet.io.atomic import atomic_directory
+from lhcnet.io.files import write_json
+from lhcnet.models.resnetv2 import SLOTS
+from lhcnet.report.analysis_tables import named_tables
+from lhcnet.report.formatting import write_csv
+from lhcnet.runtime import Device
+from lhcnet.saved import SavedModel
 
 
 def spread(total: int, wanted: int) -> NDArray[np.intp]:
@@ -27,7 +28,7 @@ def spread(total: int, wanted: int) -> NDArray[np.intp]:
 
 
 def analyse(
-    saved: Saved,
+    saved: SavedModel,
     images: NDArray[np.uint8],
     labels: NDArray[np.uint8],
     *,
@@ -45,8 +46,8 @@ def analyse(
         ValueError: a network whose slots hold anything but LHC modules.
     """
     network, initial = saved.network(), initial_network(saved)
-    device.place(network)
-    device.place(initial)
+    device.move(network)
+    device.move(initial)
     size = saved.info.architecture.input_size
     heads = [slot.lhc.heads for slot in lhc_slots(network)]
     p = probabilities(network, plan(heads), initial, images, input_size=size, device=device, batch_size=batch_size)
@@ -56,11 +57,11 @@ def analyse(
         data=saved.info.provenance.data,
         n=len(labels),
         necessity=necessity(heads, p, labels, split="validation"),
-        modules=tuple(_figures(place, module) for place, module in zip(PLACES, statistics, strict=True)),
+        modules=tuple(_figures(place, module) for place, module in zip(SLOTS, statistics, strict=True)),
         sizes=sizes(),
     )
     arrays: dict[str, NDArray[Any]] = {"predicted": p.argmax(2).astype(np.uint8), "labels": labels}
-    for place, module in zip(PLACES, statistics, strict=True):
+    for place, module in zip(SLOTS, statistics, strict=True):
         arrays[f"correlation/{place}"] = module.correlation
         arrays[f"scaling/{place}"] = module.scaling
         arrays[f"attention/{place}"] = module.attention
@@ -90,7 +91,7 @@ def _figures(place: str, module: HeadStatistics) -> ModuleFigures:
 
 def write(analysis: Analysis, folder: Path) -> None:
     """Write the folder, complete or not at all."""
-    with complete_or_absent(folder, MARKER) as out:
+    with atomic_directory(folder, MARKER) as out:
         np.savez_compressed(out / "arrays.npz", **analysis.arrays)  # type: ignore[arg-type]
         for name, (_, _, rows) in named_tables(analysis.report).items():
             write_csv(out / f"{name}.csv", rows)

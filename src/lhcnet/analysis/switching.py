@@ -20,25 +20,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lhcnet.analysis.changes import Change
-from lhcnet.device import Device
-from lhcnet.evaluation.predict import batches
-from lhcnet.models.areas import Horizontal, Learnt
+from lhcnet.analysis.ablation import Change
+from lhcnet.inference.predict import batches
+from lhcnet.models.head_partition import Horizontal, Learnt
 from lhcnet.models.lhcnet import ResidualLHC, insert_modules
-from lhcnet.models.resnetv2 import PLACES, ResNetV2
-from lhcnet.models.saved import Saved
+from lhcnet.models.resnetv2 import SLOTS, ResNetV2
+from lhcnet.runtime import Device
+from lhcnet.saved import SavedModel
 
 
 def lhc_slots(network: ResNetV2) -> list[ResidualLHC]:
     """The five LHC modules with their residual sums. Raises ValueError when the slots hold anything else."""
     slots = [slot for slot in network.attention if isinstance(slot, ResidualLHC)]
-    if len(slots) != len(PLACES):
+    if len(slots) != len(SLOTS):
         held = sorted({type(slot).__name__ for slot in network.attention})
-        raise ValueError(f"expected a network with {len(PLACES)} LHC modules, its slots hold {', '.join(held)}")
+        raise ValueError(f"expected a network with {len(SLOTS)} LHC modules, its slots hold {', '.join(held)}")
     return slots
 
 
-def initial_network(saved: Saved) -> ResNetV2:
+def initial_network(saved: SavedModel) -> ResNetV2:
     """The trained host with its LHC modules as they were inserted: drawn once more from the seed of its provenance.
 
     Raises:
@@ -49,7 +49,7 @@ def initial_network(saved: Saved) -> ResNetV2:
         raise ValueError(f"{saved.id} has no LHC modules that could be set back")
     network = saved.network()
     lhc_slots(network)
-    network.attention = nn.ModuleList(nn.Identity() for _ in PLACES)
+    network.attention = nn.ModuleList(nn.Identity() for _ in SLOTS)
     return insert_modules(network, [row.to_dict() for row in modules], p.seed)
 
 
@@ -78,7 +78,7 @@ def _slots(network: ResNetV2, change: Change, initial: ResNetV2 | None) -> Itera
     if change.way == "reset" and initial is None:
         raise ValueError("a reset needs the network with the initial weights")
     starts = lhc_slots(initial) if initial else slots
-    for place, slot, start, lost in zip(PLACES, slots, starts, change.lost, strict=True):
+    for place, slot, start, lost in zip(SLOTS, slots, starts, change.lost, strict=True):
         if not lost <= set(range(slot.lhc.heads)):
             raise ValueError(f"{place} has the heads 0..{slot.lhc.heads - 1}, not {sorted(lost)}")
         if not lost:

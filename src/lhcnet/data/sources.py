@@ -18,6 +18,7 @@ from typing import cast
 
 import numpy as np
 
+from lhcnet.data.archive import EXPECTED, Member, ahead, decoding, open_members, unchanged
 from lhcnet.data.fer2013 import (
     CLASSES,
     SIDE,
@@ -33,8 +34,7 @@ from lhcnet.data.fer2013 import (
     content_digest,
     mark_official_validation,
 )
-from lhcnet.data.members import EXPECTED, Member, ahead, decoding, open_members, unchanged
-from lhcnet.data.pictures import in_class_folder, read_pictures
+from lhcnet.data.image_files import in_class_folder, read_pictures
 from lhcnet.errors import LhcnetError
 
 _COLUMNS = ("emotion", "pixels", "usage")

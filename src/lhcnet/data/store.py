@@ -16,10 +16,10 @@ import numpy as np
 from numpy.lib.format import read_array_header_1_0, read_magic
 from numpy.typing import NDArray
 
-from lhcnet.data.atomic import complete_or_absent
 from lhcnet.data.fer2013 import CLASSES, SIDE, SPLITS, TEST, Bytes, Faces, class_counts, content_digest
-from lhcnet.data.files import read_plain, read_text
 from lhcnet.errors import LhcnetError
+from lhcnet.io.atomic import atomic_directory
+from lhcnet.io.files import read_bytes_bounded, read_text
 
 FORMAT = 1
 MARKER = "store.json"
@@ -80,7 +80,7 @@ def open_store(path: Path) -> Store:
 
 def _read(file: Path) -> Bytes:
     """An array as `_write` leaves it. Not memory-mapped: a file cut off later would end the process without a word."""
-    content = read_plain(file, limit=None)
+    content = read_bytes_bounded(file, limit=None)
     head = io.BytesIO(content)
     if read_magic(head) != (1, 0):
         raise ValueError(f"{file.name} is of another format")
@@ -110,7 +110,7 @@ def write_stores(faces: Faces, trainval: Path, test: Path) -> None:
     if one.is_relative_to(other) or other.is_relative_to(one):
         raise LhcnetError(f"{trainval} and {test} lie in one another, expected two separate directories")
     with ExitStack() as stack:
-        directories = [stack.enter_context(complete_or_absent(path, MARKER)) for path in (trainval, test)]
+        directories = [stack.enter_context(atomic_directory(path, MARKER)) for path in (trainval, test)]
         sealed = faces.splits == TEST
         for directory, rows in zip(directories, (~sealed, sealed), strict=True):
             _write(faces, rows, directory)

@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lhcnet.models.lhcnet import ModuleSettings, ResidualLHC, fresh_module, stream
-from lhcnet.splits import misfit
+from lhcnet.geometry import partition_problem
+from lhcnet.models.lhcnet import ModuleSettings, ResidualLHC, fresh_module, named_generator
 
 MOST_HEADS = 8  # Table 2 has no more
 Host = TypeVar("Host", bound=nn.Module)
 
 
-class Gated(nn.Module):
+class GatedResidual(nn.Module):
     """x + tanh(w) * change, the change that an attention module makes to x; w starts at 0, so nothing changes yet.
 
     LHC's change is LHC(x), that of a module that scales its input is the difference between output and input.
@@ -37,7 +37,7 @@ class Gated(nn.Module):
         return x + change * self.w.tanh().to(change.dtype)
 
 
-class After(nn.Module):
+class LayerWithAttention(nn.Module):
     """A layer of the host and the attention module behind it, in the layer's place."""
 
     def __init__(self, layer: nn.Module, attention: nn.Module) -> None:
@@ -72,8 +72,8 @@ def insert_lhc(
             to the bit, and the first step of training moves w alone. Otherwise x + LHC(x) at once, as in the paper.
         seed: equal seeds give equal modules, each layer's drawn from its own stream; None draws from torch's global
             generator.
-        settings: for all layers, the keys of :class:`lhcnet.config.Module`. Without ``heads`` the largest number up
-            to 8 that fits the map; without ``d`` half the pixels of a head, as in Table 2. Or ``attention``:
+        settings: for all layers, the keys of :class:`lhcnet.config.LHCSettings`. Without ``heads`` the largest number
+            up to 8 that fits the map; without ``d`` half the pixels of a head, as in Table 2. Or ``attention``:
             ``se``, ``cbam`` or ``eca`` puts that module of timm there instead of ``lhc``.
 
     Raises:
@@ -89,9 +89,9 @@ def insert_lhc(
     for name, output in outputs.items():
         row = _complete({**settings, **rows[name]}, output.height, output.width)
         shape = (output.channels, output.height, output.width)
-        attention = fresh_module(row, shape, name, bn_momentum=0.1, generator=stream(seed, name))
-        attention = Gated(attention) if gated else attention
-        inserted.append(After(layers[name], attention.to(device=output.device, dtype=output.dtype)))
+        attention = fresh_module(row, shape, name, bn_momentum=0.1, generator=named_generator(seed, name))
+        attention = GatedResidual(attention) if gated else attention
+        inserted.append(LayerWithAttention(layers[name], attention.to(device=output.device, dtype=output.dtype)))
     parents = [model.get_submodule(name.rpartition(".")[0]) for name in outputs]  # found before any is replaced
     for name, parent, after in zip(outputs, parents, inserted, strict=True):
         setattr(parent, name.rpartition(".")[2], after)
@@ -115,7 +115,7 @@ def _find(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
     known = dict(model.named_modules(remove_duplicate=False))
     taken = set()
     for module in model.modules():
-        if isinstance(module, After):
+        if isinstance(module, LayerWithAttention):
             taken |= {module, module.layer, *module.attention.modules()}
     layers = {}
     for name in names:
@@ -174,7 +174,9 @@ def _complete(row: dict[str, Any], height: int, width: int) -> ModuleSettings:
         return row
     row = {key: value for key, value in row.items() if key != "attention"}
     split = row.get("split", "horizontal")
-    heads = row.setdefault("heads", max(n for n in range(1, MOST_HEADS + 1) if not misfit(split, n, height, width)))
+    heads = row.setdefault(
+        "heads", max(n for n in range(1, MOST_HEADS + 1) if not partition_problem(split, n, height, width))
+    )
     if isinstance(heads, int) and heads > 0:
         row.setdefault("d", math.ceil(height * width / heads / 2))
     return row

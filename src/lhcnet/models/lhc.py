@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lhcnet.models.areas import AREAS, Learnt
-from lhcnet.models.layout import layout
-from lhcnet.splits import Split, misfit
+from lhcnet.geometry import Split, partition_problem
+from lhcnet.models.head_partition import PARTITIONS, Learnt
+from lhcnet.models.memory_format import memory_format
 
 VALUE_POOL = 3  # (3): the value tensor is smoothed over 3x3 pixels whatever the pool size of query and key
 
@@ -86,16 +86,16 @@ class LHC(nn.Module):
                 raise ValueError(f"{name}={value} must be at least 1")
         if not 0 <= g < math.inf:
             raise ValueError(f"g={g} must be a finite number, at least 0")
-        if split not in AREAS:
-            raise ValueError(f"split={split!r} must be one of {', '.join(AREAS)}")
-        if problem := misfit(split, heads, height, width):
+        if split not in PARTITIONS:
+            raise ValueError(f"split={split!r} must be one of {', '.join(PARTITIONS)}")
+        if problem := partition_problem(split, heads, height, width):
             raise ValueError(problem)
 
         self.channels, self.height, self.width = channels, height, width
         self.heads, self.d, self.pool, self.g, self.kernel = heads, d, pool, g, kernel
         self.split = split
 
-        self.areas = AREAS[split](heads, height, width)
+        self.areas = PARTITIONS[split](heads, height, width)
         self.w1 = nn.Parameter(torch.empty(heads, self.areas.length, d))  # shared by queries and keys
         self.b1 = nn.Parameter(torch.empty(heads, d))
         self.w2 = nn.Linear(channels, channels)  # shared by all heads
@@ -160,7 +160,7 @@ class LHC(nn.Module):
         if x.dim() != 4 or x.shape[1:] != (self.channels, self.height, self.width):
             expected = f"(B, {self.channels}, {self.height}, {self.width})"
             raise ValueError(f"LHC was built for {expected}, not for {tuple(x.shape)}")
-        x = x.contiguous(memory_format=layout(self.channels))
+        x = x.contiguous(memory_format=memory_format(self.channels))
         Q = _avg_pool(x, self.pool)  # (B, C, H, W), (1)
         K = _max_pool(x, self.pool)  # (B, C, H, W), (2)
         V = _avg_pool(crop_to_same(self.conv(x), self.kernel), VALUE_POOL)  # (B, C, H, W), (3)

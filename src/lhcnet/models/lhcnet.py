@@ -12,11 +12,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lhcnet.config import Module, Other, map_sides, parse
+from lhcnet.config import BaselineSettings, LHCSettings, parse
 from lhcnet.errors import LhcnetError
+from lhcnet.geometry import map_sides
+from lhcnet.models.baseline_attention import baseline_attention
 from lhcnet.models.lhc import LHC, crop_to_same
-from lhcnet.models.others import other_attention
-from lhcnet.models.resnetv2 import BN_EPS, PLACES, ResNetV2
+from lhcnet.models.resnetv2 import BN_EPS, SLOTS, ResNetV2
 
 CONTROL_START = (
     0.0,
@@ -27,7 +28,7 @@ CONTROL_START = (
 )  # w of LHC-NetC before training; from the reference, not the paper
 
 ModuleSettings = Mapping[str, int | float | str | bool]
-"""One row of Table 2, the keys of :class:`lhcnet.config.Module`, or of :class:`lhcnet.config.Other`."""
+"""One row of Table 2, the keys of :class:`lhcnet.config.LHCSettings`, or of :class:`lhcnet.config.BaselineSettings`."""
 
 
 class ResidualLHC(nn.Module):
@@ -122,7 +123,7 @@ def build(
             bn_momentum=bn_momentum,
         )
     _allocate(network, device)
-    network.reset_parameters(stream(seed, "backbone"))
+    network.reset_parameters(named_generator(seed, "backbone"))
     if modules is not None:
         insert_modules(network, modules, seed)
     return add_control(network) if control else network
@@ -146,15 +147,17 @@ def insert_modules(network: ResNetV2, modules: Sequence[ModuleSettings], seed: i
     """
     if not all(isinstance(slot, nn.Identity) for slot in network.attention):
         raise ValueError("the network has attention modules already; insert into the plain ResNet")
-    if len(modules) != len(PLACES):
-        raise ValueError(f"LHC-Net needs {len(PLACES)} modules (LHC1..LHC5), not {len(modules)}")
+    if len(modules) != len(SLOTS):
+        raise ValueError(f"LHC-Net needs {len(SLOTS)} modules (LHC1..LHC5), not {len(modules)}")
     shapes = slot_shapes(network.input_size, network.widths)
     like = network.logits.weight
     where = "meta" if like.is_meta else "cpu"  # a seed gives the same start whatever device the module then goes to
     slots = []
-    for place, shape, row in zip(PLACES, shapes, modules, strict=True):
+    for place, shape, row in zip(SLOTS, shapes, modules, strict=True):
         momentum = network.bn.momentum or 0.0
-        slot = fresh_module(row, shape, place, bn_momentum=momentum, generator=stream(seed, place), device=where)
+        slot = fresh_module(
+            row, shape, place, bn_momentum=momentum, generator=named_generator(seed, place), device=where
+        )
         slots.append(slot.to(device=like.device, dtype=like.dtype).train(network.training))
     network.attention = nn.ModuleList(slots)
     return network
@@ -167,8 +170,8 @@ def add_control(network: ResNetV2) -> ResNetV2:
         ValueError: the network has no LHC modules, or has its w already.
     """
     slots = [slot for slot in network.attention if isinstance(slot, ResidualLHC)]
-    if len(slots) != len(PLACES):
-        raise ValueError(f"control weights need {len(PLACES)} LHC modules, the network has {len(slots)}")
+    if len(slots) != len(SLOTS):
+        raise ValueError(f"control weights need {len(SLOTS)} LHC modules, the network has {len(slots)}")
     if any(slot.w is not None for slot in slots):
         raise ValueError("the network has its control weights already")
     for slot, w in zip(slots, CONTROL_START, strict=True):
@@ -188,8 +191,8 @@ def freeze_all_but_control(network: ResNetV2) -> ResNetV2:
 def control_weights(network: ResNetV2) -> tuple[float, float, float, float, float]:
     """The five w of an LHC-NetC. Raises ValueError when the network is none."""
     found = [slot.w.item() for slot in network.attention if isinstance(slot, ResidualLHC) and slot.w is not None]
-    if len(found) != len(PLACES):
-        raise ValueError(f"expected an LHC-NetC with {len(PLACES)} control weights, the network has {len(found)}")
+    if len(found) != len(SLOTS):
+        raise ValueError(f"expected an LHC-NetC with {len(SLOTS)} control weights, the network has {len(found)}")
     return found[0], found[1], found[2], found[3], found[4]
 
 
@@ -225,12 +228,12 @@ def fresh_module(
         ValueError: a setting that cannot be; the message begins with the place.
     """
     try:
-        settings = parse(Other if "attention" in row else Module, dict(row), place)
+        settings = parse(BaselineSettings if "attention" in row else LHCSettings, dict(row), place)
     except LhcnetError as error:
         raise ValueError(str(error)) from None
-    if isinstance(settings, Other):
+    if isinstance(settings, BaselineSettings):
         with torch.device(device):
-            return other_attention(settings.attention, shape[0], generator)
+            return baseline_attention(settings.attention, shape[0], generator)
     options = settings.model_dump(include={"norm", "second_conv"})
     try:
         with torch.device("meta"):  # drawn once, and from its own generator
@@ -248,7 +251,7 @@ def _allocate(module: nn.Module, device: str) -> None:
     module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))  # type: ignore[no-untyped-call]
 
 
-def stream(seed: int | None, name: str) -> torch.Generator | None:
+def named_generator(seed: int | None, name: str) -> torch.Generator | None:
     """A generator of its own for each part, so that no part's weights depend on another's size."""
     if seed is None:
         return None

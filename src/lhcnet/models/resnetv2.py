@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lhcnet.models.layout import layout
+from lhcnet.models.memory_format import memory_format
 
 BN_EPS = 2e-5
-PLACES = ("LHC1", "LHC2", "LHC3", "LHC4", "LHC5")  # Figure 1: after the stem, then after each stage
+SLOTS = ("LHC1", "LHC2", "LHC3", "LHC4", "LHC5")  # Figure 1: after the stem, then after each stage
 
 
 class InputNorm(nn.BatchNorm2d):
@@ -123,7 +123,7 @@ class ResNetV2(nn.Module):
                 units.append(Unit(inputs, width, stride=stride, first=unit == 0, bn_momentum=bn_momentum))
                 inputs = width
             self.stages.append(nn.Sequential(*units))
-        self.attention = nn.ModuleList(nn.Identity() for _ in PLACES)
+        self.attention = nn.ModuleList(nn.Identity() for _ in SLOTS)
         self.bn = nn.BatchNorm2d(inputs, eps=BN_EPS, momentum=bn_momentum)
         self.hidden = nn.ModuleList()
         for size in head:
@@ -155,7 +155,7 @@ class ResNetV2(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, 3, S, S) to the last feature maps after BN and ReLU, (B, widths[3], S/32, S/32)."""
-        x = x.contiguous(memory_format=layout(*self.widths))  # all maps after it follow
+        x = x.contiguous(memory_format=memory_format(*self.widths))  # all maps after it follow
         x = F.max_pool2d(self.stem_bn(self._stem(x)), 3, stride=2, padding=1)
         # Pooled before the ReLU: the same numbers from a quarter of the work. Keras pads with zeros after it, PyTorch
         # with -inf: the same again.

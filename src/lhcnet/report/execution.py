@@ -8,14 +8,14 @@ from typing import Any
 
 from lhcnet import __version__
 from lhcnet.data.fer2013 import CLASSES
-from lhcnet.evaluation.cells import Row, Table, bounds, percent
-from lhcnet.evaluation.comparisons import ALL_KEPT, BEST, SAME_MODEL, SAME_START, Comparison, Predictions, Statistics
-from lhcnet.evaluation.score import Score, confusion
-from lhcnet.evaluation.selection import SelectionReport
-from lhcnet.evaluation.statistics import Paired, p_text
-from lhcnet.evaluation.summary import EvaluationReport
+from lhcnet.protocol.comparisons import ALL_KEPT, BEST, SAME_MODEL, SAME_START, Comparison, Predictions, Statistics
+from lhcnet.protocol.results import EvaluationReport
+from lhcnet.protocol.score import Score, confusion
+from lhcnet.protocol.selection import SelectionReport
+from lhcnet.protocol.statistics import Paired, p_text
+from lhcnet.report.formatting import Row, Table, bounds, percent
 from lhcnet.report.page import Chapter, page
-from lhcnet.report.protocol import data_chapter, differing, official, protocol_chapter
+from lhcnet.report.protocol_chapter import data_chapter, differing, official, protocol_chapter
 
 
 def write_report(
@@ -34,7 +34,7 @@ def write_report(
 
     `data_report` is what prepare wrote, `tables` come from `all_tables`.
     """
-    from lhcnet.evaluation import plots  # matplotlib
+    from lhcnet.report import plots
 
     same_images = official(data_report)
     labels, predicted = predictions["labels/test"], predictions[f"{evaluation.chosen}/test"]

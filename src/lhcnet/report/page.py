@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lhcnet.evaluation.cells import Table
+from lhcnet.report.formatting import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,7 +15,7 @@ class FacialExpressions(PythonModel):
     """Images (N, 48, 48), whole grey values 0..255 -> a probability a class."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        from lhcnet.models.saved import open_model
+        from lhcnet.saved import open_model
 
         self.saved = open_model(Path(context.artifacts["model"]))
         self.network = self.saved.network()
@@ -23,9 +23,9 @@ class FacialExpressions(PythonModel):
     # MLflow warns of every type hint on model_input that is not a list: the signature says what it takes
     def predict(self, context, model_input, params=None) -> pd.DataFrame:  # type: ignore[no-untyped-def]
         from lhcnet.config import Compute
-        from lhcnet.device import open_device
-        from lhcnet.evaluation.predict import predict
-        from lhcnet.evaluation.tta import plain_views
+        from lhcnet.inference.predict import predict
+        from lhcnet.inference.tta import plain_views
+        from lhcnet.runtime import open_device
 
         pixels = _grey(model_input)
         probabilities = predict(

@@ -6,10 +6,11 @@ import logging
 from pathlib import Path
 
 from lhcnet.config import Analysis, Compute, Evaluation
-from lhcnet.data.atomic import complete_or_absent
 from lhcnet.data.store import open_store
 from lhcnet.errors import LhcnetError
-from lhcnet.models.saved import open_model, write_json
+from lhcnet.io.atomic import atomic_directory
+from lhcnet.io.files import write_json
+from lhcnet.saved import open_model
 from lhcnet.tracking.record import tracked
 
 log = logging.getLogger("lhcnet")
@@ -30,7 +31,7 @@ def analyse(
     A model with other attention than LHC has nothing to analyse: then `analysis.json` says so.
     """
     from lhcnet.analysis import run
-    from lhcnet.device import open_device
+    from lhcnet.runtime import open_device
 
     saved, store = open_model(model), open_store(trainval)
     if saved.info.provenance.data != store.digest:
@@ -47,7 +48,7 @@ def analyse(
             for needed in found.report.necessity.needed:
                 log.info("%s: %d of %d heads needed (the others %s)", saved.id, needed.heads, heads, needed.way)
         else:
-            with complete_or_absent(out, "analysis.json") as folder:
+            with atomic_directory(out, "analysis.json") as folder:
                 write_json(folder / "analysis.json", {"skipped": f"{saved.id} has no LHC modules"})
         if tracking:
             tracking.params({"analysis": analysis.to_dict(), "model": saved.id})

@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lhcnet.config import parse
-from lhcnet.data.atomic import complete_or_absent, complete_or_absent_file
 from lhcnet.data.fer2013 import CLASSES
 from lhcnet.errors import LhcnetError
-from lhcnet.evaluation.comparisons import Predictions
-from lhcnet.evaluation.score import confusion
-from lhcnet.evaluation.selection import SelectionReport
-from lhcnet.evaluation.summary import EvaluationReport, Summary, summarise
-from lhcnet.models.saved import open_model, read_json, write_json
+from lhcnet.io.atomic import atomic_directory, atomic_file
+from lhcnet.io.files import read_json, write_json
+from lhcnet.protocol.comparisons import Predictions
+from lhcnet.protocol.results import EvaluationReport, Summary, summarise
+from lhcnet.protocol.score import confusion
+from lhcnet.protocol.selection import SelectionReport
+from lhcnet.saved import open_model
 from lhcnet.tracking.journal import Execution, journaled
+from lhcnet.tracking.mlflow_runs import register as register_model
 from lhcnet.tracking.record import restore, tracked
-from lhcnet.tracking.runs import register as register_model
 from lhcnet.tracking.writer import Here
 
 if TYPE_CHECKING:
-    from lhcnet.report import Chapter
+    from lhcnet.report.page import Chapter
 
 log = logging.getLogger("lhcnet")
 
@@ -38,11 +39,11 @@ def compare(
     execution: str | None = None,
 ) -> Summary:
     """The comparison with the paper: tables, statistics, the metrics digest, and all of it as one HTML report."""
-    from lhcnet.evaluation.comparisons import statistics
-    from lhcnet.evaluation.plots import confusion_matrix  # matplotlib is slow to load
-    from lhcnet.evaluation.tables import all_tables, write_tables
-    from lhcnet.report import write_report
-    from lhcnet.report.protocol import official
+    from lhcnet.protocol.comparisons import statistics
+    from lhcnet.report.execution import write_report
+    from lhcnet.report.plots import confusion_matrix
+    from lhcnet.report.protocol_chapter import official
+    from lhcnet.report.tables import all_tables, write_tables
 
     chosen = parse(SelectionReport, read_json(selection), str(selection))
     scored = parse(EvaluationReport, read_json(evaluation / "evaluation.json"), str(evaluation / "evaluation.json"))
@@ -58,7 +59,7 @@ def compare(
         summary = summarise(chosen, scored)
         found = statistics(chosen, scored, predictions)
         tables = all_tables(chosen, scored, predictions, found, official=official(data))
-        with complete_or_absent(out, "summary.json") as folder:
+        with atomic_directory(out, "summary.json") as folder:
             write_json(folder / "summary.json", summary.to_dict())
             write_json(folder / "statistics.json", found.to_dict())
             write_tables(folder, tables)
@@ -87,10 +88,10 @@ def compare(
 
 
 def _analyses(folder: Path) -> Chapter:
-    from lhcnet.analysis.figures import figures
-    from lhcnet.analysis.report import MARKER
-    from lhcnet.analysis.tables import tables
-    from lhcnet.report import Chapter
+    from lhcnet.analysis.results import MARKER
+    from lhcnet.report.analysis_plots import figures
+    from lhcnet.report.analysis_tables import tables
+    from lhcnet.report.page import Chapter
 
     found = read_json(folder / MARKER)
     if isinstance(found, dict) and "skipped" in found:
@@ -133,7 +134,7 @@ def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution:
         run.parent().metrics(accuracies)
         run.end_parent()
     result = {"name": name, "version": version, "alias": "champion", "weights": weights, "model": saved.id}
-    with complete_or_absent_file(out) as file:
+    with atomic_file(out) as file:
         write_json(file, result)
     log.info("registered %s as %s version %d, alias champion", saved.id, name, version)
     return result

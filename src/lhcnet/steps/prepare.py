@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lhcnet.config import Data
-from lhcnet.data.atomic import complete_or_absent_file
 from lhcnet.data.audit import audit
 from lhcnet.data.sources import read
 from lhcnet.data.store import open_store, write_stores
-from lhcnet.models.saved import write_json
+from lhcnet.io.atomic import atomic_file
+from lhcnet.io.files import write_json
 from lhcnet.tracking.record import tracked
 
 log = logging.getLogger("lhcnet")
@@ -33,7 +33,7 @@ def prepare(
     write_stores(faces, trainval, test)
     digest = open_store(trainval).digest
     result = {"shape": faces.shape, "validation": faces.validation, "digest": digest, **findings}
-    with complete_or_absent_file(report) as file:
+    with atomic_file(report) as file:
         write_json(file, result)
     log.info("%s: %s, %d images, digest %s", source, faces.shape, len(faces.labels), digest[:12])
     with tracked(execution, digest, "prepare") as run:

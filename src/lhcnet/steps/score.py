@@ -14,21 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lhcnet.config import Compute, Evaluation, parse
-from lhcnet.data.atomic import complete_or_absent, complete_or_absent_file
 from lhcnet.data.audit import twins
 from lhcnet.data.fer2013 import CLASSES, Bytes
 from lhcnet.data.store import open_store
 from lhcnet.errors import LhcnetError
-from lhcnet.evaluation.score import Score, score
-from lhcnet.evaluation.selection import SelectionReport, best_on_validation, choose, judge, trained
-from lhcnet.evaluation.summary import Controlled, Evaluated, EvaluationReport
-from lhcnet.models.saved import MARKER, Saved, open_model, read_json, write_json
+from lhcnet.io.atomic import atomic_directory, atomic_file
+from lhcnet.io.files import read_json, write_json
+from lhcnet.protocol.results import Controlled, Evaluated, EvaluationReport
+from lhcnet.protocol.score import Score, score
+from lhcnet.protocol.selection import SelectionReport, best_on_validation, choose, judge, trained
+from lhcnet.saved import MARKER, SavedModel, open_model
 from lhcnet.steps.train import CONTROL_PREFIX, open_controlled
 from lhcnet.tracking.record import restore, tracked
 
 if TYPE_CHECKING:
-    from lhcnet.device import Device
     from lhcnet.models.resnetv2 import ResNetV2
+    from lhcnet.runtime import Device
 
 log = logging.getLogger("lhcnet")
 
@@ -62,9 +63,9 @@ def select(
         report = choose(entries, stages, loss_factor)
         if chosen is not None:
             by_id = {model.id: model for model in saved}
-            with complete_or_absent(chosen, "model.json") as folder:
+            with atomic_directory(chosen, "model.json") as folder:
                 shutil.copytree(by_id[report.chosen].path, folder, dirs_exist_ok=True)
-        with complete_or_absent_file(out) as file:
+        with atomic_file(out) as file:
             write_json(file, report.to_dict())
         if run:
             run.tags({"chosen": report.chosen})
@@ -88,8 +89,8 @@ def evaluate(
 
     The only step of the pipeline that receives the sealed test split.
     """
-    from lhcnet.device import open_device
-    from lhcnet.evaluation.paper import sizes
+    from lhcnet.report.paper_tables import sizes
+    from lhcnet.runtime import open_device
 
     chosen = parse(SelectionReport, read_json(selection), str(selection))
     kept = {entry.id for entry in chosen.entries if entry.kept}
@@ -125,7 +126,7 @@ def evaluate(
             models=tuple(scored),
         )
         labels, p = arrays["labels/test"], arrays[f"{chosen.chosen}/test"]
-        with complete_or_absent(out, "evaluation.json") as folder:
+        with atomic_directory(out, "evaluation.json") as folder:
             write_json(folder / "evaluation.json", report.to_dict())
             np.savez(folder / "predictions.npz", **arrays)  # type: ignore[arg-type]
             with (folder / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
@@ -144,8 +145,8 @@ def evaluate_weights(
     weights: Path, trainval: Path, test: Path, *, evaluation: Evaluation, compute: Compute
 ) -> dict[str, Score]:
     """Scores of a model directory, or of a published TensorFlow checkpoint, with and without TTA. Logs nothing."""
-    from lhcnet.device import open_device
-    from lhcnet.models.published import open_published
+    from lhcnet.runtime import open_device
+    from lhcnet.weights.published import open_published
 
     device = open_device(compute)
     network = open_model(weights).network() if (weights / MARKER).is_file() else open_published(weights)
@@ -179,10 +180,10 @@ class ScoredSplits:
         self, network: ResNetV2, input_size: int, evaluation: Evaluation, device: Device, *, tta: bool
     ) -> tuple[dict[str, Score], dict[str, NDArray[np.float32]]]:
         """(scores, probabilities) on both splits, and on the test images without a twin in train."""
-        from lhcnet.evaluation.predict import predict
-        from lhcnet.evaluation.tta import plain_views, tta_views
+        from lhcnet.inference.predict import predict
+        from lhcnet.inference.tta import plain_views, tta_views
 
-        device.place(network)
+        device.move(network)
         scores, predicted = {}, {}
         for views in (plain_views(), tta_views(evaluation.tta_rotation))[: 2 if tta else 1]:
             suffix = "_tta" if len(views) > 1 else ""
@@ -199,7 +200,7 @@ class ScoredSplits:
         return scores, predicted
 
 
-def _controlled(model: Saved, network: ResNetV2) -> Controlled | None:
+def _controlled(model: SavedModel, network: ResNetV2) -> Controlled | None:
     from lhcnet.models.lhcnet import control_weights
 
     if not model.info.architecture.control:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lhcnet.config import Compute, Evaluation
-from lhcnet.data.atomic import complete_or_absent
 from lhcnet.errors import LhcnetError
-from lhcnet.evaluation.cells import write_csv
-from lhcnet.evaluation.standalone import PAPER, StandaloneModel, StandaloneReport, pair, pair_rows, rows
-from lhcnet.models.saved import open_model, write_json
+from lhcnet.io.atomic import atomic_directory
+from lhcnet.io.files import write_json
+from lhcnet.protocol.standalone import PAPER, StandaloneModel, StandaloneReport, pair, pair_rows, rows
+from lhcnet.report.formatting import write_csv
+from lhcnet.saved import open_model
 from lhcnet.steps.score import ScoredSplits
 from lhcnet.tracking.record import restore, tracked
 
@@ -29,7 +30,7 @@ def compare_standalone(
     execution: str | None = None,
 ) -> StandaloneReport:
     """LHC-Net beside ResNet34v2 at the end of every stage, on test without TTA. Nothing is chosen by it."""
-    from lhcnet.device import open_device
+    from lhcnet.runtime import open_device
 
     saved = [open_model(path) for path in models]
     if strangers := [model.id for model in saved if model.info.provenance.set != "standalone"]:
@@ -90,8 +91,8 @@ def compare_standalone(
 
 
 def _write(report: StandaloneReport, out: Path) -> None:
-    from lhcnet.evaluation.plots import standalone_curves
     from lhcnet.report.page import Chapter, page
+    from lhcnet.report.plots import standalone_curves
 
     after, pairs = rows(report), pair_rows(report)
     how = "Early stopping looked at validation alone; the test images chose nothing. No TTA."
@@ -101,7 +102,7 @@ def _write(report: StandaloneReport, out: Path) -> None:
         Chapter("LHC-Net against ResNet34v2", [], [("McNemar's exact test, the same images and data seed", "", pairs)]),
         Chapter("Curves", [], [], [("Validation accuracy", "", standalone_curves(report))]),
     ]
-    with complete_or_absent(out, "standalone.json") as folder:
+    with atomic_directory(out, "standalone.json") as folder:
         write_json(folder / "standalone.json", report.to_dict())
         for name, table in (("standalone", after), ("comparisons", pairs)):
             write_csv(folder / f"{name}.csv", table)

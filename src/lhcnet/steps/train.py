@@ -12,9 +12,9 @@ from lhcnet.config import (
     Checkpoints,
     Compute,
     Control,
+    FrozenModel,
     Name,
     Network,
-    Section,
     SetName,
     Stage,
     Variant,
@@ -22,22 +22,12 @@ from lhcnet.config import (
     flat,
     parse,
 )
-from lhcnet.data.atomic import complete_or_absent
 from lhcnet.data.store import Store, open_store
 from lhcnet.errors import LhcnetError
-from lhcnet.evaluation.selection import SelectionReport
-from lhcnet.models.saved import (
-    Architecture,
-    Epoch,
-    Metrics,
-    ModelInfo,
-    Provenance,
-    Saved,
-    open_model,
-    read_json,
-    save,
-    write_json,
-)
+from lhcnet.io.atomic import atomic_directory
+from lhcnet.io.files import read_json, write_json
+from lhcnet.protocol.selection import SelectionReport
+from lhcnet.saved import Architecture, Epoch, Metrics, ModelInfo, Provenance, SavedModel, open_model, save
 from lhcnet.tracking.record import curve, final, tracked
 
 if TYPE_CHECKING:
@@ -64,7 +54,7 @@ def train(
     standalone: bool = False,
     start: Path | None = None,
     execution: str | None = None,
-) -> Saved:
+) -> SavedModel:
     """One training stage: from `network` (stage 1) or from the model directory `start` (stages 2-4).
 
     In the stand-alone pipeline (`standalone`) stage 1 may begin with LHC modules (`variant`) in the network.
@@ -73,7 +63,7 @@ def train(
     the pipeline goes on. With `checkpoints`, one that was interrupted goes on where it stood.
     """
     from lhcnet.models.lhcnet import insert_modules
-    from lhcnet.models.weights import load_start
+    from lhcnet.weights.imagenet import load_start
 
     if (number == 1) != (start is None) or (start is None) != (network is not None):
         raise LhcnetError(
@@ -120,7 +110,7 @@ def control(
     compute: Compute,
     checkpoints: Checkpoints | None = None,
     execution: str | None = None,
-) -> list[Saved]:
+) -> list[SavedModel]:
     """LHC-NetC: from trained LHC-Nets, train the five weights w of the residual sums and nothing else.
 
     The data seed of each is that of its LHC-Net. Writes a folder with one model directory each beside
@@ -140,7 +130,7 @@ def control(
     store = open_store(trainval)
     names = [str(number) for number in range(len(starts))]
     done: list[Checkpoint | None] = []  # the folder is not there before the last is trained
-    with complete_or_absent(out, "control.json") as folder:
+    with atomic_directory(out, "control.json") as folder:
         for name, id_ in zip(names, sorted(starts), strict=True):
             begun = starts[id_]
             _refuse_other_data(begun, store, trainval)
@@ -179,13 +169,13 @@ def control(
     return open_controlled(out)
 
 
-class ControlIndex(Section):
+class ControlIndex(FrozenModel):
     """`control.json`: the folders of the LHC-NetCs beside it."""
 
     models: tuple[Name, ...]  # no way out of the folder
 
 
-def open_controlled(folder: Path) -> list[Saved]:
+def open_controlled(folder: Path) -> list[SavedModel]:
     """The LHC-NetCs that `control` wrote."""
     index = parse(ControlIndex, read_json(folder / "control.json"), str(folder / "control.json"))
     return [open_model(folder / name) for name in index.models]
@@ -203,11 +193,11 @@ def _fit(
     execution: str | None,
 ) -> Checkpoint | None:
     """Train, measure the final weights, write the model directory, log. The checkpoint is the caller's to remove."""
-    from lhcnet.device import open_device
-    from lhcnet.evaluation.predict import loss_and_accuracy
+    from lhcnet.inference.predict import loss_and_accuracy
     from lhcnet.models.lhcnet import control_weights
-    from lhcnet.training.fit import Split, finite, fit
+    from lhcnet.runtime import open_device
     from lhcnet.training.health import attention_entropy
+    from lhcnet.training.loop import DataSplit, finite, fit
 
     p, size = info.provenance, info.architecture.input_size
     tags = {"set": p.set, "stage": p.stage, "seed": p.seed, "variant": p.variant or "-"}
@@ -228,7 +218,7 @@ def _fit(
                 run.metrics(curve(row), step=row.epoch)
 
         checkpoint = None if checkpoints is None else _checkpoint(checkpoints, info)
-        train_split, validation = Split(*store.split("train")), Split(*store.split("validation"))
+        train_split, validation = DataSplit(*store.split("train")), DataSplit(*store.split("validation"))
         result = fit(
             model,
             train_split,
@@ -283,10 +273,10 @@ def _checkpoint(checkpoints: Checkpoints, info: ModelInfo) -> Checkpoint:
         "torch": torch.__version__,
         "code": code_digest(),
     }
-    return Checkpoint(checkpoints.place, info.provenance.id, identity, checkpoints.seconds)
+    return Checkpoint(checkpoints.directory, info.provenance.id, identity, checkpoints.seconds)
 
 
-def _identify(start: Saved, number: int, seed: int) -> tuple[str, SetName, str | None]:
+def _identify(start: SavedModel, number: int, seed: int) -> tuple[str, SetName, str | None]:
     """(id, set, variant) of the model that stage `number` makes of `start`."""
     p = start.info.provenance
     if p.set == "standalone":
@@ -298,17 +288,17 @@ def _identify(start: Saved, number: int, seed: int) -> tuple[str, SetName, str |
     return f"B/{p.variant}" if p.set == "B" else f"C/{p.variant}/seed-{seed}", p.set, p.variant
 
 
-def _refuse_diverged(start: Saved) -> None:
+def _refuse_diverged(start: SavedModel) -> None:
     if start.metrics.status == "diverged":
         raise LhcnetError(f"{start.path}: its training diverged ({start.metrics.reason}); expected a trained network")
 
 
-def _refuse_other_data(start: Saved, store: Store, trainval: Path) -> None:
+def _refuse_other_data(start: SavedModel, store: Store, trainval: Path) -> None:
     if (was := start.info.provenance.data) != store.digest:
         raise LhcnetError(f"{start.path}: was trained on data {was[:12]}, not on {store.digest[:12]} of {trainval}")
 
 
-def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed: int) -> Saved:
+def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed: int) -> SavedModel:
     """Put five fresh attention modules (their start drawn from `seed`) into a trained ResNet; nothing is frozen."""
     from lhcnet.models.lhcnet import insert_modules
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lhcnet.models.saved import Epoch, Metrics, Saved
+from lhcnet.saved import Epoch, Metrics, SavedModel
 from lhcnet.tracking.journal import Execution, Run, journaled
 
 
@@ -21,7 +21,7 @@ def tracked(
         yield run
 
 
-def restore(models: Sequence[Saved], by: Run) -> None:
+def restore(models: Sequence[SavedModel], by: Run) -> None:
     """Complete the execution's record with models whose training ran under another: a cache brought them back."""
     for saved in models:
         p = saved.info.provenance

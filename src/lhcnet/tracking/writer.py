@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lhcnet.errors import LhcnetError
-from lhcnet.process import one_step
-from lhcnet.tracking import runs
+from lhcnet.runtime import tune_gc
+from lhcnet.tracking import mlflow_runs as runs
 from lhcnet.tracking.journal import ENTRIES, PARENT, TROUBLE, Place, bound, default_uri, without_secrets
 
 if TYPE_CHECKING:
@@ -350,7 +350,7 @@ def _with_secrets(begin: dict[str, Any]) -> str:
 
 def main() -> None:
     """Follow the journals whose folders are named on stdin, a line each, until it ends."""
-    one_step()
+    tune_gc()
     logging.getLogger("alembic").setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # `follow` asks again
     for line in sys.stdin:

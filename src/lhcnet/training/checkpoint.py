@@ -24,9 +24,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lhcnet.config import Section, parse
+from lhcnet.config import FrozenModel, parse
 from lhcnet.errors import LhcnetError
-from lhcnet.models.saved import Epoch
+from lhcnet.saved import Epoch
 
 log = logging.getLogger("lhcnet")
 
@@ -41,7 +41,7 @@ class Preempted(SystemExit):
         super().__init__(TRY_AGAIN)
 
 
-class Standing(Section):
+class Progress(FrozenModel):
     """The part of a checkpoint that is not tensors: `batches` of `epoch` are done, its validation is not."""
 
     epoch: int
@@ -68,7 +68,7 @@ class Checkpoint:
         self._written = time.monotonic()
         self._asked = self._failed = False
 
-    def load(self) -> tuple[dict[str, Tensor], Standing] | None:
+    def load(self) -> tuple[dict[str, Tensor], Progress] | None:
         """What was written last, or None. A checkpoint that is damaged or of other settings is refused, and said so."""
         for left in self.path.parent.glob(f".{self.path.name}.*"):  # a process was killed while it wrote
             left.unlink(missing_ok=True)
@@ -80,26 +80,26 @@ class Checkpoint:
             with safe_open(self.path, "pt") as file:
                 header = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            standing = parse(Standing, json.loads(header["standing"]), str(self.path))
+            progress = parse(Progress, json.loads(header["progress"]), str(self.path))
             if json.loads(header["identity"]) != self._identity:
                 raise LhcnetError(self._difference(self.path))
         except (SafetensorError, OSError, ValueError, KeyError, LhcnetError) as error:
             log.warning("%s: the checkpoint %s is not used: %s", self._task, self.path, error)
             return None
-        log.info("%s: goes on in epoch %d, after %d batches", self._task, standing.epoch, standing.batches)
-        return tensors, standing
+        log.info("%s: goes on in epoch %d, after %d batches", self._task, progress.epoch, progress.batches)
+        return tensors, progress
 
     def due(self) -> bool:
         """Whether it is time for the next, or the process was asked to end."""
         return self._asked or time.monotonic() - self._written >= self._seconds
 
-    def write(self, tensors: Mapping[str, Tensor], standing: Standing) -> None:
+    def write(self, tensors: Mapping[str, Tensor], progress: Progress) -> None:
         """Replace the checkpoint. A full disk costs the checkpoint, not the training: it is said once.
 
         Raises:
             Preempted: the process was asked to end.
         """
-        header = {"standing": json.dumps(standing.to_dict()), "identity": json.dumps(self._identity)}
+        header = {"progress": json.dumps(progress.to_dict()), "identity": json.dumps(self._identity)}
         beside = self.path.with_name(f".{self.path.name}.{uuid4().hex[:8]}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

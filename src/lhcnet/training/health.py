@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lhcnet.device import Device
-from lhcnet.evaluation.predict import predict
-from lhcnet.evaluation.tta import plain_views
+from lhcnet.inference.predict import predict
+from lhcnet.inference.tta import plain_views
 from lhcnet.models.lhc import LHC
 from lhcnet.models.lhcnet import ResidualLHC
-from lhcnet.models.resnetv2 import PLACES, ResNetV2
+from lhcnet.models.resnetv2 import SLOTS, ResNetV2
+from lhcnet.runtime import Device
 
 IMAGES = 16  # looked at: (B, heads, C, C) of each module
 SAME = 1e-6  # a few roundings of float32
@@ -53,7 +53,7 @@ def attention_entropy(
         low, high = (W.min() * channels).item(), (W.max() * channels).item()
         found[place] = Spread(entropy, low, high, W.amax(dim=-1).min().item())
 
-    slots = zip(PLACES, network.attention, strict=True)
+    slots = zip(SLOTS, network.attention, strict=True)
     modules = [(place, slot.lhc) for place, slot in slots if isinstance(slot, ResidualLHC)]
     hooks = [lhc.register_forward_pre_hook(partial(look, place)) for place, lhc in modules]
     try:

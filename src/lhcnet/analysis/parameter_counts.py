@@ -1,0 +1,186 @@
+"""The columns Params and Att of Table A2, counted in models that can be built (on the meta device: no memory).
+
+Building them takes seconds and always gives the same counts: `parameter_counts.csv` holds the output of
+`lhcnet sizes --out`, and a test counts again.
+
+Parameters are counted as Keras does, with the moving statistics of BatchNorm: several of the paper's figures are those
+of Keras models with 1000 classes (DenseNet121 8,062,504; EfficientNetB2 9,177,569; VGG19 143,667,240). The attention
+share is that of the attention modules themselves. The paper's shares of SE-Net50 and RM-Net can be had from its own
+column instead: (27 - 25.6) / 27 = 5.2 % and (142.9 - 27.6) / 142.9 = 80.7 %, the growth over a ResNet without them.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lhcnet.config import TABLE_2, FrozenModel
+from lhcnet.protocol.paper import PAPER_TABLE_A2
+from lhcnet.report.formatting import write_csv
+
+if TYPE_CHECKING:
+    from torch import nn
+
+COUNTED = Path(__file__).with_name("parameter_counts.csv")
+
+
+class Size(FrozenModel):
+    """A row of Table A2 that was built: parameters, those in attention modules, and what was counted."""
+
+    model: str
+    paper_params: float | None
+    paper_share: float | None
+    params: int
+    attention: int
+    counted: str
+
+    @property
+    def share(self) -> float:
+        """Per cent of the parameters."""
+        return 100 * self.attention / self.params
+
+
+def sizes() -> tuple[Size, ...]:
+    """The rows of Table A2 that can be built, in its order, as they were counted."""
+    with COUNTED.open(newline="", encoding="utf-8") as file:
+        return tuple(
+            _size(row["model"], int(row["params"]), int(row["attention"]), row["counted"])
+            for row in csv.DictReader(file)
+        )
+
+
+def count() -> tuple[Size, ...]:
+    """The same, counted anew; timm's rows only where it is installed."""
+    import torch
+
+    from lhcnet.models.lhcnet import count_parameters
+
+    built: dict[str, tuple[int, int, str]] = {}
+    found: list[Size] = []
+    for model in dict.fromkeys(row.model for row in PAPER_TABLE_A2):
+        name = model.split(" [")[0]
+        if name not in _BUILDERS:
+            continue
+        if name not in built:
+            counted, build, is_attention = _BUILDERS[name]
+            try:
+                with torch.device("meta"):
+                    network = build()
+            except ModuleNotFoundError:
+                continue
+            attention = sum(count_parameters(part) for key, part in network.named_modules() if is_attention(key))
+            built[name] = count_parameters(network), attention, counted
+        found.append(_size(model, *built[name]))
+    return tuple(found)
+
+
+def write(rows: tuple[Size, ...], file: Path) -> None:
+    """What `sizes` reads: one row a model, without the paper's own columns."""
+    names = ("model", "params", "attention", "counted")
+    write_csv(file, [{name: str(getattr(row, name)) for name in names} for row in rows])
+
+
+def _size(model: str, params: int, attention: int, counted: str) -> Size:
+    paper = next(row for row in PAPER_TABLE_A2 if row.model == model)
+    return Size(
+        model=model,
+        paper_params=paper.params,
+        paper_share=paper.share,
+        params=params,
+        attention=attention,
+        counted=counted,
+    )
+
+
+def table(rows: tuple[Size, ...]) -> list[dict[str, str]]:
+    """The paper's columns beside ours, parameters in millions and shares in per cent."""
+    return [
+        {
+            "model": size.model,
+            "params, paper": "-" if size.paper_params is None else f"{size.paper_params:g}",
+            "params": f"{size.params / 1e6:.2f}",
+            "attention %, paper": "-" if size.paper_share is None else f"{size.paper_share:g}",
+            "attention %": f"{size.share:.2f}" if size.attention else "-",
+            "counted": size.counted,
+        }
+        for size in rows
+    ]
+
+
+def _resnet34v2() -> nn.Module:
+    from lhcnet.models.resnetv2 import ResNetV2
+
+    return ResNetV2()
+
+
+def _lhcnet(control: bool = False) -> nn.Module:
+    from lhcnet.models.lhcnet import add_control, insert_modules
+    from lhcnet.models.resnetv2 import ResNetV2
+
+    network = insert_modules(ResNetV2(), [module.to_dict() for module in TABLE_2], seed=0)
+    return add_control(network) if control else network
+
+
+def _torchvision(name: str, **settings: Any) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from torchvision import models
+
+        network: nn.Module = models.get_model(name, **settings)
+        return network
+
+    return build
+
+
+def _timm(name: str, **settings: Any) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        import timm
+
+        network: nn.Module = timm.create_model(name, **settings)
+        return network
+
+    return build
+
+
+def _none(_key: str) -> bool:
+    return False
+
+
+def _slot(key: str) -> bool:
+    return key == "attention"
+
+
+def _block(key: str) -> bool:
+    return key.endswith(".se")  # timm's name of a block's attention, whatever its kind
+
+
+_PLAIN = {"aux_logits": False, "init_weights": False}
+_VGG = ("torchvision vgg19, 1000 classes", _torchvision("vgg19", init_weights=False), _none)
+_INCEPTION = ("torchvision inception_v3 without auxiliary head, 1000 classes", _torchvision("inception_v3", **_PLAIN))
+
+_BUILDERS: dict[str, tuple[str, Callable[[], nn.Module], Callable[[str], bool]]] = {
+    "VGG19": _VGG,
+    "VGG": _VGG,
+    "EffNet": ("torchvision efficientnet_b2, 1000 classes", _torchvision("efficientnet_b2"), _none),
+    "Inception": (*_INCEPTION, _none),
+    "Incep.v1": (
+        "torchvision googlenet without auxiliary heads, 1000 classes",
+        _torchvision("googlenet", **_PLAIN),
+        _none,
+    ),
+    "ResNet34": ("torchvision resnet34, 1000 classes", _torchvision("resnet34"), _none),
+    "SE-Net50": ("timm seresnet50, 1000 classes; its SE modules", _timm("seresnet50"), _block),
+    "Incep.v3": (*_INCEPTION, _none),
+    "ResNet34v2": ("this project, 7 classes", _resnet34v2, _none),
+    "Dense121": ("torchvision densenet121, 1000 classes", _torchvision("densenet121"), _none),
+    "ResNet50": ("torchvision resnet50, 1000 classes", _torchvision("resnet50"), _none),
+    "ResNet152": ("torchvision resnet152, 1000 classes", _torchvision("resnet152"), _none),
+    "CBAMRN50": (
+        "timm resnet50 with CBAM in every block, 1000 classes; its CBAM modules",
+        _timm("resnet50", block_args={"attn_layer": "cbam"}),
+        _block,
+    ),
+    "LHC-Net": ("this project, 7 classes; its five LHC modules", _lhcnet, _slot),
+    "LHC-NetC": ("this project, 7 classes; its five LHC modules and w", lambda: _lhcnet(control=True), _slot),
+}

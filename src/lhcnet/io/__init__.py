@@ -1,0 +1,1 @@
+"""Atomic writes, bounded reads, JSON and YAML."""

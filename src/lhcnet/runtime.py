@@ -1,0 +1,80 @@
+"""What a process is told once: device, precision, threads, garbage collection.
+
+Importing this module loads no torch.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lhcnet.errors import LhcnetError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from lhcnet.config import Compute
+
+
+@dataclass(frozen=True)
+class Device:
+    """A torch device and the precision of its forward passes. Weights, losses and reductions stay float32."""
+
+    torch: torch.device
+    precision: str
+
+    def move(self, network: nn.Module) -> None:
+        """Move a network to the device, in place. Convolution weights get the memory format of the activations."""
+        from torch import nn
+
+        from lhcnet.models.memory_format import memory_format
+
+        convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+        network.to(self.torch).to(memory_format=memory_format(*(module.out_channels for module in convolutions)))
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Context in which forward passes run in `precision`."""
+        import torch
+
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.torch.type, dtype=torch.bfloat16)
+
+
+def open_device(compute: Compute) -> Device:
+    """Apply the settings `compute` to this process and return the device.
+
+    Raises:
+        LhcnetError: a GPU is asked for and torch sees none.
+    """
+    import torch
+
+    if compute.device == "cuda" and not torch.cuda.is_available():
+        raise LhcnetError(
+            "compute.device: cuda was asked for, but torch sees no CUDA GPU here; expected a GPU, or `device: cpu`"
+        )
+    if compute.device == "cuda":  # no TF32, and the same choice of algorithm every time
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+    if compute.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it for deterministic algorithms
+        torch.use_deterministic_algorithms(True)
+    if compute.threads:
+        torch.set_num_threads(compute.threads)
+    return Device(torch.device(compute.device), compute.precision)
+
+
+def tune_gc() -> None:
+    """Garbage-collector settings for short-lived step processes: collect rarely, and not at exit.
+
+    Importing torch and MLflow creates a million objects that live as long as the process. With Python's default
+    threshold, scanning them takes a third of the time of a short step. The training loop itself frees its objects by
+    reference counting.
+    """
+    gc.set_threshold(100_000)  # allocations; Python's default is 700
+    atexit.register(gc.freeze)

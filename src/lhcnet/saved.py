@@ -1,0 +1,227 @@
+"""The model directory: `model.safetensors`, `model.json`, `history.csv`, `metrics.json`. No pickles.
+
+A directory is complete or absent: it is written beside its place and renamed. Reading all but the weights loads no
+torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from lhcnet import __version__
+from lhcnet.config import (
+    Compute,
+    Count,
+    Fraction,
+    FrozenModel,
+    InputSize,
+    LHCSettings,
+    Modules,
+    Network,
+    SetName,
+    Stage,
+    parse,
+    whole,
+)
+from lhcnet.errors import LhcnetError
+from lhcnet.io.atomic import atomic_directory
+from lhcnet.io.files import read_bytes_bounded, read_json, read_text, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lhcnet.models.resnetv2 import ResNetV2
+
+MARKER = "model.json"
+CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+_LONGEST_HISTORY = 1 << 20  # bytes, ten thousand epochs
+Status = Literal["trained", "diverged", "dead", "inserted"]  # dead: an LHC module attends to nothing in particular
+
+
+class Epoch(FrozenModel):
+    """One row of `history.csv`. Training figures are running means over the epoch, under augmentation and dropout;
+    `grad_norm` is the largest of a batch (Euclidean, over all trained weights).
+    """
+
+    epoch: Annotated[int, BeforeValidator(whole)]
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    grad_norm: float | None = None
+    val_loss: float | None = None
+    val_accuracy: float
+
+
+class Architecture(FrozenModel):
+    """All that is needed to build the network again; `modules` is null for the plain ResNet34v2."""
+
+    input_size: InputSize
+    depths: tuple[Count, Count, Count, Count]
+    widths: tuple[Count, Count, Count, Count]
+    head: tuple[Count, ...]
+    dropout: Fraction
+    bn_momentum: float
+    modules: Modules | None = None
+    control: bool = False
+
+    @property
+    def has_lhc(self) -> bool:
+        """Whether there is an LHC module in every one of the five places."""
+        return self.modules is not None and all(isinstance(row, LHCSettings) for row in self.modules)
+
+    @classmethod
+    def of(cls, network: Network) -> Architecture:
+        return cls(**network.model_dump(exclude={"weights"}))
+
+    def build(self, seed: int | None, device: str = "cpu") -> ResNetV2:
+        from lhcnet.models.lhcnet import build
+
+        modules = None if self.modules is None else [module.to_dict() for module in self.modules]
+        return build(**self.model_dump(exclude={"modules"}), classes=7, modules=modules, seed=seed, device=device)
+
+
+class Provenance(FrozenModel):
+    """Where a model comes from. `start` is the SHA-256 of the weights it started from, or the word `none`.
+
+    `training` and `compute` are the settings it was trained with; null where nothing was trained.
+    """
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]+$")]
+    set: SetName
+    stage: int
+    seed: int
+    variant: str | None
+    data: str
+    start: str
+    training: Stage | None = None
+    compute: Compute | None = None
+    lhcnet: str = __version__
+
+
+class Metrics(FrozenModel):
+    """Figures of the final weights in evaluation mode without augmentation; null where not measured or not finite.
+
+    `attention_entropy` is that of each LHC module, from 0 (every channel attends to one) to 1 (to all alike).
+    """
+
+    status: Status
+    reason: str = ""
+    best_epoch: int = 0
+    epochs: int = 0
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+    attention_entropy: dict[str, float] = Field(default_factory=dict)
+
+
+def _the_seven(classes: tuple[str, ...]) -> tuple[str, ...]:
+    if classes != CLASSES:
+        raise ValueError(f"expected {', '.join(CLASSES)}, in this order")
+    return classes
+
+
+class ModelInfo(FrozenModel):
+    """`model.json`."""
+
+    format: Literal[1] = 1
+    architecture: Architecture
+    preprocessing: Literal["48x48 grey 0..255, bilinear to input_size, copied to 3 channels"] = (
+        "48x48 grey 0..255, bilinear to input_size, copied to 3 channels"
+    )
+    classes: Annotated[tuple[str, ...], AfterValidator(_the_seven)] = CLASSES
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model directory, opened: everything but the weights."""
+
+    path: Path
+    info: ModelInfo
+    metrics: Metrics
+    history: tuple[Epoch, ...]
+
+    @property
+    def id(self) -> str:
+        return self.info.provenance.id
+
+    def weights_digest(self) -> str:
+        """SHA-256 of `model.safetensors`."""
+        with (self.path / "model.safetensors").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def network(self) -> ResNetV2:
+        """The network with its weights, on the CPU, in evaluation mode."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        file = self.path / "model.safetensors"
+        try:
+            weights = load(read_bytes_bounded(file, limit=None))
+            network = _filled(self.info.architecture, weights)
+        except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, OSError) as error:
+            line = " ".join(str(error).split())[:300]
+            raise LhcnetError(f"{file}: expected the weights of the network in {MARKER}: {line}") from None
+        return network.eval()
+
+
+def _filled(architecture: Architecture, weights: Mapping[str, Tensor]) -> ResNetV2:
+    """The network with these weights; no memory is taken for sizes that the weights do not have."""
+    depth = sum(architecture.depths) + len(architecture.head)
+    if depth > len(weights):
+        raise ValueError(f"{depth} layers, but {len(weights)} tensors in the file")
+    network = architecture.build(seed=None, device="meta")
+    wanted = {name: tensor.dtype for name, tensor in network.state_dict().items()}
+    network.load_state_dict(weights, assign=True)  # raises for whatever is lost, left over or of another shape
+    for name, tensor in weights.items():
+        if tensor.dtype != wanted[name]:
+            raise ValueError(f"{name} is {tensor.dtype}, expected {wanted[name]}")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite")
+    return network
+
+
+def save(
+    target: Path,
+    network: ResNetV2,
+    info: ModelInfo,
+    metrics: Metrics,
+    history: Sequence[Epoch],
+) -> None:
+    """Write a model directory at `target`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_directory(target, MARKER) as folder:
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+        try:
+            save_file(state, folder / "model.safetensors")
+        except SafetensorError as error:  # a full disk
+            raise OSError(str(error)) from error
+        with (folder / "history.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(Epoch.model_fields), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: "" if v is None else v for k, v in row.to_dict().items()} for row in history)
+        write_json(folder / "metrics.json", metrics.to_dict())
+        write_json(folder / MARKER, info.to_dict())
+
+
+def open_model(path: Path) -> SavedModel:
+    """Read a model directory. Raises `LhcnetError` naming the file that is missing or not what was expected."""
+    info = parse(ModelInfo, read_json(path / MARKER), str(path / MARKER))
+    metrics = parse(Metrics, read_json(path / "metrics.json"), str(path / "metrics.json"))
+    try:
+        lines = StringIO(read_text(path / "history.csv", _LONGEST_HISTORY), newline="")
+        rows = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(lines)]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise LhcnetError(f"{path / 'history.csv'}: expected one row of numbers an epoch: {error}") from None
+    history = tuple(parse(Epoch, row, f"{path / 'history.csv'}, epoch {i}") for i, row in enumerate(rows))
+    return SavedModel(path, info, metrics, history)

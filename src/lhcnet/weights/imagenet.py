@@ -1,0 +1,114 @@
+"""The start of the backbone: random, said explicitly, or the ImageNet weights of the Keras package image-classifiers.
+
+The file `resnet34_imagenet_1000_no_top.h5` is read with h5py alone. Only the backbone is filled; the head keeps its
+random start, as in the paper.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from lhcnet.config import Network
+from lhcnet.errors import LhcnetError
+from lhcnet.io.files import require_regular_file
+from lhcnet.models.resnetv2 import ResNetV2
+from lhcnet.weights.keras import keras_state, unit_layers
+
+IMAGENET = "imagenet"
+URL = "https://github.com/qubvel/classification_models/releases/download/0.0.1/resnet34_imagenet_1000_no_top.h5"
+CHECKSUM = "md5:8caaa0ad39d927cb8ba5385bf945d582"  # the only one that the project publishes, in its weights.py
+CACHE = "LHCNET_CACHE"
+LARGEST_CHUNK = 1 << 23  # numbers; the largest kernel has 2.4 million
+
+LAYERS = {"bn_data": "bn_data", "stem_conv": "conv0", "stem_bn": "bn0", "bn": "bn1"} | unit_layers(
+    lambda stage, unit, part: f"stage{stage}_unit{unit}_{part}",
+    {"bn1": "bn1", "conv1": "conv1", "bn2": "bn2", "conv2": "conv2", "shortcut": "sc"},
+)
+
+
+def load_start(weights: str, network: ResNetV2) -> tuple[ResNetV2, str]:
+    """(network at its start, SHA-256 of the file it starts from or `none`).
+
+    Args:
+        weights: `none` leaves the random start; `imagenet` takes the published file, fetched once into the cache;
+            anything else is the path of such a file. A start that was named is never replaced by another.
+        network: filled in place, or left as it is when an error is raised.
+
+    Raises:
+        LhcnetError: the file cannot be had or does not hold exactly the weights of this backbone.
+    """
+    if weights == "none":
+        return network, "none"
+    if weights != IMAGENET and not Path(weights).is_file():
+        raise LhcnetError(
+            f"network.weights: {weights} is not a file; expected {IMAGENET}, the path of that file, or none for a "
+            "random start"
+        )
+    _check_fit(weights, network)
+    file = fetch() if weights == IMAGENET else Path(weights)
+    fill_backbone(network, file)
+    with file.open("rb") as opened:
+        return network, hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def fill_backbone(network: ResNetV2, file: Path) -> None:
+    """Give a network of the full depths the weights of a Keras file, whatever its widths; its head is left alone.
+
+    Weights stand at the root of the file, or below `model_weights` where a whole model was saved.
+    """
+    import h5py
+
+    datasets: dict[str, Any] = {}
+
+    def collect(path: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            if item.external or item.is_virtual:
+                raise ValueError(f"{path} lies in another file, expected it in this one")
+            if math.prod(item.chunks or ()) > LARGEST_CHUNK:  # HDF5 takes the memory of a whole chunk to read any of it
+                raise ValueError(f"{path} is stored in chunks of {item.chunks}, expected smaller ones")
+            parts = path.split("/")
+            datasets[f"{parts[0]}/{parts[-1].removesuffix(':0')}"] = item
+
+    try:
+        require_regular_file(file)
+        with h5py.File(file, "r") as opened:
+            inner = opened.get("model_weights")
+            (inner if isinstance(inner, h5py.Group) else opened).visititems(collect)
+            state = keras_state(network, datasets, LAYERS)
+    except (ValueError, OSError, RuntimeError, KeyError, TypeError) as error:  # h5py has one for each kind of damage
+        line = " ".join(str(error).split())
+        raise LhcnetError(f"network.weights: {file}: expected Keras weights of this backbone in HDF5: {line}") from None
+    network.load_state_dict(network.state_dict() | state)
+
+
+def fetch() -> Path:
+    """The ImageNet file in the cache, downloaded if it is not there; LHCNET_CACHE names another folder."""
+    import pooch
+
+    folder = Path(os.environ.get(CACHE) or pooch.os_cache("lhcnet"))
+    name = URL.rpartition("/")[2]
+    try:
+        download = pooch.HTTPDownloader(chunk_size=2**20)  # bytes; its default of 1024 is slow
+        return Path(pooch.retrieve(URL, CHECKSUM, fname=name, path=folder, downloader=download))
+    except ValueError:
+        raise LhcnetError(f"network.weights: {URL}: expected the published file, with checksum {CHECKSUM}") from None
+    except OSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LhcnetError(
+            f"network.weights: {URL} could not be fetched; expected a network connection or the file at "
+            f"{folder / name} ({CACHE} names the folder): {reason}"
+        ) from None
+
+
+def _check_fit(weights: str, network: ResNetV2) -> None:
+    paper = Network()
+    depths = network.depths
+    if (depths, network.widths) != (paper.depths, paper.widths):
+        raise LhcnetError(
+            f"network.weights: {weights} is for depths {paper.depths} and widths {paper.widths}, not for {depths} "
+            f"and {network.widths}; expected those or weights: none"
+        )

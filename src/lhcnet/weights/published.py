@@ -1,0 +1,62 @@
+"""LHC-Net and LHC-NetC as their authors published them, from the checkpoints of the reference implementation.
+
+It was written for TensorFlow 2.4 and saves with Keras' `save_weights`, or as a SavedModel while it trains. Both keep
+the variables under the attributes of its Python objects; the table below is a list of those.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lhcnet.config import TABLE_2, Network
+from lhcnet.errors import LhcnetError
+from lhcnet.models.lhcnet import add_control, build
+from lhcnet.models.resnetv2 import ResNetV2
+from lhcnet.weights.keras import keras_state, unit_layers
+from lhcnet.weights.tensorflow_checkpoint import find_checkpoint, read_checkpoint
+
+BLOCKS = ("conv1", "conv2_3", "conv3_4", "conv4_6", "conv5_3")  # those that hold LHC1 to LHC5
+CONTROLLERS = tuple(f"controller{k}" for k in range(1, 6))  # only in LHC-NetC
+NOT_THE_NETWORK = ("optimizer", "save_counter", "keras_api")
+
+LAYERS = (
+    {"bn_data": "conv1/bn1", "stem_conv": "conv1/conv1", "stem_bn": "conv1/bn2", "bn": "bn"}
+    | {"hidden.0": "fc1", "hidden.1": "fc2", "logits": "fc3"}
+    | unit_layers(
+        lambda stage, unit, part: f"conv{stage + 1}_{unit}/{part}",
+        {"bn1": "bn1", "conv1": "conv1", "bn2": "bn2", "conv2": "conv2", "shortcut": "convId"},
+    )
+    | {f"attention.{k}.lhc": f"{block}/LHC_Module/Wqk/{{head}}" for k, block in enumerate(BLOCKS)}
+    | {f"attention.{k}.lhc.w2": f"{block}/LHC_Module/Wp" for k, block in enumerate(BLOCKS)}
+    | {f"attention.{k}.lhc.conv": f"{block}/LHC_Module/Wv" for k, block in enumerate(BLOCKS)}
+    | {f"attention.{k}": controller for k, controller in enumerate(CONTROLLERS)}
+)
+
+
+def open_published(path: Path, network: ResNetV2 | None = None) -> ResNetV2:
+    """The published network, in evaluation mode.
+
+    Args:
+        path: a checkpoint, as :func:`lhcnet.weights.tensorflow_checkpoint.find_checkpoint` takes it. It is an LHC-NetC
+            if it holds control weights.
+        network: an LHC-Net of other sizes than Table 2's to be filled instead; left as it is when an error is raised,
+            but for the control weights.
+
+    Raises:
+        LhcnetError: no checkpoint, a damaged one, or not exactly the weights of the network.
+    """
+    prefix = find_checkpoint(path)
+    arrays = {
+        name: array for name, array in read_checkpoint(prefix).items() if name.partition("/")[0] not in NOT_THE_NETWORK
+    }
+    if network is None:
+        settings = Network().model_dump(exclude={"weights"})
+        network = build(**settings, modules=[module.to_dict() for module in TABLE_2], seed=0)
+    if any(name.startswith(CONTROLLERS) for name in arrays):
+        add_control(network)
+    try:
+        state = keras_state(network, arrays, LAYERS)
+    except ValueError as error:
+        raise LhcnetError(f"{prefix}.index: {error}") from None
+    network.load_state_dict(network.state_dict() | state)
+    return network.eval()

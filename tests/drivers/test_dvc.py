@@ -1,0 +1,79 @@
+"""`dvc repro` gives the metrics of direct calls, byte for byte, and repeats no more than it must."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import mlflow
+from support.drivers import assert_same_analysis, copy_project, digest, dvc
+
+from lhcnet.config import Config, load, to_yaml
+from lhcnet.tracking.writer import kept
+
+
+def test_dvc_gives_the_metrics_of_direct_calls(direct: Path, project: Path) -> None:
+    assert digest(project / "artifacts" / "report") == digest(direct / "report")
+    assert_same_analysis(project / "artifacts" / "analysis", direct / "analysis")
+    for file in (direct / "chosen").iterdir():
+        assert file.read_bytes() == (project / "artifacts" / "chosen" / file.name).read_bytes(), file.name
+
+
+def test_dvc_leaves_one_execution_in_the_record(project: Path, environment: dict[str, str]) -> None:
+    """`register` writes what no step before it had written."""
+    assert kept(project / ".lhcnet" / "journal") == []
+    client = mlflow.MlflowClient(environment["MLFLOW_TRACKING_URI"])
+    runs = client.search_runs([client.get_experiment_by_name("lhcnet").experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert [run.info.status for run in parents] == ["FINISHED"]
+    assert {"analyse", "compare", "evaluate", "register", "train/A/seed-0"} <= {run.info.run_name for run in runs}
+
+
+def test_a_no_op_repro_runs_nothing(project: Path, environment: dict[str, str]) -> None:
+    assert "Running stage" not in dvc(project, environment, "repro")
+    assert dvc(project, environment, "status", "dvc.yaml").strip() == "Data and pipelines are up to date."
+
+
+def test_a_stage_4_setting_reruns_stage_4_and_what_follows(project: Path, environment: dict[str, str]) -> None:
+    kept = (project / "params.yaml").read_text()
+    config = load(project / "params.yaml")
+    values = config.to_dict()
+    values["stage4"]["patience"] += 5
+    try:
+        (project / "params.yaml").write_text(to_yaml(Config.model_validate_json(json.dumps(values))))
+        status = json.loads(dvc(project, environment, "status", "dvc.yaml", "--json"))
+        planned = dvc(project, environment, "repro", "--dry")
+    finally:
+        (project / "params.yaml").write_text(kept)
+    assert {name.split("@")[0] for name in status} == {"set_a", "set_b", "set_c"}
+    for name in ("set_a@0", "set_b@wide", "select", "evaluate", "compare", "register"):
+        assert f"'{name}'" in planned, name
+    for name in ("prepare", "stage1", "stage2", "stage3"):
+        assert f"Running stage '{name}'" not in planned, name
+
+
+def test_dvc_shows_metrics_and_plots(project: Path, environment: dict[str, str]) -> None:
+    metrics = json.loads(dvc(project, environment, "metrics", "show", "--json"))[""]["data"]
+    shown = metrics["artifacts/report/summary.json"]["data"]
+    assert 0 < shown["test_accuracy"] <= 1
+    dvc(project, environment, "plots", "show", "-o", "plots", "-q")
+    page = (project / "plots" / "index.html").read_text()
+    for title in ("accuracy by stage", "Confusion on test", "val_loss"):
+        assert title in page, title
+
+
+def test_bad_raw_data_fails_the_repro_with_one_sentence(
+    project: Path, small: Config, environment: dict[str, str], tmp_path: Path
+) -> None:
+    copy_project(tmp_path)
+    (tmp_path / "bad.csv").write_text("emotion,pixels\n0,1 2 3\n")
+    values = small.to_dict()
+    values["data"]["source"] = "bad.csv"
+    (tmp_path / "params.yaml").write_text(to_yaml(Config.model_validate_json(json.dumps(values))))
+    dvc(tmp_path, environment, "init", "--no-scm", "-q")
+    done = subprocess.run(["dvc", "repro"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 255
+    assert "bad.csv" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "artifacts" / "trainval").exists()

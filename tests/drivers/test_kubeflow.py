@@ -1,0 +1,101 @@
+"""Kubeflow's local runner gives the metrics of direct calls, byte for byte, and one record in MLflow."""
+
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+from kfp import dsl, local
+from support.drivers import assert_same_analysis, digest, kubeflow
+
+from components.train_backbone import train_backbone
+from lhcnet.config import Checkpoints, Config, to_yaml
+from lhcnet.report.analysis_plots import figures
+from pipeline.cluster import Local, place
+
+
+def test_kubeflow_gives_the_metrics_of_direct_calls(
+    direct: Path, small: Config, environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "params.yaml").write_text(to_yaml(small))
+    printed = kubeflow(tmp_path, environment | {"LHCNET_TRACKING_WAIT": "300"})
+    (report,) = tmp_path.glob("runs/*/*/compare/report")
+    assert digest(report) == digest(direct / "report")
+    assert "Table 7" in printed
+    assert "alias champion" in " ".join(printed.split())
+    (analysis,) = tmp_path.glob("runs/*/*/analyse/results")
+    assert_same_analysis(analysis, direct / "analysis")
+    (page,) = tmp_path.glob("runs/*/*/compare/page")
+    assert page.read_bytes() == (report / "report.html").read_bytes()
+    (chosen,) = tmp_path.glob("runs/*/*/select/chosen")
+    for file in (direct / "chosen").iterdir():
+        assert file.read_bytes() == (chosen / file.name).read_bytes(), file.name
+
+    # the record: one parent, and every model a child of it with curves, tags and the verdict
+    client = mlflow.MlflowClient(environment["MLFLOW_TRACKING_URI"])
+    experiment = client.get_experiment_by_name("lhcnet")
+    runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert len(parents) == 1
+    assert parents[0].info.status == "FINISHED"
+    assert parents[0].data.metrics["test_accuracy"] > 0
+    models = [run for run in runs if run.data.tags.get("set") in ("A", "B", "C")]
+    assert len(models) == 4
+    for run in models:
+        assert run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+        assert {"seed", "variant", "kept", "selection", "data_digest"} <= set(run.data.tags)
+        assert "val_accuracy" in run.data.metrics
+        assert run.inputs.dataset_inputs[0].dataset.name == "FER2013"
+    assert "confusion_matrix.png" in [f.path for f in client.list_artifacts(parents[0].info.run_id)]
+    (compared,) = (run.info.run_id for run in runs if run.data.tags.get("step") == "compare")
+    drawn = [f.path for f in client.list_artifacts(compared, "analyses")]
+    assert len(drawn) == len(figures(analysis)) > 0
+
+
+def test_a_task_that_is_killed_goes_on_when_kubeflow_tries_it_again(
+    direct: Path,
+    small: Config,
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("PATH", "PYTHONPATH", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(name, environment[name])
+    killed = []
+
+    def kill_the_training() -> None:
+        checkpoints = tmp_path / ".lhcnet" / "checkpoints"
+        while not list(checkpoints.glob("*.safetensors")):
+            time.sleep(0.01)
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if "train_backbone" in process.cmdline():
+                    process.kill()
+                    killed.append(process.pid)
+
+    @dsl.pipeline(name="stage1")
+    def stage1(store: str):
+        trainval = dsl.importer(artifact_uri=store, artifact_class=dsl.Dataset, reimport=False).output
+        task = train_backbone(
+            trainval=trainval,
+            network=small.network.to_dict(),
+            stage=small.stage1.to_dict(),
+            compute=small.compute.to_dict(),
+            checkpoints=Checkpoints(seconds=0).to_dict(),
+            seed=small.seeds.backbone,
+        )
+        place(task, Local(retries=1), "killed", gpu=True)
+
+    threading.Thread(target=kill_the_training, daemon=True).start()
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "runs"))
+    stage1(store=str(direct / "trainval"))
+    assert killed
+    assert "stage1: goes on in epoch" in "".join(capfd.readouterr())
+    (model,) = tmp_path.glob("runs/*/train-backbone/model")
+    for file in (direct / "1").iterdir():
+        assert file.read_bytes() == (model / file.name).read_bytes(), file.name

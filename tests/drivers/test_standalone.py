@@ -1,0 +1,22 @@
+"""The stand-alone pipeline through DVC, which prepares what it needs, and through Kubeflow's local runner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support.drivers import copy_project, dvc, kubeflow
+
+from lhcnet.config import Config, to_yaml
+
+
+def test_the_stand_alone_pipeline_is_the_same_by_dvc_and_kubeflow(
+    small: Config, environment: dict[str, str], tmp_path: Path
+) -> None:
+    copy_project(tmp_path)
+    (tmp_path / "params.yaml").write_text(to_yaml(small))
+    dvc(tmp_path, environment, "init", "--no-scm", "-q")
+    dvc(tmp_path, environment, "repro", "standalone/dvc.yaml")
+    by_dvc = tmp_path / "artifacts" / "standalone-report" / "standalone.json"
+    kubeflow(tmp_path, environment, "--standalone")
+    (report,) = tmp_path.glob("runs/*/*/compare-standalone/report")
+    assert (report / "standalone.json").read_bytes() == by_dvc.read_bytes()

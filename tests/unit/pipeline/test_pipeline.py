@@ -1,0 +1,254 @@
+"""The compiled pipeline: deterministic, whole, and the same flow as dvc.yaml. Nothing here trains."""
+
+from __future__ import annotations
+
+import ast
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp import compiler
+from kfp.pipeline_spec import pipeline_spec_pb2 as spec
+from tqdm import tqdm
+
+from lhcnet.config import Config, profile
+from lhcnet.errors import LhcnetError
+from pipeline.cluster import Cluster, Local, load_cluster
+from pipeline.graph import build
+from pipeline.local import Screen, count_tasks, run
+from pipeline.standalone import build_standalone
+from pipeline.submit import submit_run
+
+ROOT = Path(__file__).parents[3]
+
+
+def compiled(config: Config, cluster: Cluster, folder: Path) -> list[dict[str, Any]]:
+    file = folder / "pipeline.yaml"
+    compiler.Compiler().compile(build(config, cluster), str(file))
+    return list(yaml.safe_load_all(file.read_text()))
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    cluster = Cluster(
+        image="registry.example/lhcnet:1",
+        gpus=2,
+        node_selector={"pool": "gpu"},
+        secret="mlflow",
+        checkpoints="unfinished",
+    )
+    return compiled(profile("paper"), cluster, tmp_path_factory.mktemp("ir"))
+
+
+def test_the_same_settings_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        compiled(profile("paper"), Cluster(), tmp_path / name)
+    assert (tmp_path / "one" / "pipeline.yaml").read_bytes() == (tmp_path / "two" / "pipeline.yaml").read_bytes()
+
+
+def test_every_reference_resolves_and_every_executor_parses(paper: list[dict[str, Any]]) -> None:
+    ir = paper[0]
+    executors = ir["deploymentSpec"]["executors"]
+    for executor in executors.values():
+        json_format.ParseDict(executor, spec.PipelineDeploymentConfig.ExecutorSpec())
+    groups = [ir["root"]["dag"], *(c["dag"] for c in ir["components"].values() if "dag" in c)]
+    tasks = 0
+    for group in groups:
+        for task in group["tasks"].values():
+            tasks += 1
+            component = ir["components"][task["componentRef"]["name"]]
+            assert "dag" in component or component["executorLabel"] in executors
+            assert set(task.get("dependentTasks", [])) <= set(group["tasks"])
+    assert tasks >= 16
+
+
+def loops(ir: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """(item, its type, consuming task, type there) of every loop item that a task takes as a whole.
+
+    A field of an item (`parameterExpressionSelector`) is parsed out of a STRUCT.
+    """
+    groups = [ir["root"], *ir["components"].values()]
+    for group in groups:
+        for task in group.get("dag", {}).get("tasks", {}).values():
+            if "parameterIterator" not in task:
+                continue
+            loop = ir["components"][task["componentRef"]["name"]]
+            item = task["parameterIterator"]["itemInput"]
+            of_item = loop["inputDefinitions"]["parameters"][item]["parameterType"]
+            for name, inner in loop["dag"]["tasks"].items():
+                types = ir["components"][inner["componentRef"]["name"]]["inputDefinitions"].get("parameters", {})
+                for parameter, source in inner.get("inputs", {}).get("parameters", {}).items():
+                    if source.get("componentInputParameter") == item:
+                        wanted = types[parameter]["parameterType"]
+                        yield item, of_item, name, "STRUCT" if "parameterExpressionSelector" in source else wanted
+
+
+@pytest.mark.parametrize(("graph", "items"), [(build, 3), (build_standalone, 1)])
+def test_every_loop_item_has_the_type_that_its_consumers_expect(graph: Any, items: int, tmp_path: Path) -> None:
+    """A back end's driver refuses an item of another type: bare `list` parameters compile to STRING items."""
+    file = tmp_path / "pipeline.yaml"
+    compiler.Compiler().compile(graph(profile("paper"), Cluster()), str(file))
+    ir = next(iter(yaml.safe_load_all(file.read_text())))
+    found = list(loops(ir))
+    assert len({item for item, *_ in found}) == items
+    assert [row for row in found if row[1] != row[3]] == []
+
+
+def executors_of(paper: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    found = paper[0]["deploymentSpec"]["executors"]
+    return [e["container"] for key, e in found.items() if key.removeprefix("exec-").rstrip("-0123456789") == name]
+
+
+def test_gpus_are_asked_for_where_networks_run_and_nowhere_else(paper: list[dict[str, Any]]) -> None:
+    for name in ("train", "train-backbone", "control", "evaluate", "analyse"):
+        for container in executors_of(paper, name):
+            assert container["resources"]["accelerator"]["resourceCount"] == "2", name
+            assert container["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
+    for name in ("prepare", "insert-lhc", "insert-best", "select", "compare", "register"):
+        for container in executors_of(paper, name):
+            assert "accelerator" not in container["resources"], name
+    assert len(executors_of(paper, "train")) == 5
+
+
+def test_image_and_execution_are_set_on_every_task(paper: list[dict[str, Any]]) -> None:
+    executors = paper[0]["deploymentSpec"]["executors"]
+    for name, executor in executors.items():
+        if "importer" in executor:
+            continue
+        assert executor["container"]["image"] == "registry.example/lhcnet:1", name
+        assert any(e["name"] == "LHCNET_EXECUTION" for e in executor["container"]["env"]), name
+    platform = paper[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert platform["exec-train"]["nodeSelector"]["labels"] == {"pool": "gpu"}
+    assert "secretAsEnv" in platform["exec-prepare"]
+    assert "unfinished" in str(platform["exec-train"]["pvcMount"])
+
+
+def test_only_evaluate_receives_the_test_split(paper: list[dict[str, Any]]) -> None:
+    receivers = {
+        name
+        for name, task in paper[0]["root"]["dag"]["tasks"].items()
+        for source in task.get("inputs", {}).get("artifacts", {}).values()
+        if source.get("taskOutputArtifact", {}).get("outputArtifactKey") == "test"
+    }
+    assert receivers == {"evaluate"}
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    with_test = {
+        name for name, stage in stages.items() if "artifacts/test" in (stage.get("do") or stage).get("deps", [])
+    }
+    assert with_test == {"evaluate"}
+
+
+def test_the_stand_alone_pipeline_keeps_the_test_split_for_its_comparison(tiny: Config, tmp_path: Path) -> None:
+    file = tmp_path / "standalone.yaml"
+    compiler.Compiler().compile(build_standalone(tiny, Local()), str(file))
+    (ir,) = yaml.safe_load_all(file.read_text())
+    tasks = ir["root"]["dag"]["tasks"]
+    sealed = {
+        name
+        for name, task in tasks.items()
+        for source in task.get("inputs", {}).get("artifacts", {}).values()
+        if source.get("taskOutputArtifact", {}).get("outputArtifactKey") == "test"
+    }
+    assert sealed == {"compare-standalone"}
+    stages = yaml.safe_load((ROOT / "standalone" / "dvc.yaml").read_text())["stages"]
+    assert {name for name, stage in stages.items() if "artifacts/test" in stage["deps"]} == {"compare"}
+    (loop,) = (ir["components"][t["componentRef"]["name"]]["dag"]["tasks"] for n, t in tasks.items() if "loop" in n)
+    runs = 2 * len(tiny.standalone.seeds)
+    assert count_tasks(tiny, standalone=True) == len(tasks) - 1 + runs * len(loop)
+
+
+def test_registering_is_never_cached(paper: list[dict[str, Any]]) -> None:
+    assert "enableCache" not in paper[0]["root"]["dag"]["tasks"]["register"]["cachingOptions"]
+
+
+def test_dvc_tracks_what_each_step_reads() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    params = {name: set((stage.get("do") or stage).get("params", [])) for name, stage in stages.items()}
+    assert params["prepare"] == {"data"}
+    assert params["stage1"] == {"network", "compute", "stage1", "seeds.backbone"}
+    # a stage-4 setting re-runs stage 4 and what follows, nothing before
+    assert {name for name, keys in params.items() if "stage4" in keys} == {"set_a", "set_b", "set_c"}
+    assert {name for name, keys in params.items() if "network" in keys} == {"stage1"}
+
+
+def test_components_are_thin() -> None:
+    for file in sorted((ROOT / "components").glob("*.py")):
+        source = file.read_text()
+        assert source.count("\n") <= 42, file.name
+        assert file.name == "__init__.py" or "    tune_gc()\n" in source, file.name
+        classes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
+        assert not classes, file.name
+
+
+def test_nothing_in_the_library_imports_kfp_or_dvc_and_only_two_places_mlflow() -> None:
+    for file in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            top = {name.split(".")[0] for name in names}
+            assert not top & {"kfp", "dvc"}, file
+            assert "mlflow" not in top or file.parent.name in ("tracking", "serving"), file
+
+
+def test_cluster_settings_are_validated(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text("image: a/b:1\ngpu: amd.com/gpu\ngpus: 1\nmemory: 32G\n")
+    assert load_cluster(file).gpu == "amd.com/gpu"
+    file.write_text("gpuss: 1\n")
+    with pytest.raises(LhcnetError, match=r"cluster\.yaml: gpuss: unknown key"):
+        load_cluster(file)
+
+
+def test_the_local_bar_counts_the_tasks_that_run(tiny: Config, tmp_path: Path) -> None:
+    ir = compiled(tiny, Local(), tmp_path)[0]
+    loops = {"for-loop-1": len(tiny.seeds.a), "for-loop-2": len(tiny.variants), "for-loop-3": len(tiny.seeds.c)}
+    total = 0
+    for name, task in ir["root"]["dag"]["tasks"].items():
+        inner = ir["components"][task["componentRef"]["name"]]
+        total += len(inner["dag"]["tasks"]) * loops[name] if "dag" in inner else 1
+    assert count_tasks(tiny) == total
+
+
+def test_the_local_bar_ends_where_it_should_when_a_task_starts_again() -> None:
+    with tqdm(total=2, file=io.StringIO()) as bar:
+        screen, reached = Screen(io.StringIO(), bar), []
+        for task in ("importer", "train", "train", "train"):
+            screen.write(f"02:47:12.345 - INFO - Executing task \x1b[96m'{task}'\x1b[0m\n")
+            reached.append(bar.n)
+    assert reached == [0, 1, 1, 1]
+
+
+def test_a_missing_source_is_said_before_anything_runs(tiny: Config, tmp_path: Path) -> None:
+    with pytest.raises(LhcnetError, match="expected FER2013 as a file, folder or zip"):
+        run(tiny, tmp_path / "nothing.zip", tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "cluster", "says"),
+    [
+        (
+            "data/raw/fer2013.zip",
+            Cluster(env={"MLFLOW_TRACKING_URI": "http://mlflow"}),
+            "a URI that the cluster can import",
+        ),
+        ("s3://bucket/fer2013.zip", Cluster(), "MLFLOW_TRACKING_URI is missing"),
+        ("s3://bucket/fer2013.zip", Cluster(tracking_injected=True), "did not answer as a Kubeflow Pipelines endpoint"),
+    ],
+)
+def test_a_submission_that_would_fail_later_fails_now(source: str, cluster: Cluster, says: str) -> None:
+    with pytest.raises(LhcnetError, match=says) as error:
+        submit_run(
+            profile("demo"), cluster, source, host="http://127.0.0.1:9", namespace="me", experiment="x", token="t"
+        )
+    assert "\n" not in str(error.value)
+
+
+def test_no_gpu_is_asked_for_where_the_configuration_wants_none(tmp_path: Path) -> None:
+    for executor in compiled(profile("cpu"), Cluster(), tmp_path)[0]["deploymentSpec"]["executors"].values():
+        assert "accelerator" not in executor.get("container", {}).get("resources", {})

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lhcnet.errors import LhcnetError
+from lhcnet.protocol.paper import table_7_row
+from lhcnet.protocol.selection import SelectionReport, apply_loss_rule, choose, judge
+from lhcnet.saved import Architecture, Metrics, ModelInfo, Provenance, SavedModel
+
+ARCHITECTURE = Architecture(
+    input_size=48, depths=(1, 1, 1, 1), widths=(4, 4, 4, 4), head=(8,), dropout=0.4, bn_momentum=0.1
+)
+
+
+def saved(id_: str, train_loss: float | None = 1.0, val_accuracy: float = 0.5, **more: Any) -> SavedModel:
+    set_ = id_.split("/")[0]
+    info = ModelInfo(
+        architecture=ARCHITECTURE,
+        provenance=Provenance(
+            id=id_,
+            set=set_,
+            stage=4,
+            seed=0,
+            variant=more.get("variant", "v"),
+            data=more.get("data", "d"),
+            start="none",
+        ),
+    )
+    metrics = Metrics(
+        status=more.get("status", "trained"),
+        reason=more.get("reason", ""),
+        train_loss=train_loss,
+        val_loss=more.get("val_loss", 1.0),
+        val_accuracy=val_accuracy,
+    )
+    return SavedModel(Path(id_), info, metrics, ())
+
+
+START = saved("backbone/stage3", 1.0)
+
+
+def select(models: list[SavedModel], start: SavedModel, loss_factor: float) -> SelectionReport:
+    return choose(judge(models, start, loss_factor), [start], loss_factor)
+
+
+@pytest.mark.parametrize(("loss", "kept"), [(1.0999, True), (1.10, False), (1.1001, False), (0.2, True), (None, False)])
+def test_the_ten_percent_rule_at_its_edge(loss: float | None, kept: bool) -> None:
+    assert apply_loss_rule(saved("B/v", loss), 1.0, 1.10)[0] is kept
+
+
+def test_set_a_is_rejected_only_when_it_diverged() -> None:
+    assert apply_loss_rule(saved("A/seed-0", 5.0), 1.0, 1.10)[0]
+    kept, reason = apply_loss_rule(saved("A/seed-0", 0.5, status="diverged", reason="loss is not finite"), 1.0, 1.1)
+    assert not kept
+    assert "loss is not finite" in reason
+
+
+def test_the_choice_is_the_kept_lhc_model_best_on_validation() -> None:
+    models = [
+        saved("A/seed-0", 0.9, 0.99),
+        saved("B/x", 2.0, 0.95, variant="x"),  # best, but rejected
+        saved("B/y", 1.0, 0.70, variant="y"),
+        saved("C/y/seed-1", 1.0, 0.72, variant="y"),
+    ]
+    report = select(models, START, 1.10)
+    assert (report.chosen, report.chosen_variant) == ("C/y/seed-1", "y")
+    assert report.best == {"A": "A/seed-0", "B": "B/y", "C": "C/y/seed-1"}
+    rejected = [e for e in report.entries if not e.kept]
+    assert [e.id for e in rejected] == ["B/x"]
+    assert "2.0000 is not below 1.1 x the start's 1.0000" in rejected[0].reason
+
+
+def test_ties_go_to_the_lower_validation_loss_and_order_does_not_matter() -> None:
+    models = [
+        saved("B/a", 1, 0.7, val_loss=0.9),
+        saved("B/b", 1, 0.7, val_loss=0.8),
+        saved("B/c", 1, 0.7, val_loss=0.8),
+    ]
+    assert select(models, START, 1.10) == select(models[::-1], START, 1.10)
+    assert select(models, START, 1.10).chosen == "B/b"
+
+
+@pytest.mark.parametrize(
+    ("models", "says"),
+    [
+        ([saved("A/seed-0")], "no network with LHC was kept"),
+        ([saved("B/x", 9.0)], "B/x: training loss 9.0000"),
+        ([saved("B/x"), saved("B/x")], "repeat"),
+        ([saved("B/x", data="other")], "one data set"),
+    ],
+)
+def test_what_cannot_be_selected_is_one_sentence(models: list[SavedModel], says: str) -> None:
+    with pytest.raises(LhcnetError, match=says):
+        select(models, START, 1.10)
+
+
+def test_table_7_columns() -> None:
+    ten = [70.0 + i for i in range(10)]  # best 79
+    row = table_7_row(ten)
+    assert row == (pytest.approx(77.5), pytest.approx(77.0), pytest.approx(78.5), pytest.approx(78.0), 79.0)
+    assert table_7_row([73.0]) == (73.0, None, 73.0, None, 73.0)
+    assert table_7_row([]) == (None,) * 5
+    assert not any(v is not None and math.isnan(v) for v in row)

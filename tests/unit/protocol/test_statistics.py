@@ -1,0 +1,210 @@
+"""Statistics against values from books, and against counting by hand."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from math import comb, isclose, sqrt
+
+import numpy as np
+import pytest
+from support.drawn_results import Results, draw_results
+
+from lhcnet.config import Config, profile
+from lhcnet.protocol.comparisons import BEST, OTHER, SAME_MODEL, SAME_START, best_models, sets, statistics
+from lhcnet.protocol.paper import PAPER_TABLE_7, PAPER_TABLE_A2
+from lhcnet.protocol.statistics import Paired, mcnemar, permutation, sentence, spread, verdict, wilson
+
+
+def disagreeing(b: int, c: int, both: int = 50, neither: int = 30) -> tuple[np.ndarray, np.ndarray]:
+    """Two models of which the first alone is right b times, the second alone c times."""
+    first = np.repeat([True, False, True, False], [b, c, both, neither])
+    second = np.repeat([False, True, True, False], [b, c, both, neither])
+    order = np.random.default_rng(0).permutation(len(first))
+    return first[order], second[order]
+
+
+def test_wilson_against_its_formula_and_a_published_value() -> None:
+    # 10 of 10: the lower bound is n / (n + z^2)
+    assert wilson(10, 10) == pytest.approx((10 / (10 + 1.959964**2), 1.0), abs=1e-6)
+    # Newcombe, Statistics in Medicine 17 (1998), table I: 81 of 263 is 0.2553 to 0.3662, 15 of 148 is 0.0624 to 0.1605
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    low, high = wilson(2671, 3589)  # the paper's 74.42 %
+    assert (high - low) / 2 == pytest.approx(0.0143, abs=1e-4)
+
+
+@pytest.mark.parametrize(("b", "c"), [(59, 6), (61, 30), (9, 2), (5, 0), (1, 0), (7, 7)])
+def test_mcnemar_is_the_exact_binomial_test(b: int, c: int) -> None:
+    found = mcnemar(*disagreeing(b, c))
+    n = b + c
+    tail = sum(comb(n, k) for k in range(max(b, c), n + 1)) / 2**n
+    assert (found.b, found.c, found.n) == (b, c, n + 80)
+    assert found.p == pytest.approx(min(1.0, 2 * tail), rel=1e-9)
+    assert found.difference == pytest.approx(100 * (found.accuracy_a - found.accuracy_b))
+    assert found.difference == pytest.approx(100 * (b - c) / found.n)
+
+
+def test_mcnemar_against_a_textbook() -> None:
+    # Agresti, Categorical Data Analysis: approval ratings, 150 against 86 of 1,600 changed sides; z^2 = 17.36
+    found = mcnemar(*disagreeing(150, 86, both=794, neither=570))
+    assert found.n == 1600
+    assert found.p == pytest.approx(3.7e-5, rel=0.05)
+    assert verdict(found) == "beyond noise"
+
+
+def test_mcnemar_is_symmetric_and_knows_equals() -> None:
+    first, second = disagreeing(12, 5)
+    there, back = mcnemar(first, second), mcnemar(second, first)
+    assert (there.p, there.difference) == (back.p, -back.difference)
+    same = mcnemar(first, first)
+    assert (same.b, same.c, same.p, same.least) == (0, 0, 1.0, 1.0)
+    with pytest.raises(ValueError, match="same images"):
+        mcnemar(first, second[:-1])
+
+
+def test_six_discordant_images_can_reach_the_level_and_five_cannot() -> None:
+    assert mcnemar(*disagreeing(6, 0)).least == mcnemar(*disagreeing(6, 0)).p == 2 / 2**6
+    assert mcnemar(*disagreeing(5, 0)).least == 2 / 2**5 > 0.05
+    assert mcnemar(*disagreeing(3, 3)).least == 2 / 2**6
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [([3, 4], [1, 2]), ([0.5, 0.6, 0.9], [0.1, 0.2, 0.7, 0.3]), ([1, 5], [2, 3, 4]), ([0.7, 0.7], [0.7, 0.7, 0.7])],
+)
+def test_permutation_counts_every_division(a: list[float], b: list[float]) -> None:
+    pool, observed = a + b, np.mean(a) - np.mean(b)
+    differences = []
+    for chosen in combinations(range(len(pool)), len(a)):
+        inside = [pool[i] for i in chosen]
+        outside = [pool[i] for i in range(len(pool)) if i not in chosen]
+        differences.append(np.mean(inside) - np.mean(outside))
+    above = np.mean([d >= observed - 1e-12 for d in differences])
+    below = np.mean([d <= observed + 1e-12 for d in differences])
+    found = permutation(a, b)
+    assert found.exact
+    assert found.p == pytest.approx(min(1.0, 2 * min(above, below)))
+    assert found.least == pytest.approx(2 / comb(len(pool), len(a)))
+    assert found.difference == pytest.approx(100 * observed)
+
+
+def test_permutation_of_many_is_drawn_and_seeded() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(0.75, 0.01, 12).tolist(), rng.normal(0.72, 0.01, 12).tolist()
+    found = permutation(a, b)
+    assert not found.exact
+    assert found == permutation(a, b)
+    assert found.p < 0.01
+    assert permutation(b, a).p == pytest.approx(found.p, abs=0.01)
+    with pytest.raises(ValueError, match="at least two"):
+        permutation([0.7], b)
+
+
+def test_spread() -> None:
+    found = spread([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0])  # squared deviations sum to 32
+    assert (found.n, found.mean, found.min, found.max) == (8, 5.0, 2.0, 9.0)
+    assert found.sd == pytest.approx(sqrt(32 / 7))
+    assert spread([0.7]).sd is None
+
+
+def test_a_sentence_holds_the_figures_and_the_verdict() -> None:
+    found = Paired(n=3589, accuracy_a=0.741, accuracy_b=0.732, b=61, c=30, difference=0.864, p=0.0016, least=1e-20)
+    assert sentence("LHC-Net", "ResNet34v2", found) == (
+        "LHC-Net 74.10 against ResNet34v2 73.20 on the same 3,589 images: +0.86 points, 61 against 30 discordant, "
+        "p = 0.002: beyond noise."
+    )
+    assert "p < 0.001: beyond noise." in sentence("a", "b", mcnemar(*disagreeing(59, 6)))
+    assert "within noise." in sentence("a", "b", mcnemar(*disagreeing(9, 4)))
+
+
+def test_a_sentence_says_when_the_test_could_not_have_come_out_otherwise() -> None:
+    few = sentence("B u C", "A", permutation([0.9, 0.91], [0.1, 0.11]))
+    assert few.endswith("within noise; 2 against 2 models are too few for any difference to reach p < 0.05.")
+    enough = sentence("B u C", "A", permutation([0.9, 0.91, 0.92, 0.93], [0.1, 0.11, 0.12, 0.13]))
+    assert "p = 0.029: beyond noise." in enough
+    images = sentence("a", "b", mcnemar(*disagreeing(4, 0)))
+    assert images.endswith("within noise; 4 discordant images are too few for any difference to reach p < 0.05.")
+
+
+def test_the_papers_tables_agree_with_each_other() -> None:
+    rows = {(row.model, row.tta): row for row in PAPER_TABLE_A2}
+    assert len(rows) == len(PAPER_TABLE_A2) == 26
+    assert {name: rows[name, False].accuracy for name in PAPER_TABLE_7} == {k: v[-1] for k, v in PAPER_TABLE_7.items()}
+    accuracies = [row.accuracy for row in PAPER_TABLE_A2]
+    assert accuracies == sorted(accuracies)
+    assert rows["LHC-Net", True].share == 14.8
+
+
+SMALL = {"seeds.a": [0, 1, 2, 3], "seeds.c": [1, 2, 3]}
+COUNTS = [[10] * 7, [30] * 7, [40] * 7]
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return profile("paper", SMALL)
+
+
+@pytest.fixture(scope="module")
+def results(config: Config) -> Results:
+    return draw_results(config, counts=COUNTS)
+
+
+def test_every_comparison_is_made_on_all_images_and_on_those_without_twins(results: Results) -> None:
+    found = statistics(results.selection, results.evaluation, results.predictions)
+    own = ~results.predictions["twin/test"]
+    labels = results.predictions["labels/test"]
+    first = next(one for one in found.comparisons if one.how_chosen == BEST)
+    a, b = results.selection.chosen, results.selection.best["A"]
+    right = {id_: results.predictions[f"{id_}/test"].argmax(1) == labels for id_ in (a, b)}
+    assert first.test == mcnemar(right[a], right[b])
+    assert first.distinct == mcnemar(right[a][own], right[b][own])
+    assert 0 < first.distinct.n < first.test.n == 280
+
+    by_way = [one.how_chosen for one in found.comparisons]
+    with_lhc = [m for m in results.evaluation.models if m.set in "BC"]
+    assert by_way.count(BEST) == 2  # plain, and with TTA
+    assert by_way.count(SAME_START) == len(with_lhc)
+    assert by_way.count(SAME_MODEL) == len(results.evaluation.models)
+    sets_ = next(one for one in found.comparisons if one.test.kind == "permutation")
+    assert sets_.test.n_a == len(with_lhc)
+    assert sets_.test.mean_a == pytest.approx(np.mean([m.test.accuracy for m in with_lhc]))
+    assert sets_.distinct.mean_a == pytest.approx(np.mean([m.test_distinct.accuracy for m in with_lhc]))
+    assert found.untested == ()
+
+
+def test_calibration_against_its_definitions(results: Results) -> None:
+    found = statistics(results.selection, results.evaluation, results.predictions)
+    one = next(c for c in found.calibration if c.model == results.selection.chosen and not c.tta and c.images == "test")
+    p, labels = results.predictions[f"{one.model}/test"].astype(float), results.predictions["labels/test"]
+    assert one.brier == pytest.approx(((p - np.eye(7)[labels]) ** 2).sum(1).mean(), abs=1e-6)
+    assert one.log_loss == pytest.approx(-np.log(p[np.arange(len(p)), labels]).mean(), abs=1e-5)
+    assert one.confidence == pytest.approx(p.max(1).mean(), abs=1e-6)
+    assert {(c.model, c.tta) for c in found.calibration} == {
+        (id_, tta) for id_ in best_models(results.selection, results.evaluation).values() for tta in (False, True)
+    }
+
+
+def test_what_cannot_be_compared_is_said(config: Config) -> None:
+    few = profile("paper", {"seeds.a": [0], "seeds.c": [1]})
+    drawn = draw_results(few, counts=COUNTS, tta=False, control=False)
+    found = statistics(drawn.selection, drawn.evaluation, drawn.predictions)
+    assert any("1 models, and a permutation test needs at least two" in text for text in found.untested)
+    assert {one.how_chosen for one in found.comparisons} == {BEST}
+    assert found.spread["A"]["test_accuracy"].sd is None
+    del drawn.predictions[f"{drawn.selection.chosen}/test"]
+    with pytest.raises(ValueError, match=drawn.selection.chosen):
+        statistics(drawn.selection, drawn.evaluation, drawn.predictions)
+
+
+def test_other_attention_is_no_lhc_net(config: Config) -> None:
+    variants = config.to_dict()["variants"]
+    with_se = profile("paper", SMALL | {"variants": {"table2": variants["table2"], "se": [{"attention": "se"}] * 5,
+                                                     "rejected": variants["half_d"]}})  # fmt: skip
+    drawn = draw_results(with_se, counts=COUNTS, control=False)
+    of_set = sets(drawn.selection, drawn.evaluation)
+    assert [model.id for model in of_set[OTHER]] == ["B/se"]
+    assert "B/se" not in [model.id for model in of_set["LHC-Net"]]
+    found = statistics(drawn.selection, drawn.evaluation, drawn.predictions)
+    permuted = next(one.test for one in found.comparisons if one.test.kind == "permutation")
+    assert permuted.n_a == len(of_set["LHC-Net"]) == 4
+    assert isclose(found.spread[OTHER]["test_accuracy"].mean, of_set[OTHER][0].test.accuracy)

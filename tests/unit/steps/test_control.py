@@ -1,0 +1,126 @@
+"""LHC-NetC: only the five weights of the residual sums are trained, from kept LHC-Nets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lhcnet import steps
+from lhcnet.config import Config, Control, Stage
+from lhcnet.errors import LhcnetError
+from lhcnet.models.lhcnet import CONTROL_START, control_weights
+from lhcnet.saved import SavedModel, open_model
+
+Selected = tuple[list[Path], Path]
+
+
+@pytest.fixture(scope="module")
+def selected(stores: tuple[Path, Path], tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Selected:
+    """(models of A and B, their selection)."""
+    at = tmp_path_factory.mktemp("selected")
+    common = {"seed": 3, "compute": tiny.compute}
+    start = steps.train(stores[0], at / "start", number=1, stage=tiny.stage1, network=tiny.network, **common).path
+    starts = {"a": start}
+    for name in tiny.variants:
+        starts[name] = at / f"in-{name}"
+        steps.insert_lhc(start, starts[name], variant=tiny.variant(name), set_="B", seed=3)
+    models = [
+        steps.train(stores[0], at / name, number=4, stage=tiny.stage4, start=path, **common).path
+        for name, path in starts.items()
+    ]
+    steps.select(models, [start], at / "selection.json", loss_factor=9.0)
+    return models, at / "selection.json"
+
+
+def run(selected: Selected, stores: tuple[Path, Path], tiny: Config, out: Path, **changes: object) -> list[SavedModel]:
+    control = Control(training=Stage(optimizer="adam", learning_rate=0.1, epochs=2)).model_copy(update=changes)
+    return steps.control(*selected, stores[0], out, control=control, compute=tiny.compute)
+
+
+def test_only_the_five_weights_move(
+    selected: Selected, stores: tuple[Path, Path], tiny: Config, tmp_path: Path
+) -> None:
+    (trained,) = run(selected, stores, tiny, tmp_path / "control", models="chosen")
+    begun = next(model for path in selected[0] if f"LHC-NetC/{(model := open_model(path)).id}" == trained.id)
+    assert trained.info.provenance.start == begun.weights_digest()
+    assert (trained.info.provenance.set, trained.info.provenance.stage) == ("control", 5)
+    before, after = begun.network().state_dict(), trained.network().state_dict()
+    assert {name for name in after if name not in before} == {f"attention.{i}.w" for i in range(5)}
+    for name, tensor in before.items():  # BatchNorm's moving statistics among them
+        assert torch.equal(tensor, after[name]), name
+    # the start counts as epoch 0: either it was kept, or validation got better
+    moved = control_weights(trained.network()) != CONTROL_START
+    assert moved == (trained.metrics.best_epoch > 0)
+
+
+def test_an_epoch_moves_every_one_of_them(stores: tuple[Path, Path], tiny: Config) -> None:
+    from lhcnet.data.store import open_store
+    from lhcnet.models.lhcnet import add_control, freeze_all_but_control
+    from lhcnet.runtime import open_device
+    from lhcnet.saved import Architecture
+    from lhcnet.training.loop import DataSplit, EpochTotals, make_optimizer, train_epoch
+
+    architecture = Architecture.of(tiny.network).model_copy(update={"modules": tiny.variants["wide"]})
+    network = freeze_all_but_control(add_control(architecture.build(seed=1)))
+    split = DataSplit(*open_store(stores[0]).split("train"))
+    images, labels = torch.from_numpy(split.images[:64].copy()), torch.from_numpy(split.labels[:64].astype("int64"))
+    stage = Stage(optimizer="adam", learning_rate=0.01, batch_size=32)
+    optimizer = make_optimizer(network, stage)
+    train_epoch(
+        network,
+        optimizer,
+        images,
+        labels,
+        stage,
+        "0/5/1",
+        32,
+        open_device(tiny.compute),
+        "",
+        EpochTotals.zero(torch.device("cpu")),
+    )
+    moved = [w != start for w, start in zip(control_weights(network), CONTROL_START, strict=True)]
+    assert moved == [True] * 5
+
+
+def test_kept_takes_every_network_with_lhc_and_none_takes_nothing(
+    selected: Selected, stores: tuple[Path, Path], tiny: Config, tmp_path: Path
+) -> None:
+    trained = run(selected, stores, tiny, tmp_path / "kept", models="kept")
+    assert [model.id for model in trained] == ["LHC-NetC/B/narrow", "LHC-NetC/B/wide"]
+    assert run(selected, stores, tiny, tmp_path / "none", models="none") == []
+
+    scored = steps.evaluate(
+        *selected,
+        *stores,
+        tmp_path / "evaluation",
+        evaluation=tiny.evaluation,
+        compute=tiny.compute,
+        control=tmp_path / "kept",
+    )
+    assert [model.id for model in scored.models if model.set == "control"] == [model.id for model in trained]
+    best = max(trained, key=lambda model: (model.metrics.val_accuracy, -model.metrics.val_loss))
+    assert scored.chosen_control == best.id
+    found = scored.model(best.id)
+    assert found.control is not None
+    assert found.control.w == control_weights(best.network())
+    assert found.test_tta is not None
+    without = steps.evaluate(
+        *selected,
+        *stores,
+        tmp_path / "without",
+        evaluation=tiny.evaluation,
+        compute=tiny.compute,
+        control=tmp_path / "none",
+    )
+    assert without.chosen_control is None
+
+
+def test_models_that_were_not_handed_in_are_named(
+    selected: Selected, stores: tuple[Path, Path], tiny: Config, tmp_path: Path
+) -> None:
+    models = [path for path in selected[0] if path.name != "wide"]
+    with pytest.raises(LhcnetError, match="not handed in: B/wide"):
+        run((models, selected[1]), stores, tiny, tmp_path / "out", models="kept")
+    assert not (tmp_path / "out").exists()

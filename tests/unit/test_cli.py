@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lhcnet import steps
+from lhcnet.cli import app, model_folders
+from lhcnet.config import Config, load, profile, to_yaml
+from lhcnet.data.sources import read
+from lhcnet.errors import LhcnetError
+
+runner = CliRunner()
+
+
+def lhcnet(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from lhcnet.cli import main; main()", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_profile_prints_a_complete_params_yaml(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["profile", "cpu", "--set", "stage4.patience=2", "--set", "seeds.a=[3, 4]"])
+    assert result.exit_code == 0
+    (tmp_path / "params.yaml").write_text(result.stdout)
+    config = load(tmp_path / "params.yaml")
+    assert config == profile("cpu", {"stage4.patience": 2, "seeds.a": [3, 4]})
+
+
+def test_faces_writes_both_shapes_of_the_same_pixels(tmp_path: Path) -> None:
+    for name in ("faces.zip", "faces.csv"):
+        assert runner.invoke(app, ["faces", str(tmp_path / name), "--images", "250"]).exit_code == 0
+    assert read(tmp_path / "faces.zip").digest == read(tmp_path / "faces.csv").digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["profile", "gpu"], "profile 'gpu' is unknown: expected one of paper, cpu, demo"),
+        (["profile", "demo", "--set", "stage4.patience=-1"], "stage4.patience"),
+        (["check"], "params.yaml: cannot be read as configuration"),
+        (["faces", "faces.txt"], "faces.txt: expected a name that ends in .zip or .csv"),
+        (["show", "nothing"], "nothing: expected the folder that a comparison wrote"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_1(arguments: list[str], says: str, tmp_path: Path) -> None:
+    result = lhcnet(*arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_bad_data_through_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "raw.csv").write_text("emotion,pixels,Usage\n7," + " ".join(["0"] * 2304) + ",Training\n")
+    params = runner.invoke(app, ["profile", "demo", "--set", "data.source=raw.csv"]).stdout
+    (tmp_path / "params.yaml").write_text(params)
+    result = lhcnet("prepare", "trainval", "test", "report.json", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "raw.csv" in result.stderr
+    assert "line 2" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["params.yaml", "raw.csv"]
+
+
+def test_model_folders_follow_the_configured_seeds(tiny: Config) -> None:
+    folders = [str(path) for path in model_folders(tiny, Path("x"), "ABC")]
+    assert folders == ["x/a/seed-0", "x/a/seed-1", "x/b/wide", "x/b/narrow", "x/c/seed-1", "x/c/seed-2"]
+    with pytest.raises(LhcnetError, match="letters of ABC"):
+        model_folders(tiny, Path("x"), "AD")
+
+
+def test_help_fits_on_a_terminal() -> None:
+    result = runner.invoke(app, ["--help"], env={"COLUMNS": "80"})
+    assert result.exit_code == 0
+    assert "Register the chosen model" in result.stdout
+    assert "..." not in result.stdout.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize(
+    ("loaded", "heavy"),
+    [
+        ("lhcnet.cli", ["torch", "pydantic", "ruamel.yaml", "numpy", "pandas", "rich", "mlflow", "kfp", "dvc"]),
+        ("lhcnet.report, lhcnet.report.tables, lhcnet.report.analysis_plots", ["torch", "torchvision", "mlflow"]),
+        ("lhcnet.steps", ["torch", "torchvision", "pandas", "sklearn", "matplotlib", "mlflow", "kfp", "dvc"]),
+    ],
+)
+def test_imports_load_nothing_heavy(loaded: str, heavy: list[str], tmp_path: Path) -> None:
+    program = f"import sys, {loaded}\nprint([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def model(stores: tuple[Path, Path], tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A trained model directory, in a folder with its params.yaml."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(to_yaml(tiny))
+    out = tmp_path / "model"
+    steps.train(stores[0], out, number=1, stage=tiny.stage1, seed=0, compute=tiny.compute, network=tiny.network)
+    return out
+
+
+def test_evaluate_scores_one_model_with_and_without_tta(model: Path, stores: tuple[Path, Path], tiny: Config) -> None:
+    where = ["--trainval", str(stores[0]), "--test", str(stores[1])]
+    result = runner.invoke(app, ["evaluate", "--weights", str(model), *where, "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    scores = steps.evaluate_weights(model, *stores, evaluation=tiny.evaluation, compute=tiny.compute)
+    assert list(scores) == [f"{s}{tta}" for tta in ("", "_tta") for s in ("validation", "test", "test_distinct")]
+    assert [s.views for s in scores.values()] == [1, 1, 1, 60, 60, 60]
+    for s in scores.values():
+        assert f"{s.accuracy:.2%}" in result.output
+
+
+def test_evaluate_wants_one_of_its_two_uses(model: Path) -> None:
+    for arguments in ([], ["--weights", "m", "--selection", "s.json"], ["artifacts", "--selection", "s.json"]):
+        result = runner.invoke(app, ["evaluate", *arguments])
+        assert isinstance(result.exception, LhcnetError)
+        assert "expected --weights alone, or FOLDER with --selection and --out" in str(result.exception)
+
+
+def test_weights_that_are_neither_model_nor_checkpoint_are_refused(model: Path, stores: tuple[Path, Path]) -> None:
+    where = ["--trainval", str(stores[0]), "--test", str(stores[1])]
+    result = runner.invoke(app, ["evaluate", "--weights", "nowhere", *where])
+    assert isinstance(result.exception, LhcnetError)
+    assert "nowhere" in str(result.exception)
+
+
+def test_appendix_b_prints_its_table_and_saves_its_figure(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["appendix-b", "--figure", str(tmp_path / "a1.png")])
+    assert result.exit_code == 0
+    lines = [line.replace("│", " ").split() for line in result.output.splitlines()]
+    rows = [line for line in lines if line[:1] and line[0].isdigit() and line[2] == "0"]  # C = 0
+    assert [(row[0], row[1]) for row in rows if "global" in row] == [("0", "8"), ("1", "7")]
+    assert len(rows) == 9
+    assert (tmp_path / "a1.png").stat().st_size > 10_000

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lhcnet import config
+from lhcnet.errors import LhcnetError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_params_yaml_is_the_paper() -> None:
+    assert config.load(ROOT / "params.yaml") == config.profile("paper")
+
+
+def test_paper_profile_holds_tables_2_to_6() -> None:
+    paper = config.profile("paper")
+    rows = [(m.heads, m.d, m.pool, m.g, m.kernel) for m in paper.variants["table2"]]
+    assert rows == [(8, 196, 3, 1, 3), (8, 196, 3, 1, 3), (7, 56, 3, 1, 3), (7, 14, 3, 1, 3), (1, 25, 3, 1, 3)]
+    stages = [paper.stage1, paper.stage2, paper.stage3, paper.stage4]
+    assert [(s.optimizer, s.learning_rate, s.batch_size, s.patience) for s in stages] == [
+        ("adam", 1e-4, 48, 30),
+        ("sgd", 0.01, 64, 10),
+        ("sgd", 0.01, 64, 5),
+        ("sgd", 0.01, 64, 3),
+    ]
+    assert [(s.augmentation.rotation, s.augmentation.shift, s.augmentation.zoom) for s in stages] == [
+        (30, 0, 0),
+        (10, 0.1, 0.1),
+        (0, 0, 0),
+        (0, 0, 0),
+    ]
+    assert paper.selection.loss_factor == 1.10
+    assert paper.network.weights != "none"
+
+
+@pytest.mark.parametrize("name", config.PROFILES)
+def test_a_printed_profile_reads_back_the_same(name: str, tmp_path: Path) -> None:
+    wanted = config.profile(name)
+    file = tmp_path / "params.yaml"
+    file.write_text(config.to_yaml(wanted))
+    assert config.load(file) == wanted
+    assert wanted.profile == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "says"),
+    [
+        ({"stage4.patience": -1}, "stage4.patience", "greater than or equal to 1"),
+        ({"stage4.patienc": 3}, "stage4.patienc", "unknown key"),
+        ({"nope": {}}, "nope", "unknown key"),
+        ({"nope.deeper": 1}, "nope.deeper", "unknown key"),
+        ({"stage1.learning_rate": "0.1"}, "stage1.learning_rate", "valid number"),
+        ({"stage1.learning_rate": float("nan")}, "stage1.learning_rate", "number"),
+        ({"stage1.epochs": 3.5}, "stage1.epochs", "integer"),
+        ({"stage1.epochs": True}, "stage1.epochs", "integer"),
+        ({"network.depths": [1, 2, 3]}, "network.depths", "missing"),
+        ({"network.weights": None}, "network.weights", "string"),
+        ({"compute.device": "tpu"}, "compute.device", "'cuda' or 'cpu'"),
+        ({"variants": {}}, "variants", "at least 1"),
+        ({"seeds.a": [1, 1]}, "seeds", "must differ"),
+        ({"seeds.c": [0, 1]}, "seeds", "would count one model twice"),
+        ({"data.source": ""}, "data.source", "at least 1"),
+        ({"variants": {"a.b": []}}, "variants", "match"),
+        ({"standalone.variant": "other"}, "standalone.variant", "'other' is not one of the variants: table2_small"),
+        ({"network.input_size": 64}, "variants.table2_small", "heads=6 does not divide H*W = 8*8 = 64"),
+    ],
+)
+def test_errors_name_the_key(changes: dict[str, object], key: str, says: str) -> None:
+    with pytest.raises(LhcnetError) as error:
+        config.profile("demo", changes)
+    assert key in str(error.value)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["- a list", "a: [", "", "just words", "a: 1\na: 2\n"])
+def test_a_file_that_is_no_configuration_is_one_sentence(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(text)
+    with pytest.raises(LhcnetError, match=r"params\.yaml") as error:
+        config.load(file)
+    assert "\n" not in str(error.value)
+
+
+def test_scientific_notation_is_a_number_as_it_is_for_dvc(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("stage1: {learning_rate: 1e-4}\n")
+    assert config.load(file).stage1.learning_rate == 1e-4
+
+
+def test_whole_floats_from_kubeflow_are_counts() -> None:
+    assert config.parse(config.Stage, {"batch_size": 48.0}, "stage1").batch_size == 48
+
+
+def test_digest_and_execution_name_follow_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = config.profile("demo"), config.profile("demo", {"stage4.patience": 9})
+    assert config.execution_name(one) == config.execution_name(config.profile("demo"))
+    assert config.execution_name(one) != config.execution_name(other)
+    monkeypatch.setenv("LHCNET_EXECUTION", "given")
+    assert config.execution_name(one) == "given"
+
+
+def test_map_sides_at_the_papers_size() -> None:
+    assert config.map_sides(224) == (56, 56, 28, 14, 7)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: " + "[" * 100_000,
+        "a: &a [*a]",
+        "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)),
+        "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 40)),
+        "a: &a 1\nb: &a 2",
+        "a: !!int ''",
+        "a: !!timestamp x",
+        "a: !!bool x",
+        "x: " + "y" * (1 << 20),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_yaml_that_means_harm_is_one_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(LhcnetError, match=r"params\.yaml: (not YAML|cannot be read)") as error:
+        config.load(tmp_path / "params.yaml")
+    assert str(error.value).isprintable()
+
+
+def test_settings_come_from_plain_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "params.yaml")
+    with pytest.raises(LhcnetError, match="not a plain file"):
+        config.load(tmp_path / "params.yaml")
+
+
+def test_a_thousand_million_heads_take_no_time() -> None:
+    row = {"heads": 10**9, "d": 3, "split": "grid"}
+    with pytest.raises(LhcnetError, match="do not make a grid"):
+        config.profile("demo", {"variants": {"many": [row] * 5}, "standalone.variant": "many"})

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lhcnet.config import parse
+from lhcnet.errors import LhcnetError
+from lhcnet.saved import Architecture, Epoch, Metrics, ModelInfo, Provenance, open_model, save
+
+ARCHITECTURE = Architecture(
+    input_size=32, depths=(1, 1, 1, 1), widths=(4, 4, 4, 4), head=(8,), dropout=0.4, bn_momentum=0.1
+)
+INFO = ModelInfo(
+    architecture=ARCHITECTURE,
+    provenance=Provenance(id="A/seed-0", set="A", stage=4, seed=0, variant=None, data="d" * 64, start="none"),
+)
+HISTORY = (
+    Epoch(epoch=0, val_loss=1.9, val_accuracy=0.2),
+    Epoch(epoch=1, train_loss=1.5, train_accuracy=0.4, val_accuracy=0.3),
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    target = tmp_path / "model"
+    save(target, ARCHITECTURE.build(seed=3), INFO, Metrics(status="trained", train_loss=1.5), HISTORY)
+    return target
+
+
+def test_what_is_saved_comes_back(folder: Path) -> None:
+    saved = open_model(folder)
+    assert (saved.info, saved.metrics.train_loss) == (INFO, 1.5)
+    assert saved.history == HISTORY
+    images = torch.rand(2, 3, 32, 32) * 255
+    expected = ARCHITECTURE.build(seed=3).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(saved.network()(images), expected(images), rtol=0, atol=0)
+
+
+def test_nothing_is_pickled(folder: Path) -> None:
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "history.csv",
+        "metrics.json",
+        "model.json",
+        "model.safetensors",
+    ]
+
+
+def test_saving_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    metrics = Metrics(status="trained", train_loss=1.5)
+    save(tmp_path / "again", ARCHITECTURE.build(seed=3), INFO, metrics, HISTORY)
+    for file in folder.iterdir():
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes(), file.name
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("model.json", "{", "model.json: expected a JSON file"),
+        ("model.json", '{"format": 2}', "format"),
+        ("metrics.json", '{"status": "fine"}', "metrics.json: status"),
+        ("history.csv", "epoch,val_loss\n0,low\n", "history.csv: expected one row of numbers"),
+        ("model.safetensors", "not weights", "model.safetensors: expected the weights"),
+    ],
+)
+def test_a_damaged_directory_is_one_sentence(folder: Path, name: str, content: str, says: str) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(LhcnetError, match=says) as error:
+        open_model(folder).network()
+    assert "\n" not in str(error.value)
+
+
+ROW = {"heads": 1, "d": 2}
+OPTIONS = {"split": "learnt", "norm": "both", "second_conv": True}
+
+
+def with_modules(*rows: dict[str, object]) -> ModelInfo:
+    modules = [*rows, *[ROW] * (5 - len(rows))]
+    architecture = parse(Architecture, ARCHITECTURE.to_dict() | {"modules": modules}, "test")
+    return INFO.model_copy(update={"architecture": architecture})
+
+
+@pytest.mark.parametrize(
+    "row", [ROW | OPTIONS, {"attention": "se"}, {"attention": "cbam"}, {"attention": "eca"}], ids=str
+)
+def test_modules_of_every_kind_come_back(row: dict[str, object], tmp_path: Path) -> None:
+    if "attention" in row:
+        pytest.importorskip("timm", reason="timm is not installed")
+    info = with_modules(row)
+    network = info.architecture.build(seed=3)
+    save(tmp_path / "model", network, info, Metrics(status="inserted"), [])
+    saved = open_model(tmp_path / "model")
+    assert saved.info == info
+    images = torch.rand(2, 3, 32, 32) * 255
+    with torch.inference_mode():
+        assert torch.equal(saved.network()(images), network.eval()(images))
+        assert not torch.equal(saved.network()(images), with_modules().architecture.build(seed=3).eval()(images))
+
+
+def test_a_model_from_before_there_were_options_opens(tmp_path: Path) -> None:
+    info = with_modules()
+    save(tmp_path / "model", info.architecture.build(seed=3), info, Metrics(status="inserted"), [])
+    written = json.loads((tmp_path / "model" / "model.json").read_text())
+    for row in written["architecture"]["modules"]:
+        for option in OPTIONS:
+            del row[option]
+    (tmp_path / "model" / "model.json").write_text(json.dumps(written))
+    saved = open_model(tmp_path / "model")
+    assert saved.info == info
+    saved.network()
+
+
+def test_weights_of_another_architecture_are_refused(folder: Path) -> None:
+    info = json.loads((folder / "model.json").read_text())
+    info["architecture"]["head"] = [16]
+    (folder / "model.json").write_text(json.dumps(info))
+    with pytest.raises(LhcnetError, match="expected the weights of the network"):
+        open_model(folder).network()
+
+
+def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
+    class Broken:
+        def state_dict(self) -> dict[str, torch.Tensor]:
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        save(tmp_path / "model", Broken(), INFO, Metrics(status="trained"), HISTORY)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"widths": [10**6] * 4}, "size mismatch"),
+        ({"depths": [10**9, 1, 1, 1]}, "1000000004 layers, but"),
+        ({"head": [10**9]}, "size mismatch"),
+    ],
+    ids=str,
+)
+def test_sizes_that_are_only_claimed_take_no_memory(change: dict[str, object], says: str, folder: Path) -> None:
+    info = json.loads((folder / "model.json").read_text())
+    info["architecture"] |= change
+    (folder / "model.json").write_text(json.dumps(info))
+    with pytest.raises(LhcnetError, match=rf"model\.safetensors: expected the weights .*{says}"):
+        open_model(folder).network()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.json", "[" * 100_000),
+        ("metrics.json", "9" * 5000),
+        ("history.csv", 'epoch,val_accuracy\n"' + "x" * 200_000),
+        ("history.csv", "epoch,val_accuracy\n0,0.5\n" * 100_000),
+        ("model.json", '{"a\\nb": 1}'),
+    ],
+    ids=["deep", "digits", "cell", "rows", "key"],
+)
+def test_what_the_fuzzer_found_is_one_sentence(name: str, content: str, folder: Path) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(LhcnetError, match=name.replace(".", r"\.")) as error:
+        open_model(folder)
+    assert str(error.value).isprintable()
+
+
+def test_other_classes_are_refused(folder: Path) -> None:
+    info = json.loads((folder / "model.json").read_text())
+    info["classes"] = info["classes"][::-1]
+    (folder / "model.json").write_text(json.dumps(info))
+    with pytest.raises(LhcnetError, match=r"model\.json: classes: expected anger, disgust"):
+        open_model(folder)
+
+
+@pytest.mark.parametrize("name", ["model.json", "metrics.json", "history.csv", "model.safetensors"])
+def test_pipes_are_not_waited_for(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(LhcnetError, match="not a plain file"):
+        open_model(folder).network()
+
+
+def test_weights_must_be_numbers_of_the_right_type(folder: Path) -> None:
+    network = ARCHITECTURE.build(seed=3)
+    for change, says in (
+        (lambda t: t * float("nan"), "logits.bias holds values that are not finite"),
+        (lambda t: t.double(), r"logits.bias is torch.float64, expected torch.float32"),
+    ):
+        state = network.state_dict() | {"logits.bias": change(network.state_dict()["logits.bias"])}
+        save_file(state, folder / "model.safetensors")
+        with pytest.raises(LhcnetError, match=says):
+            open_model(folder).network()

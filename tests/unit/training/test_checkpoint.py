@@ -1,0 +1,265 @@
+"""Interrupted trainings go on to the same bytes, and no checkpoint of another training is ever used."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.drivers import copy_project, dvc
+
+from lhcnet import steps
+from lhcnet.config import Augmentation, Checkpoints, Config, Stage, to_yaml
+from lhcnet.data.drawn_faces import draw
+from lhcnet.models.lhcnet import add_control, build, freeze_all_but_control
+from lhcnet.models.resnetv2 import ResNetV2
+from lhcnet.runtime import Device
+from lhcnet.saved import Epoch, SavedModel, open_model
+from lhcnet.training.checkpoint import OTHERS_KEPT, TRY_AGAIN, Checkpoint, Preempted
+from lhcnet.training.loop import DataSplit, FitResult, fit
+
+CPU = Device(torch.device("cpu"), "float32")
+AUGMENTATION = Augmentation(rotation=20, shift=0.1, flip=True)
+STAGES = {
+    "adam": Stage(optimizer="adam", learning_rate=3e-3, batch_size=32, epochs=3, augmentation=AUGMENTATION),
+    "sgd": Stage(optimizer="sgd", learning_rate=0.02, batch_size=48, epochs=3, augmentation=AUGMENTATION),
+}
+
+
+def network(*, control: bool = False) -> ResNetV2:
+    """Wide enough for channels_last: what is restored has to lie in memory as it did."""
+    modules = [{"heads": 1, "d": 3}] * 5
+    sizes = {"depths": (1, 1, 1, 1), "widths": (8, 8, 16, 16), "head": (16,), "dropout": 0.4, "bn_momentum": 0.1}
+    net = build(input_size=32, classes=7, modules=modules, seed=1, **sizes)
+    return freeze_all_but_control(add_control(net)) if control else net
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[DataSplit, DataSplit]:
+    faces = draw(300, seed=3)
+    train, validation = (
+        DataSplit(faces.images[faces.splits == split], faces.labels[faces.splits == split]) for split in (0, 1)
+    )
+    return train, validation
+
+
+class Dying(Checkpoint):
+    """Dies right after writing for the n-th time: what is not in the file is lost."""
+
+    left = 0
+
+    def write(self, *args: Any) -> None:
+        super().write(*args)
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def checkpoint(folder: Path, kind: type[Checkpoint] = Checkpoint, **identity: str) -> Checkpoint:
+    return kind(folder, "C/x/seed-1", {"learning_rate": "0.1"} | identity, seconds=0)
+
+
+def train(
+    data: tuple[DataSplit, DataSplit], stage: Stage, kept: Checkpoint | None, *, control: bool
+) -> tuple[bytes, bytes, FitResult]:
+    """(weights after the last epoch, weights that were kept, result)."""
+    torch.manual_seed(random.randrange(10**9))  # the state of the global generator must not matter
+    net, last = network(control=control), [b""]
+
+    def remember(_: Epoch) -> None:
+        last[0] = weights(net)
+
+    result = fit(net, *data, stage, seed=5, input_size=32, device=CPU, checkpoint=kept, on_epoch=remember)
+    return last[0], weights(net), result
+
+
+def weights(net: ResNetV2) -> bytes:
+    return b"".join(tensor.numpy().tobytes() for tensor in net.state_dict().values())
+
+
+@pytest.mark.parametrize("optimizer", STAGES)
+@pytest.mark.parametrize("control", [False, True])
+def test_an_interrupted_training_ends_with_the_same_bytes(
+    tmp_path: Path, data: tuple[DataSplit, DataSplit], optimizer: str, control: bool
+) -> None:
+    whole = train(data, STAGES[optimizer], None, control=control)
+    assert whole[0] != weights(network(control=control))  # the last epoch's weights are trained ones
+    dying = checkpoint(tmp_path, Dying)
+    assert isinstance(dying, Dying)
+    deaths = 0
+    for writes in (1, 2, 9, 3, 1, 14, 1000):  # with seconds 0, one after every batch of training and validation
+        dying.left = writes
+        try:
+            resumed = train(data, STAGES[optimizer], dying, control=control)
+        except KeyboardInterrupt:
+            deaths += 1
+    assert deaths >= 5
+    assert resumed == whole
+
+
+def test_rows_before_the_interruption_are_reported_again(tmp_path: Path, data: tuple[DataSplit, DataSplit]) -> None:
+    dying = Dying(tmp_path, "x", {}, seconds=0)
+    dying.left = 20
+    with pytest.raises(KeyboardInterrupt):
+        train(data, STAGES["adam"], dying, control=False)
+    rows: list[Any] = []
+    result = fit(
+        network(), *data, STAGES["adam"], seed=5, input_size=32, device=CPU, checkpoint=dying, on_epoch=rows.append
+    )
+    assert rows == result.history
+
+
+def test_sigterm_leaves_a_checkpoint_and_asks_for_another_try(
+    tmp_path: Path, data: tuple[DataSplit, DataSplit]
+) -> None:
+    class Asked(Checkpoint):
+        calls = 0
+
+        def due(self) -> bool:
+            self.calls += 1
+            if self.calls == 7:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().due()
+
+    before = signal.getsignal(signal.SIGTERM)
+    kept = Asked(tmp_path, "x", {}, seconds=1e9)
+    with pytest.raises(Preempted) as ended:
+        train(data, STAGES["adam"], kept, control=False)
+    assert ended.value.code == TRY_AGAIN == os.EX_TEMPFAIL
+    assert kept.path.exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+    again = Checkpoint(tmp_path, "x", {}, seconds=1e9)
+    assert train(data, STAGES["adam"], again, control=False) == train(data, STAGES["adam"], None, control=False)
+
+
+def test_a_checkpoint_of_other_settings_is_refused_and_the_difference_named(
+    tmp_path: Path, data: tuple[DataSplit, DataSplit], caplog: pytest.LogCaptureFixture
+) -> None:
+    dying = checkpoint(tmp_path, Dying)
+    dying.left = 3  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt):
+        train(data, STAGES["adam"], dying, control=False)
+    caplog.set_level(logging.WARNING)
+    assert checkpoint(tmp_path, learning_rate="0.2", threads="1").load() is None
+    assert "learning_rate was 0.1, is 0.2; threads was absent, is 1" in caplog.text
+    assert checkpoint(tmp_path).load() is not None, "the settings it was made with may come back"
+
+    other = checkpoint(tmp_path, learning_rate="0.3")
+    dying.path.rename(other.path)  # under a name that is not its own
+    assert other.load() is None
+    assert "learning_rate was 0.1, is 0.3" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "flipped header"])
+def test_a_damaged_checkpoint_is_refused(
+    tmp_path: Path, data: tuple[DataSplit, DataSplit], caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    dying = checkpoint(tmp_path, Dying)
+    dying.left = 3  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt):
+        train(data, STAGES["adam"], dying, control=False)
+    whole = dying.path.read_bytes()
+    damaged = {"cut": whole[:-5], "empty": b"", "text": b"hello" * 99, "flipped header": whole[:9] + b"\0" + whole[10:]}
+    dying.path.write_bytes(damaged[damage])
+    assert checkpoint(tmp_path).load() is None
+    assert "is not used" in caplog.text
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_training(
+    tmp_path: Path, data: tuple[DataSplit, DataSplit], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    kept = checkpoint(tmp_path / "file")
+    assert train(data, STAGES["sgd"], kept, control=False) == train(data, STAGES["sgd"], None, control=False)
+    assert caplog.text.count("no checkpoint could be written") == 1
+
+
+def test_checkpoints_are_bounded_in_number_and_half_written_ones_go(
+    tmp_path: Path, data: tuple[DataSplit, DataSplit]
+) -> None:
+    for i in range(OTHERS_KEPT + 3):
+        dying = checkpoint(tmp_path, Dying, learning_rate=str(i))
+        dying.left = 1  # type: ignore[attr-defined]
+        with pytest.raises(KeyboardInterrupt):
+            train(data, STAGES["adam"], dying, control=False)
+        os.utime(dying.path, (i, i))
+    assert len(list(tmp_path.iterdir())) == OTHERS_KEPT + 1
+    half = tmp_path / f".{dying.path.name}.12345678"
+    half.write_bytes(b"half")
+    assert dying.load() is not None
+    assert not half.exists()
+
+
+def test_settings_of_checkpoints_change_no_result(tiny: Config) -> None:
+    other = tiny.model_copy(update={"checkpoints": Checkpoints(seconds=7)})
+    assert other.digest() == tiny.digest()
+
+
+def command(trainval: Path, out: Path) -> list[str]:
+    return ["lhcnet", "train", str(trainval), str(out), "--stage", "1"]
+
+
+def same(one: SavedModel, other: SavedModel) -> bool:
+    return all((one.path / file.name).read_bytes() == file.read_bytes() for file in other.path.iterdir())
+
+
+def test_sigkill_at_any_moment_and_the_same_command_again(
+    stores: tuple[Path, Path], tiny: Config, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The whole command, killed again and again: its directory is complete or absent, and as it should be."""
+    config = tiny.model_copy(update={"checkpoints": Checkpoints(seconds=0)})
+    (tmp_path / "params.yaml").write_text(to_yaml(config))
+    compute, out = config.compute, tmp_path / "out"
+    whole = steps.train(
+        stores[0], tmp_path / "whole", number=1, stage=config.stage1, seed=0, compute=compute, network=config.network
+    )
+    delays = random.Random(1)
+    kept, killed = tmp_path / ".lhcnet" / "checkpoints", 0
+    for _ in range(4):
+        begun = time.time()
+        process = subprocess.Popen(command(stores[0], out), cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+        # no use in killing it before it trains: wait until it writes, then some batches more
+        while process.poll() is None and not any(file.stat().st_mtime > begun for file in kept.glob("*.safetensors")):
+            time.sleep(0.01)
+        time.sleep(delays.random() * 0.5)
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL
+        assert not out.exists() or same(open_model(out), whole)
+    assert killed
+    subprocess.run(command(stores[0], out), cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert same(open_model(out), whole)
+    assert not list(kept.iterdir()), "a finished training needs none"
+
+
+def test_dvc_repro_goes_on_after_a_kill(small: Config, environment: dict[str, str], tmp_path: Path) -> None:
+    config = small.model_copy(update={"checkpoints": Checkpoints(seconds=0)})
+    folder = tmp_path / "project"
+    folder.mkdir()
+    copy_project(folder)
+    (folder / "params.yaml").write_text(to_yaml(config))
+    dvc(folder, environment, "init", "--no-scm", "-q")
+    process = subprocess.Popen(
+        ["dvc", "repro", "stage1"],
+        cwd=folder,
+        env=environment | {"DVC_NO_ANALYTICS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    kept = folder / ".lhcnet" / "checkpoints"
+    while process.poll() is None and not list(kept.glob("*.safetensors")):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)  # dvc, and the command that it runs
+    assert process.wait() == -signal.SIGKILL
+    assert not (folder / "artifacts" / "backbone" / "stage1").exists()
+    assert "goes on in epoch" in dvc(folder, environment, "repro", "stage1", said=True)
+    trainval, settings = folder / "artifacts" / "trainval", {"compute": config.compute, "network": config.network}
+    whole = steps.train(trainval, tmp_path / "whole", number=1, stage=config.stage1, seed=0, **settings)
+    assert same(open_model(folder / "artifacts" / "backbone" / "stage1"), whole)
