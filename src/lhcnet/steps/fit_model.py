@@ -6,13 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lhcnet.config import (
-    Checkpoints,
-    Compute,
-    Stage,
-    code_digest,
-    flat,
-)
+from lhcnet.code_version import code_digest
+from lhcnet.config import Checkpoints, Compute, Stage, flat
 from lhcnet.data.store import Store
 from lhcnet.errors import LhcnetError
 from lhcnet.saved import Epoch, Metrics, ModelInfo, SavedModel, save
@@ -114,7 +109,7 @@ def _checkpoint(checkpoints: Checkpoints, info: ModelInfo) -> Checkpoint:
     identity = flat(info.to_dict()) | {
         "threads": str(torch.get_num_threads()),
         "torch": torch.__version__,
-        "code": code_digest(),
+        "code": code_digest("steps.fit_model"),
     }
     return Checkpoint(checkpoints.directory, info.provenance.id, identity, checkpoints.seconds)
 
