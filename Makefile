@@ -64,7 +64,7 @@ ui: setup ## MLflow on http://127.0.0.1:5000; PORT=8080: another port
 	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db} --port $${PORT:-5000}
 
 lock: ## both lock files anew from pyproject.toml (needs uv); UPGRADE=--upgrade: newer versions
-	$(LOCK) $(UPGRADE) --output-file requirements.lock
+	$(LOCK) $(UPGRADE) --extra timm --output-file requirements.lock
 	$(LOCK) $(UPGRADE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean: ## remove everything that a run or a build made, but not .venv and not data/
