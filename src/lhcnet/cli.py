@@ -436,10 +436,10 @@ def tracking_replay(
 
     Steps that MLflow did not answer left journals. Twice changes nothing.
     """
-    from lhcnet.tracking.journal import journals
-    from lhcnet.tracking.writer import replay
+    from lhcnet.tracking.delivery import replay
+    from lhcnet.tracking.journal import journal_root
 
-    root = folder or journals()
+    root = folder or journal_root()
     replayed = replay(root)
     for one in replayed:
         typer.echo(f"{one.execution}: {one.step}: {one.lacking or f'{one.entries} entries written'}")
