@@ -20,7 +20,8 @@ from pathlib import Path
 from kfp import local
 from tqdm import tqdm
 
-from lhcnet.config import Config, execution_name
+from lhcnet.code_version import execution_name
+from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
 from lhcnet.report.terminal import print_report
 from lhcnet.tracking.journal import FOLDER, default_uri, journals

@@ -52,6 +52,16 @@ TINY = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of two folders; marked tests start first, so that no worker gets a long file at the end."""
+    for item in items:
+        if item.path.parent.name == "drivers":
+            item.add_marker(pytest.mark.drivers)
+        elif item.path.parent.name == "robustness":
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("drivers", "slow")])
+
+
 @pytest.fixture(scope="session")
 def tiny() -> config.Config:
     """The demo profile shrunk until all of its 20 tasks take seconds."""

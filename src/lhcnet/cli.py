@@ -90,7 +90,8 @@ def check(params: Params = PARAMS) -> None:
 
     Prints the name its execution will have in MLflow.
     """
-    from lhcnet.config import execution_name, load
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import load
 
     typer.echo(execution_name(load(params)))
 
@@ -122,7 +123,8 @@ def prepare(trainval: Path, test: Path, report: Path, params: Params = PARAMS) -
     Writes the data REPORT (JSON) as well.
     """
     from lhcnet import steps
-    from lhcnet.config import execution_name, load
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import load
 
     config = load(params)
     steps.prepare(trainval, test, report, data=config.data, execution=execution_name(config))
@@ -142,7 +144,8 @@ def train(
 ) -> None:
     """Train one stage and write the model directory OUT."""
     from lhcnet import steps
-    from lhcnet.config import PLAIN, execution_name, load
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import PLAIN, load
 
     config = load(params)
     if standalone and stage == 4:
@@ -207,7 +210,8 @@ def select(
     The choice is made on validation accuracy.
     """
     from lhcnet import steps
-    from lhcnet.config import execution_name, load
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import load
 
     config = load(params)
     steps.select(
@@ -233,7 +237,8 @@ def control(
     From kept LHC-Nets (`control.models`).
     """
     from lhcnet import steps
-    from lhcnet.config import execution_name, load
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import load
 
     config = load(params)
     steps.control(
@@ -267,7 +272,8 @@ def evaluate(
     The kept models below FOLDER, or one model (--weights).
     """
     from lhcnet import steps
-    from lhcnet.config import Compute, execution_name, load, parse
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import Compute, load, parse
 
     config = load(params)
     changed = config.compute.to_dict() | ({"device": device} if device else {})
@@ -302,7 +308,8 @@ def analyse(
     On validation images: modules and heads off, correlation, T.
     """
     from lhcnet import steps
-    from lhcnet.config import execution_name, load
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import load
 
     config = load(params)
     steps.analyse(
@@ -330,7 +337,8 @@ def compare(
     Writes the tables beside the paper's figures, the statistics, and the report (report.html).
     """
     from lhcnet import steps
-    from lhcnet.config import execution_name, load
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import load
 
     steps.compare(
         selection,
@@ -352,7 +360,8 @@ def register(
 ) -> None:
     """Register the chosen model in MLflow as `champion`."""
     from lhcnet import steps
-    from lhcnet.config import execution_name, load
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import load
 
     config = load(params)
     steps.register(chosen, evaluation, out, name=config.registry.model, execution=execution_name(config))
@@ -371,7 +380,8 @@ def compare_standalone(
     With the same data seeds, after each of the stages 1-3.
     """
     from lhcnet import steps
-    from lhcnet.config import PLAIN, execution_name, load
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import PLAIN, load
 
     config = load(params)
     networks, seeds = (PLAIN, config.standalone.variant), config.standalone.seeds

@@ -384,25 +384,6 @@ def profile(name: str, overrides: Mapping[str, object] | None = None) -> Config:
     return parse(Config, values, f"profile {name}")
 
 
-def execution_name(config: Config) -> str:
-    """Name of a pipeline execution in MLflow, the same for all its steps: profile, and digest of settings and code.
-
-    The environment variable LHCNET_EXECUTION, which a pipeline sets for its tasks, wins.
-    """
-    if name := os.environ.get("LHCNET_EXECUTION"):
-        return name
-    return f"{config.profile}-{hashlib.sha256((config.digest() + code_digest()).encode()).hexdigest()[:8]}"
-
-
-def code_digest() -> str:
-    """SHA-256 (hex) of the package's Python files."""
-    hashed = hashlib.sha256()
-    package = Path(__file__).parent
-    for file in sorted(package.rglob("*.py")):
-        hashed.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
-    return hashed.hexdigest()
-
-
 def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
     """Sections merge key by key; lists, values and the table of variants are replaced whole."""
     for key, change in changes.items():

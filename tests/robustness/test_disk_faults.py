@@ -34,7 +34,7 @@ from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory, atomic_file
 from lhcnet.io.files import write_json
 from lhcnet.saved import open_model, save
-from lhcnet.steps.score import ScoredSplits
+from lhcnet.steps.scored_splits import ScoredSplits
 from lhcnet.training import loop as training
 from lhcnet.training.loop import fit
 

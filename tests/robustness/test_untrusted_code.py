@@ -25,7 +25,7 @@ from lhcnet.data.store import open_store, write_stores
 from lhcnet.errors import LhcnetError
 from lhcnet.models.lhcnet import build
 from lhcnet.saved import open_model
-from lhcnet.steps.conclude import _predictions
+from lhcnet.steps.compare import _predictions
 from lhcnet.weights import published as published_module
 from lhcnet.weights.imagenet import fill_backbone
 

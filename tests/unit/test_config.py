@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lhcnet import config
+from lhcnet.code_version import execution_name
 from lhcnet.errors import LhcnetError
 
 ROOT = Path(__file__).parents[2]
@@ -97,10 +98,10 @@ def test_whole_floats_from_kubeflow_are_counts() -> None:
 
 def test_digest_and_execution_name_follow_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = config.profile("demo"), config.profile("demo", {"stage4.patience": 9})
-    assert config.execution_name(one) == config.execution_name(config.profile("demo"))
-    assert config.execution_name(one) != config.execution_name(other)
+    assert execution_name(one) == execution_name(config.profile("demo"))
+    assert execution_name(one) != execution_name(other)
     monkeypatch.setenv("LHCNET_EXECUTION", "given")
-    assert config.execution_name(one) == "given"
+    assert execution_name(one) == "given"
 
 
 def test_map_sides_at_the_papers_size() -> None:

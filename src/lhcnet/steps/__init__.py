@@ -6,11 +6,15 @@ command line, Kubeflow through a thin component, a test or notebook directly; th
 """
 
 from lhcnet.steps.analyse import analyse
-from lhcnet.steps.conclude import compare, register
+from lhcnet.steps.compare import compare
+from lhcnet.steps.compare_standalone import compare_standalone
+from lhcnet.steps.control import control
+from lhcnet.steps.evaluate import evaluate, evaluate_weights
+from lhcnet.steps.insert import insert_lhc
 from lhcnet.steps.prepare import prepare
-from lhcnet.steps.score import evaluate, evaluate_weights, select
-from lhcnet.steps.standalone import compare_standalone
-from lhcnet.steps.train import control, insert_lhc, train
+from lhcnet.steps.register import register
+from lhcnet.steps.select import select
+from lhcnet.steps.train import train
 
 __all__ = [
     "analyse",

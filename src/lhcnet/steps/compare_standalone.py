@@ -13,7 +13,7 @@ from lhcnet.io.files import write_json
 from lhcnet.protocol.standalone import PAPER, StandaloneModel, StandaloneReport, pair, pair_rows, rows
 from lhcnet.report.formatting import write_csv
 from lhcnet.saved import open_model
-from lhcnet.steps.score import ScoredSplits
+from lhcnet.steps.scored_splits import ScoredSplits
 from lhcnet.tracking.record import restore, tracked
 
 log = logging.getLogger("lhcnet")

@@ -1,31 +1,26 @@
-"""What it came to: the comparison with the paper, and the registered model."""
+"""Comparison with the paper: tables, statistics, report."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lhcnet.config import parse
 from lhcnet.data.fer2013 import CLASSES
 from lhcnet.errors import LhcnetError
-from lhcnet.io.atomic import atomic_directory, atomic_file
+from lhcnet.io.atomic import atomic_directory
 from lhcnet.io.files import read_json, write_json
 from lhcnet.protocol.comparisons import Predictions
 from lhcnet.protocol.results import EvaluationReport, Summary, summarise
 from lhcnet.protocol.score import confusion
 from lhcnet.protocol.selection import SelectionReport
-from lhcnet.saved import open_model
-from lhcnet.tracking.journal import Execution, journaled
-from lhcnet.tracking.mlflow_runs import register as register_model
-from lhcnet.tracking.record import restore, tracked
-from lhcnet.tracking.writer import Here
+from lhcnet.tracking.record import tracked
 
 if TYPE_CHECKING:
     from lhcnet.report.page import Chapter
-
 log = logging.getLogger("lhcnet")
 
 
@@ -110,31 +105,3 @@ def _predictions(file: Path, scored: EvaluationReport) -> Predictions:
     if lost := sorted(wanted - set(predictions)):
         raise LhcnetError(f"{file}: lacks {', '.join(lost)}, which evaluation.json beside it speaks of")
     return predictions
-
-
-def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution: str) -> dict[str, Any]:
-    """Register the chosen model with the alias `champion`; ends the execution's parent run."""
-    saved = open_model(chosen)
-    scored = parse(EvaluationReport, read_json(evaluation / "evaluation.json"), str(evaluation / "evaluation.json"))
-    if scored.chosen != saved.id:
-        raise LhcnetError(f"{chosen}: is {saved.id}, but {evaluation} was made for {scored.chosen}")
-    accuracies = scored.chosen_model().accuracies()
-    weights = saved.weights_digest()
-    tags = {"weights": weights, "data_digest": saved.info.provenance.data, "trained_as": saved.id}
-    tags |= {key: f"{value:.4f}" for key, value in accuracies.items()}
-    here = Here()  # the registry's answer is this step's result
-    # the run of an earlier time is what a registered version points to: it is added to, never replaced
-    with journaled(
-        Execution(execution, saved.info.provenance.data), "register", tags={}, mode="keep", writing=here
-    ) as run:
-        restore([saved], run)
-        run.metrics(accuracies)
-        version = register_model(here.now(run), name, chosen, tags=tags)
-        run.tags({"registered": f"{name} version {version}"})
-        run.parent().metrics(accuracies)
-        run.end_parent()
-    result = {"name": name, "version": version, "alias": "champion", "weights": weights, "model": saved.id}
-    with atomic_file(out) as file:
-        write_json(file, result)
-    log.info("registered %s as %s version %d, alias champion", saved.id, name, version)
-    return result

@@ -1,76 +1,31 @@
-"""The 10 % loss rule and the scores: what is kept, and how good it is."""
+"""Scores of the kept models, plain and with test-time augmentation."""
 
 from __future__ import annotations
 
 import csv
 import logging
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lhcnet.config import Compute, Evaluation, parse
-from lhcnet.data.audit import twins
-from lhcnet.data.fer2013 import CLASSES, Bytes
-from lhcnet.data.store import open_store
+from lhcnet.data.fer2013 import CLASSES
 from lhcnet.errors import LhcnetError
-from lhcnet.io.atomic import atomic_directory, atomic_file
+from lhcnet.io.atomic import atomic_directory
 from lhcnet.io.files import read_json, write_json
 from lhcnet.protocol.results import Controlled, Evaluated, EvaluationReport
-from lhcnet.protocol.score import Score, score
-from lhcnet.protocol.selection import SelectionReport, best_on_validation, choose, judge, trained
+from lhcnet.protocol.score import Score
+from lhcnet.protocol.selection import SelectionReport, best_on_validation, trained
 from lhcnet.saved import MARKER, SavedModel, open_model
-from lhcnet.steps.train import CONTROL_PREFIX, open_controlled
+from lhcnet.steps.control import CONTROL_PREFIX, open_controlled
+from lhcnet.steps.scored_splits import ScoredSplits
 from lhcnet.tracking.record import restore, tracked
 
 if TYPE_CHECKING:
     from lhcnet.models.resnetv2 import ResNetV2
-    from lhcnet.runtime import Device
-
 log = logging.getLogger("lhcnet")
-
-
-def select(
-    models: Sequence[Path],
-    backbone: Sequence[Path],
-    out: Path,
-    *,
-    loss_factor: float,
-    chosen: Path | None = None,
-    execution: str | None = None,
-) -> SelectionReport:
-    """The 10 % loss rule over trained models; writes `selection.json` and, where asked for, the chosen model.
-
-    `backbone` are the stages of the backbone, the start of stage 4 last.
-    """
-    saved = [open_model(path) for path in models]
-    stages = [open_model(path) for path in backbone]
-    first = stages[-1]
-    entries = judge(saved, first, loss_factor)
-    for entry in entries:
-        log.info("%s %s: %s", "kept" if entry.kept else "rejected", entry.id, entry.reason)
-    data, sets = first.info.provenance.data, "".join(sorted({entry.set for entry in entries}))
-    with tracked(execution, data, f"select/{sets}") as run:
-        if run:
-            run.params({"loss_factor": loss_factor})
-            restore([*stages, *saved], run)
-            for entry in entries:
-                run.other(f"train/{entry.id}", {"kept": entry.kept, "selection": entry.reason})
-        report = choose(entries, stages, loss_factor)
-        if chosen is not None:
-            by_id = {model.id: model for model in saved}
-            with atomic_directory(chosen, "model.json") as folder:
-                shutil.copytree(by_id[report.chosen].path, folder, dirs_exist_ok=True)
-        with atomic_file(out) as file:
-            write_json(file, report.to_dict())
-        if run:
-            run.tags({"chosen": report.chosen})
-            run.file(out)
-    return report
 
 
 def evaluate(
@@ -152,52 +107,6 @@ def evaluate_weights(
     network = open_model(weights).network() if (weights / MARKER).is_file() else open_published(weights)
     splits = ScoredSplits.open(trainval, test)
     return splits.score(network, network.input_size, evaluation, device, tta=True)[0]
-
-
-@dataclass(frozen=True)
-class ScoredSplits:
-    """Images and labels of validation and test, and which of them stand byte for byte in train too."""
-
-    data: str
-    splits: dict[str, tuple[Bytes, Bytes]]
-    twin: dict[str, NDArray[np.bool]]
-
-    @classmethod
-    def open(cls, trainval: Path, test: Path) -> ScoredSplits:
-        seen, sealed = open_store(trainval), open_store(test)
-        if seen.digest != sealed.digest:
-            raise LhcnetError(f"{test}: is of data {sealed.digest[:12]}, but {trainval} of {seen.digest[:12]}")
-        splits = {"validation": seen.split("validation"), "test": sealed.split("test")}
-        train, _ = seen.split("train")
-        return cls(seen.digest, splits, {name: twins(images, train) for name, (images, _) in splits.items()})
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Labels and twins, as they stand in `predictions.npz`."""
-        found: dict[str, NDArray[Any]] = {f"labels/{name}": labels for name, (_, labels) in self.splits.items()}
-        return found | {f"twin/{name}": rows for name, rows in self.twin.items()}
-
-    def score(
-        self, network: ResNetV2, input_size: int, evaluation: Evaluation, device: Device, *, tta: bool
-    ) -> tuple[dict[str, Score], dict[str, NDArray[np.float32]]]:
-        """(scores, probabilities) on both splits, and on the test images without a twin in train."""
-        from lhcnet.inference.predict import predict
-        from lhcnet.inference.tta import plain_views, tta_views
-
-        device.move(network)
-        scores, predicted = {}, {}
-        for views in (plain_views(), tta_views(evaluation.tta_rotation))[: 2 if tta else 1]:
-            suffix = "_tta" if len(views) > 1 else ""
-            for split, (images, labels) in self.splits.items():
-                p = predict(
-                    network, images, views, input_size=input_size, device=device, batch_size=evaluation.batch_size
-                )
-                predicted[f"{split}{suffix}"] = p
-                scores[f"{split}{suffix}"] = score(p, labels, split=split, views=len(views))
-            own, labels = ~self.twin["test"], self.splits["test"][1]
-            scores[f"test_distinct{suffix}"] = score(
-                predicted[f"test{suffix}"][own], labels[own], split="test without twins in train", views=len(views)
-            )
-        return scores, predicted
 
 
 def _controlled(model: SavedModel, network: ResNetV2) -> Controlled | None:

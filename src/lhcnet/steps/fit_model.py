@@ -1,0 +1,124 @@
+"""Train one network, measure its final weights and save it: what every training step shares."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lhcnet.code_version import code_digest
+from lhcnet.config import Checkpoints, Compute, Stage, flat
+from lhcnet.data.store import Store
+from lhcnet.errors import LhcnetError
+from lhcnet.saved import Epoch, Metrics, ModelInfo, SavedModel, save
+from lhcnet.tracking.record import curve, final, tracked
+
+if TYPE_CHECKING:
+    from lhcnet.models.resnetv2 import ResNetV2
+    from lhcnet.training.checkpoint import Checkpoint
+log = logging.getLogger("lhcnet")
+
+
+def fit_model(
+    model: ResNetV2,
+    info: ModelInfo,
+    store: Store,
+    out: Path,
+    *,
+    stage: Stage,
+    compute: Compute,
+    checkpoints: Checkpoints | None,
+    execution: str | None,
+) -> Checkpoint | None:
+    """Train, measure the final weights, write the model directory, log. The checkpoint is the caller's to remove."""
+    from lhcnet.inference.predict import loss_and_accuracy
+    from lhcnet.models.lhcnet import control_weights
+    from lhcnet.runtime import open_device
+    from lhcnet.training.health import attention_entropy
+    from lhcnet.training.loop import DataSplit, finite, fit
+
+    p, size = info.provenance, info.architecture.input_size
+    tags = {"set": p.set, "stage": p.stage, "seed": p.seed, "variant": p.variant or "-"}
+    info = info.model_copy(update={"provenance": p.model_copy(update={"training": stage, "compute": compute})})
+    with tracked(execution, store.digest, f"train/{p.id}", tags) as run:
+        device = open_device(compute)
+        if run:
+            settings = {"stage": stage, "compute": compute, "network": info.architecture}
+            run.params({name: section.to_dict() for name, section in settings.items()} | {"seed": p.seed})
+            run.dataset("FER2013", store.digest, str(store.path.absolute()), "training")
+
+        def on_epoch(row: Epoch) -> None:
+            shown = f"validation accuracy {row.val_accuracy:.4f}"
+            if row.train_loss is not None:
+                shown = f"training loss {row.train_loss:.4f}, {shown}"
+            log.info("%s epoch %d: %s", p.id, row.epoch, shown)
+            if run:
+                run.metrics(curve(row), step=row.epoch)
+
+        checkpoint = None if checkpoints is None else _checkpoint(checkpoints, info)
+        train_split, validation = DataSplit(*store.split("train")), DataSplit(*store.split("validation"))
+        result = fit(
+            model,
+            train_split,
+            validation,
+            stage,
+            number=p.stage,
+            seed=p.seed,
+            input_size=size,
+            device=device,
+            title=p.id,
+            on_epoch=on_epoch,
+            checkpoint=checkpoint,
+        )
+        train_loss, train_accuracy = loss_and_accuracy(
+            model, train_split.images, train_split.labels, input_size=size, device=device, truncate=True
+        )
+        best = result.history[result.best_epoch]
+        entropy = attention_entropy(model, validation.images, input_size=size, device=device)
+        dead = [f"{place} is {word}" for place, spread in entropy.items() if (word := spread.dead)]
+        died = bool(dead) and result.status == "trained"
+        metrics = Metrics(
+            status="dead" if died else result.status,
+            reason=f"attention of {', of '.join(dead)} everywhere" if died else result.reason,
+            attention_entropy={place: spread.mean for place, spread in entropy.items()},
+            best_epoch=result.best_epoch,
+            epochs=len(result.history) - 1,
+            train_loss=finite(train_loss),
+            train_accuracy=train_accuracy,
+            val_loss=best.val_loss,
+            val_accuracy=best.val_accuracy,
+        )
+        save(out, model, info, metrics, result.history)
+        if run:
+            run.metrics(final(metrics))
+            run.tags({"status": metrics.status, "reason": metrics.reason or "-"})
+            if info.architecture.control:
+                run.metrics({f"w{i}": w for i, w in enumerate(control_weights(model), 1)})
+    log.info(
+        "%s: %s, best epoch %d, validation accuracy %.4f", p.id, metrics.status, metrics.best_epoch, best.val_accuracy
+    )
+    return checkpoint
+
+
+def _checkpoint(checkpoints: Checkpoints, info: ModelInfo) -> Checkpoint:
+    """The checkpoint of this training, known by everything that its numbers depend on."""
+    import torch
+
+    from lhcnet.training.checkpoint import Checkpoint
+
+    identity = flat(info.to_dict()) | {
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "code": code_digest("steps.fit_model"),
+    }
+    return Checkpoint(checkpoints.directory, info.provenance.id, identity, checkpoints.seconds)
+
+
+def refuse_diverged(start: SavedModel) -> None:
+    if start.metrics.status == "diverged":
+        raise LhcnetError(f"{start.path}: its training diverged ({start.metrics.reason}); expected a trained network")
+
+
+def refuse_other_data(start: SavedModel, store: Store, trainval: Path) -> None:
+    if (was := start.info.provenance.data) != store.digest:
+        raise LhcnetError(f"{start.path}: was trained on data {was[:12]}, not on {store.digest[:12]} of {trainval}")

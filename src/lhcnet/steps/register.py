@@ -1,0 +1,48 @@
+"""Registration of the chosen model."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from lhcnet.config import parse
+from lhcnet.errors import LhcnetError
+from lhcnet.io.atomic import atomic_file
+from lhcnet.io.files import read_json, write_json
+from lhcnet.protocol.results import EvaluationReport
+from lhcnet.saved import open_model
+from lhcnet.tracking.journal import Execution, journaled
+from lhcnet.tracking.mlflow_runs import register as register_model
+from lhcnet.tracking.record import restore
+from lhcnet.tracking.writer import Here
+
+log = logging.getLogger("lhcnet")
+
+
+def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution: str) -> dict[str, Any]:
+    """Register the chosen model with the alias `champion`; ends the execution's parent run."""
+    saved = open_model(chosen)
+    scored = parse(EvaluationReport, read_json(evaluation / "evaluation.json"), str(evaluation / "evaluation.json"))
+    if scored.chosen != saved.id:
+        raise LhcnetError(f"{chosen}: is {saved.id}, but {evaluation} was made for {scored.chosen}")
+    accuracies = scored.chosen_model().accuracies()
+    weights = saved.weights_digest()
+    tags = {"weights": weights, "data_digest": saved.info.provenance.data, "trained_as": saved.id}
+    tags |= {key: f"{value:.4f}" for key, value in accuracies.items()}
+    here = Here()  # the registry's answer is this step's result
+    # the run of an earlier time is what a registered version points to: it is added to, never replaced
+    with journaled(
+        Execution(execution, saved.info.provenance.data), "register", tags={}, mode="keep", writing=here
+    ) as run:
+        restore([saved], run)
+        run.metrics(accuracies)
+        version = register_model(here.now(run), name, chosen, tags=tags)
+        run.tags({"registered": f"{name} version {version}"})
+        run.parent().metrics(accuracies)
+        run.end_parent()
+    result = {"name": name, "version": version, "alias": "champion", "weights": weights, "model": saved.id}
+    with atomic_file(out) as file:
+        write_json(file, result)
+    log.info("registered %s as %s version %d, alias champion", saved.id, name, version)
+    return result

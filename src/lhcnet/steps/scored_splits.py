@@ -1,0 +1,69 @@
+"""Validation and test images that models are scored on."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lhcnet.config import Evaluation
+from lhcnet.data.audit import twins
+from lhcnet.data.fer2013 import Bytes
+from lhcnet.data.store import open_store
+from lhcnet.errors import LhcnetError
+from lhcnet.protocol.score import Score, score
+
+if TYPE_CHECKING:
+    from lhcnet.models.resnetv2 import ResNetV2
+    from lhcnet.runtime import Device
+log = logging.getLogger("lhcnet")
+
+
+@dataclass(frozen=True)
+class ScoredSplits:
+    """Images and labels of validation and test, and which of them stand byte for byte in train too."""
+
+    data: str
+    splits: dict[str, tuple[Bytes, Bytes]]
+    twin: dict[str, NDArray[np.bool]]
+
+    @classmethod
+    def open(cls, trainval: Path, test: Path) -> ScoredSplits:
+        seen, sealed = open_store(trainval), open_store(test)
+        if seen.digest != sealed.digest:
+            raise LhcnetError(f"{test}: is of data {sealed.digest[:12]}, but {trainval} of {seen.digest[:12]}")
+        splits = {"validation": seen.split("validation"), "test": sealed.split("test")}
+        train, _ = seen.split("train")
+        return cls(seen.digest, splits, {name: twins(images, train) for name, (images, _) in splits.items()})
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Labels and twins, as they stand in `predictions.npz`."""
+        found: dict[str, NDArray[Any]] = {f"labels/{name}": labels for name, (_, labels) in self.splits.items()}
+        return found | {f"twin/{name}": rows for name, rows in self.twin.items()}
+
+    def score(
+        self, network: ResNetV2, input_size: int, evaluation: Evaluation, device: Device, *, tta: bool
+    ) -> tuple[dict[str, Score], dict[str, NDArray[np.float32]]]:
+        """(scores, probabilities) on both splits, and on the test images without a twin in train."""
+        from lhcnet.inference.predict import predict
+        from lhcnet.inference.tta import plain_views, tta_views
+
+        device.move(network)
+        scores, predicted = {}, {}
+        for views in (plain_views(), tta_views(evaluation.tta_rotation))[: 2 if tta else 1]:
+            suffix = "_tta" if len(views) > 1 else ""
+            for split, (images, labels) in self.splits.items():
+                p = predict(
+                    network, images, views, input_size=input_size, device=device, batch_size=evaluation.batch_size
+                )
+                predicted[f"{split}{suffix}"] = p
+                scores[f"{split}{suffix}"] = score(p, labels, split=split, views=len(views))
+            own, labels = ~self.twin["test"], self.splits["test"][1]
+            scores[f"test_distinct{suffix}"] = score(
+                predicted[f"test{suffix}"][own], labels[own], split="test without twins in train", views=len(views)
+            )
+        return scores, predicted

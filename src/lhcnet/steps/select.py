@@ -1,0 +1,55 @@
+"""The 10 % loss rule and the choice of a model."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from lhcnet.io.atomic import atomic_directory, atomic_file
+from lhcnet.io.files import write_json
+from lhcnet.protocol.selection import SelectionReport, choose, judge
+from lhcnet.saved import open_model
+from lhcnet.tracking.record import restore, tracked
+
+log = logging.getLogger("lhcnet")
+
+
+def select(
+    models: Sequence[Path],
+    backbone: Sequence[Path],
+    out: Path,
+    *,
+    loss_factor: float,
+    chosen: Path | None = None,
+    execution: str | None = None,
+) -> SelectionReport:
+    """The 10 % loss rule over trained models; writes `selection.json` and, where asked for, the chosen model.
+
+    `backbone` are the stages of the backbone, the start of stage 4 last.
+    """
+    saved = [open_model(path) for path in models]
+    stages = [open_model(path) for path in backbone]
+    first = stages[-1]
+    entries = judge(saved, first, loss_factor)
+    for entry in entries:
+        log.info("%s %s: %s", "kept" if entry.kept else "rejected", entry.id, entry.reason)
+    data, sets = first.info.provenance.data, "".join(sorted({entry.set for entry in entries}))
+    with tracked(execution, data, f"select/{sets}") as run:
+        if run:
+            run.params({"loss_factor": loss_factor})
+            restore([*stages, *saved], run)
+            for entry in entries:
+                run.other(f"train/{entry.id}", {"kept": entry.kept, "selection": entry.reason})
+        report = choose(entries, stages, loss_factor)
+        if chosen is not None:
+            by_id = {model.id: model for model in saved}
+            with atomic_directory(chosen, "model.json") as folder:
+                shutil.copytree(by_id[report.chosen].path, folder, dirs_exist_ok=True)
+        with atomic_file(out) as file:
+            write_json(file, report.to_dict())
+        if run:
+            run.tags({"chosen": report.chosen})
+            run.file(out)
+    return report
