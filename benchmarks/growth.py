@@ -16,7 +16,7 @@ from network import STAGE, noise
 
 from lhcnet.config import Compute
 from lhcnet.models.lhc import LHC
-from lhcnet.models.lhcnet import build
+from lhcnet.models.lhcnet import LHCNet
 from lhcnet.runtime import Device, open_device
 from lhcnet.training.loop import EpochTotals, make_optimizer, train_epoch
 
@@ -34,7 +34,7 @@ def epoch(device: Device, *, size: int, images: int, small: bool = False) -> Cal
     few = {"depths": (1, 1, 1, 1), "widths": (8, 8, 8, 8), "head": (16,)} if small else {}
     stage = STAGE.model_copy(update={"batch_size": 256}) if small else STAGE
     modules = [{"heads": 1, "d": 3}] * 5 if small else MODULES
-    model = build(input_size=size, modules=modules, seed=1, **few)
+    model = LHCNet(input_size=size, modules=modules, seed=1, **few)
     device.move(model)
     optimizer, split = make_optimizer(model, stage), noise(images)
     pixels = torch.from_numpy(split.images).to(device.torch)

@@ -33,8 +33,8 @@ import torch
 import typer
 from measure import machine, medians
 
-from lhcnet.config import TABLE_2, Checkpoints, Stage, profile, to_yaml
-from lhcnet.models.lhcnet import build
+from lhcnet.config import Checkpoints, Stage, profile, to_yaml
+from lhcnet.models.lhcnet import LHCNet
 from lhcnet.training.checkpoint import Checkpoint
 from lhcnet.training.loop import EpochTotals, TrainingState, make_optimizer
 
@@ -65,7 +65,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def cost() -> str:
     """Of a checkpoint of the paper's LHC-Net with Adam, the largest that a training of the profile `paper` writes."""
-    network = build(input_size=224, modules=[row.to_dict() for row in TABLE_2], seed=0)
+    network = LHCNet(seed=0)
     state = TrainingState(
         network, make_optimizer(network, Stage(optimizer="adam")), EpochTotals.zero(torch.device("cpu")), epoch=1
     )

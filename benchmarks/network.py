@@ -21,10 +21,10 @@ import typer
 from measure import Row, machine, medians
 from torch.utils.flop_counter import FlopCounterMode
 
-from lhcnet.config import TABLE_2, Augmentation, Compute, Stage
+from lhcnet.config import Augmentation, Compute, Stage
 from lhcnet.inference.predict import predict
 from lhcnet.inference.tta import plain_views, tta_views
-from lhcnet.models.lhcnet import build
+from lhcnet.models.lhcnet import LHCNet
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.runtime import Device, open_device
 from lhcnet.training.loop import DataSplit, EpochTotals, fit, make_optimizer, train_epoch
@@ -37,7 +37,7 @@ TTA_IMAGES = 2
 
 def network(*, lhc: bool, input_size: int = SIZE) -> ResNetV2:
     """ResNet34v2, or LHC-Net with Table 2's modules."""
-    return build(input_size=input_size, modules=[row.to_dict() for row in TABLE_2] if lhc else None, seed=1)
+    return LHCNet(input_size=input_size, seed=1) if lhc else ResNetV2(input_size=input_size, seed=1)
 
 
 def noise(n: int) -> DataSplit:

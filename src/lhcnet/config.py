@@ -28,7 +28,7 @@ from pydantic import (
 from ruamel.yaml import YAML
 
 from lhcnet.errors import LhcnetError
-from lhcnet.geometry import Split, map_sides, partition_problem
+from lhcnet.geometry import PartitionName, map_sides, partition_problem
 from lhcnet.io.files import read_text
 from lhcnet.io.yaml import read_yaml
 
@@ -129,7 +129,7 @@ class LHCSettings(FrozenModel):
     pool: Count = 3
     g: Annotated[float, Field(ge=0)] = 1.0
     kernel: Count = 3
-    split: Split = "horizontal"
+    split: PartitionName = "horizontal"
     norm: Literal["none", "before", "after", "both"] = "none"
     second_conv: bool = False
 
@@ -160,6 +160,11 @@ TABLE_2: Modules = (
     LHCSettings(heads=7, d=14),
     LHCSettings(heads=1, d=25),
 )
+
+
+def module_arguments(modules: Modules) -> list[dict[str, Any]]:
+    """Plain keyword arguments of the five modules, as :class:`lhcnet.LHCNet` and `insert_modules` take them."""
+    return [module.to_dict() for module in modules]
 
 
 class Variant(FrozenModel):

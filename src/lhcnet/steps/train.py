@@ -20,6 +20,7 @@ from lhcnet.config import (
     Variant,
     code_digest,
     flat,
+    module_arguments,
     parse,
 )
 from lhcnet.data.store import Store, open_store
@@ -78,7 +79,7 @@ def train(
         model, origin = load_start(network.weights, architecture.build(seed))
         name = variant.name if variant else None
         if variant is not None:
-            insert_modules(model, [row.to_dict() for row in variant.modules], seed)
+            insert_modules(model, module_arguments(variant.modules), seed)
             architecture = architecture.model_copy(update={"modules": variant.modules})
         set_: SetName = "standalone" if standalone else "backbone"
         id_ = f"standalone/{name or PLAIN}/seed-{seed}/stage1" if standalone else "backbone/stage1"
@@ -307,7 +308,7 @@ def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed:
         raise LhcnetError(f"{model}: has attention modules already; expected a plain ResNet34v2")
     _refuse_diverged(saved)
     try:
-        network = insert_modules(saved.network(), [m.to_dict() for m in variant.modules], seed)
+        network = insert_modules(saved.network(), module_arguments(variant.modules), seed)
     except ValueError as error:
         raise LhcnetError(f"variants.{variant.name}: {error}") from None
     p = saved.info.provenance

@@ -14,7 +14,7 @@ from torch import Tensor
 from lhcnet.inference.predict import predict
 from lhcnet.inference.tta import plain_views
 from lhcnet.models.lhc import LHC
-from lhcnet.models.lhcnet import ResidualLHC
+from lhcnet.models.residual import ResidualLHC
 from lhcnet.models.resnetv2 import SLOTS, ResNetV2
 from lhcnet.runtime import Device
 

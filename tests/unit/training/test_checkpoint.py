@@ -18,7 +18,7 @@ from support.drivers import copy_project, dvc
 from lhcnet import steps
 from lhcnet.config import Augmentation, Checkpoints, Config, Stage, to_yaml
 from lhcnet.data.drawn_faces import draw
-from lhcnet.models.lhcnet import add_control, build, freeze_all_but_control
+from lhcnet.models.lhcnet import LHCNet, add_control, freeze_all_but_control
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.runtime import Device
 from lhcnet.saved import Epoch, SavedModel, open_model
@@ -37,7 +37,7 @@ def network(*, control: bool = False) -> ResNetV2:
     """Wide enough for channels_last: what is restored has to lie in memory as it did."""
     modules = [{"heads": 1, "d": 3}] * 5
     sizes = {"depths": (1, 1, 1, 1), "widths": (8, 8, 16, 16), "head": (16,), "dropout": 0.4, "bn_momentum": 0.1}
-    net = build(input_size=32, classes=7, modules=modules, seed=1, **sizes)
+    net = LHCNet(modules, input_size=32, seed=1, **sizes)
     return freeze_all_but_control(add_control(net)) if control else net
 
 

@@ -12,7 +12,8 @@ from scipy.stats import entropy
 from lhcnet import steps
 from lhcnet.config import Config, Stage
 from lhcnet.data.drawn_faces import draw
-from lhcnet.models.lhcnet import ResidualLHC, build
+from lhcnet.models.lhcnet import LHCNet
+from lhcnet.models.residual import ResidualLHC
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.protocol.selection import apply_loss_rule
 from lhcnet.runtime import Device
@@ -28,7 +29,7 @@ FACES = draw(200, seed=0)
 def network() -> ResNetV2:
     modules = [{"heads": 1, "d": 4}] * 5
     sizes = {"depths": (1, 1, 1, 1), "widths": (8, 8, 16, 16), "head": (16,), "dropout": 0.0, "bn_momentum": 0.1}
-    net = build(input_size=32, classes=7, modules=modules, seed=1, **sizes)
+    net = LHCNet(modules, input_size=32, seed=1, **sizes)
     net.bn_data.running_mean, net.bn_data.running_var = torch.full((3,), 128.0), torch.full((3,), 64.0**2)
     return net
 
