@@ -97,7 +97,7 @@ def main(
                 DataSplit(stored, faces.labels[rows]),
                 validation,
                 stage,
-                number=1,
+                stage_number=1,
                 seed=seed,
                 input_size=size,
                 device=device,

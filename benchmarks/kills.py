@@ -36,7 +36,8 @@ from measure import machine, medians
 from lhcnet.config import Checkpoints, Stage, profile, to_yaml
 from lhcnet.models.lhcnet import LHCNet
 from lhcnet.training.checkpoint import Checkpoint
-from lhcnet.training.loop import EpochTotals, TrainingState, make_optimizer
+from lhcnet.training.optimizer import make_optimizer
+from lhcnet.training.state import EpochTotals, TrainingState
 
 ROOT = Path(__file__).parents[1]
 TRAININGS = {  # name -> arguments of `lhcnet train` behind the store
@@ -120,7 +121,7 @@ def kubeflow(cwd: Path, seed: int) -> None:
     whole, _ = pipeline(cwd, "whole", None)
     found, kills = pipeline(cwd, "killed", random.Random(seed))
     resumed = (cwd / "killed").glob("*/log.txt")
-    on = sum(file.read_text(errors="replace").count(": goes on in epoch") for file in resumed)
+    on = sum(file.read_text(errors="replace").count(": resuming at epoch") for file in resumed)
     different = sorted(name for name in whole.keys() | found.keys() if whole.get(name) != found.get(name))
     print(f"{kills.total()} kills of {len(kills)} trainings, {on} went on from a checkpoint")
     print(f"{len(whole)} files compared, {len(different)} different: {', '.join(different) or '-'}")

@@ -95,7 +95,7 @@ def test_a_task_that_is_killed_goes_on_when_kubeflow_tries_it_again(
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "runs"))
     stage1(store=str(direct / "trainval"))
     assert killed
-    assert "stage1: goes on in epoch" in "".join(capfd.readouterr())
+    assert "stage1: resuming at epoch" in "".join(capfd.readouterr())
     (model,) = tmp_path.glob("runs/*/train-backbone/model")
     for file in (direct / "1").iterdir():
         assert file.read_bytes() == (model / file.name).read_bytes(), file.name

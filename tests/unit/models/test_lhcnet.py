@@ -77,7 +77,8 @@ def test_models_need_no_settings_and_no_pydantic() -> None:
 def test_building_a_network_does_not_touch_the_global_generator_and_loads_no_sympy() -> None:
     code = (
         "import sys, torch; from lhcnet.models.lhcnet import LHCNet; torch.manual_seed(1);"
-        "state = torch.get_rng_state(); LHCNet(seed=0); print('sympy' in sys.modules, torch.equal(state, torch.get_rng_state()))"
+        "state = torch.get_rng_state(); LHCNet(seed=0);"
+        "print('sympy' in sys.modules, torch.equal(state, torch.get_rng_state()))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "True"]
