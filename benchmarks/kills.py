@@ -33,8 +33,9 @@ import torch
 import typer
 from measure import machine, medians
 
-from lhcnet.config import Checkpoints, Stage, profile, to_yaml
+from lhcnet.config import Checkpoints, Stage
 from lhcnet.models.lhcnet import LHCNet
+from lhcnet.profiles import profile, to_yaml
 from lhcnet.training.checkpoint import Checkpoint
 from lhcnet.training.optimizer import make_optimizer
 from lhcnet.training.state import EpochTotals, TrainingState

@@ -12,7 +12,8 @@ from kfp import dsl, local
 from support.drivers import assert_same_analysis, digest, kubeflow
 
 from components.train_backbone import train_backbone
-from lhcnet.config import Checkpoints, Config, to_yaml
+from lhcnet.config import Checkpoints, Config
+from lhcnet.profiles import to_yaml
 from lhcnet.report.analysis_plots import figures
 from pipeline.cluster import Local, place
 

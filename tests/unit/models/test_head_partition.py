@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from support.naive_lhc import naive
 
-from lhcnet import config
 from lhcnet.errors import LhcnetError
 from lhcnet.geometry import grid_shape
 from lhcnet.models.head_partition import PARTITIONS, LearntPartition
 from lhcnet.models.lhc import LHC
 from lhcnet.models.lhcnet import LHCNet
 from lhcnet.models.residual import ResidualLHC, attention_module
+from lhcnet.profiles import profile
 
 C, H, W, HEADS = 5, 4, 6, 6
 OPTIONS = [
@@ -253,12 +253,12 @@ MODULE = {"heads": 1, "d": 3}
 )
 def test_impossible_rows_name_place_or_key(row: dict[str, object], says: str) -> None:
     with pytest.raises(LhcnetError) as error:
-        config.profile("demo", {"variants": {"x": [row] + [MODULE] * 4}})
+        profile("demo", {"variants": {"x": [row] + [MODULE] * 4}})
     assert says in str(error.value)
 
 
 def test_learnt_areas_need_no_divisor() -> None:
-    made = config.profile(
+    made = profile(
         "demo", {"variants": {"x": [{"heads": 7, "d": 3, "split": "learnt"}] + [MODULE] * 4}, "standalone.variant": "x"}
     )
     assert made.variants["x"][0].heads == 7

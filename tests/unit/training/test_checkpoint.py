@@ -16,10 +16,11 @@ import torch
 from support.drivers import copy_project, dvc
 
 from lhcnet import steps
-from lhcnet.config import Augmentation, Checkpoints, Config, Stage, to_yaml
+from lhcnet.config import Augmentation, Checkpoints, Config, Stage
 from lhcnet.data.drawn_faces import draw
 from lhcnet.models.lhcnet import LHCNet, add_control, freeze_all_but_control
 from lhcnet.models.resnetv2 import ResNetV2
+from lhcnet.profiles import to_yaml
 from lhcnet.runtime import Device
 from lhcnet.saved import Epoch, SavedModel, open_model
 from lhcnet.training.checkpoint import EXIT_RETRY, MAX_OLD, Checkpoint, Preempted
