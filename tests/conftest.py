@@ -12,9 +12,10 @@ import pytest
 from support.drivers import ROOT, copy_project, dvc
 
 from lhcnet import config, steps
-from lhcnet.config import Config, Data, to_yaml
+from lhcnet.config import Config, Data
 from lhcnet.data.drawn_faces import draw, write_csv
 from lhcnet.data.store import write_stores
+from lhcnet.profiles import profile, to_yaml
 
 # one thread: the same bytes whatever machine and load; tests must not inherit somebody's tracking server
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -65,7 +66,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny() -> config.Config:
     """The demo profile shrunk until all of its 20 tasks take seconds."""
-    return config.profile("demo", TINY)
+    return profile("demo", TINY)
 
 
 @pytest.fixture(scope="session")

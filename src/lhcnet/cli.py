@@ -72,8 +72,8 @@ def profile_(
 
     lhcnet profile cpu > params.yaml
     """
-    from lhcnet.config import profile, to_yaml
     from lhcnet.io.yaml import read_yaml
+    from lhcnet.profiles import profile, to_yaml
 
     overrides: dict[str, Any] = {}
     for item in change or []:

@@ -9,7 +9,8 @@ from pathlib import Path
 import mlflow
 from support.drivers import assert_same_analysis, copy_project, digest, dvc
 
-from lhcnet.config import Config, load, to_yaml
+from lhcnet.config import Config, load
+from lhcnet.profiles import to_yaml
 from lhcnet.tracking.delivery import pending_journals
 
 

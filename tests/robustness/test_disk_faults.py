@@ -25,13 +25,14 @@ from support.hostile.models import model_files
 from support.hostile.tables import LINES, VALID
 
 from lhcnet import steps
-from lhcnet.config import Checkpoints, Config, Data, profile, to_yaml
+from lhcnet.config import Checkpoints, Config, Data
 from lhcnet.data import image_files, sources
 from lhcnet.data.drawn_faces import draw, write_csv, write_zip
 from lhcnet.data.store import open_store, write_stores
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory, atomic_file
 from lhcnet.io.files import write_json
+from lhcnet.profiles import profile, to_yaml
 from lhcnet.saved import open_model, save
 from lhcnet.steps.scored_splits import ScoredSplits
 from lhcnet.training import loop as training

@@ -34,7 +34,7 @@ def fit_model(
     from lhcnet.inference.predict import loss_and_accuracy
     from lhcnet.models.lhcnet import control_weights
     from lhcnet.runtime import open_device
-    from lhcnet.training.health import attention_entropy
+    from lhcnet.training.health import attention_statistics
     from lhcnet.training.loop import DataSplit, finite, fit
 
     p, size = info.provenance, info.architecture.input_size
@@ -62,7 +62,7 @@ def fit_model(
             train_split,
             validation,
             stage,
-            number=p.stage,
+            stage_number=p.stage,
             seed=p.seed,
             input_size=size,
             device=device,
@@ -74,13 +74,13 @@ def fit_model(
             model, train_split.images, train_split.labels, input_size=size, device=device, truncate=True
         )
         best = result.history[result.best_epoch]
-        entropy = attention_entropy(model, validation.images, input_size=size, device=device)
-        dead = [f"{place} is {word}" for place, spread in entropy.items() if (word := spread.dead)]
+        attention = attention_statistics(model, validation.images, input_size=size, device=device)
+        dead = [f"{slot} is {word}" for slot, found in attention.items() if (word := found.dead)]
         died = bool(dead) and result.status == "trained"
         metrics = Metrics(
             status="dead" if died else result.status,
             reason=f"attention of {', of '.join(dead)} everywhere" if died else result.reason,
-            attention_entropy={place: spread.mean for place, spread in entropy.items()},
+            attention_entropy={slot: found.entropy for slot, found in attention.items()},
             best_epoch=result.best_epoch,
             epochs=len(result.history) - 1,
             train_loss=finite(train_loss),

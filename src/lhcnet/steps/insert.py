@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from lhcnet.config import (
+from lhcnet.config import SetName, Variant, module_arguments
     SetName,
     Variant,
+    module_arguments,
 )
 from lhcnet.errors import LhcnetError
 from lhcnet.saved import Metrics, ModelInfo, Provenance, SavedModel, open_model, save
@@ -25,7 +26,7 @@ def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed:
         raise LhcnetError(f"{model}: has attention modules already; expected a plain ResNet34v2")
     refuse_diverged(saved)
     try:
-        network = insert_modules(saved.network(), [m.to_dict() for m in variant.modules], seed)
+        network = insert_modules(saved.network(), module_arguments(variant.modules), seed)
     except ValueError as error:
         raise LhcnetError(f"variants.{variant.name}: {error}") from None
     p = saved.info.provenance

@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from support.drawn_results import Results, draw_results
 
 from lhcnet import steps
-from lhcnet.config import Config, profile
+from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
 from lhcnet.io.files import write_json
+from lhcnet.profiles import profile
 from lhcnet.protocol.paper import PAPER_TABLE_7
 from lhcnet.protocol.statistics import wilson
 from lhcnet.report import plots
