@@ -134,11 +134,14 @@ def _reason(folder: Path, error: RuntimeError) -> str:
 
 @contextlib.contextmanager
 def _captured(file: Path) -> Iterator[None]:
-    """Write what kfp prints to `file`, and restore `print` and the root logger, which kfp's loops leave patched."""
-    printer, handlers = builtins.print, logging.getLogger().handlers[:]
+    """Write what kfp prints and logs to `file`; restore `print` and the root logger, which its loops leave patched."""
+    root = logging.getLogger()
+    printer, handlers = builtins.print, root.handlers[:]
     try:
         with file.open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "You may be attemping", RuntimeWarning)  # no container: intended
+            # of two tasks that run at once, the first to end gives the handlers back that it found, here these
+            root.handlers[:] = [logging.StreamHandler(log)]
             yield
     finally:
-        builtins.print, logging.getLogger().handlers[:] = printer, handlers
+        builtins.print, root.handlers[:] = printer, handlers

@@ -247,11 +247,12 @@ def control(
 def evaluate(
     folder: Annotated[Path | None, typer.Argument(help="Holds a/seed-*, b/*, c/seed-*.")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Instead of FOLDER: one model directory, or a published TensorFlow checkpoint.")
+        Path | None,
+        typer.Option(help="Instead of `folder`: a model directory, or a published TensorFlow checkpoint."),
     ] = None,
-    selection: Annotated[Path | None, typer.Option(help="With FOLDER: selection.json.")] = None,
-    control: Annotated[Path | None, typer.Option(help="With FOLDER: the LHC-NetCs, written by `control`.")] = None,
-    out: Annotated[Path | None, typer.Option(help="With FOLDER: folder to write.")] = None,
+    selection: Annotated[Path | None, typer.Option(help="With `folder`: selection.json.")] = None,
+    control: Annotated[Path | None, typer.Option(help="With `folder`: the LHC-NetCs, written by `control`.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With `folder`: folder to write.")] = None,
     trainval: Trainval = Path("artifacts/trainval"),
     test: Test = Path("artifacts/test"),
     device: Annotated[str | None, typer.Option(help="cpu or cuda, instead of compute.device.")] = None,
@@ -259,7 +260,7 @@ def evaluate(
 ) -> None:
     """Score models on test, without TTA and with it.
 
-    The kept models below FOLDER are scored into --out. With --weights, one model is scored and printed.
+    The kept models below `folder` are scored into --out. With --weights, one model is scored and printed.
     """
     from lhcnet import steps
 
@@ -273,7 +274,7 @@ def evaluate(
         models, settings = model_folders(config, folder, "ABC"), config.evaluation
         steps.evaluate(models, selection, trainval, test, out, evaluation=settings, context=context, control=control)
     else:
-        raise LhcnetError("evaluate: expected --weights alone, or FOLDER with --selection and --out")
+        raise LhcnetError("evaluate: expected --weights alone, or a folder with --selection and --out")
 
 
 @app.command()

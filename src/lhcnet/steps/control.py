@@ -60,7 +60,7 @@ def control(
         del starts[id_]
     store = open_store(trainval)
     names = [str(number) for number in range(len(starts))]
-    done: list[Checkpoint | None] = []  # removed only when the folder is complete
+    unfinished: list[Checkpoint | None] = []  # removed only when the folder is complete
     with atomic_directory(out, "control.json") as folder:
         for name, id_ in zip(names, sorted(starts), strict=True):
             begun = starts[id_]
@@ -82,9 +82,9 @@ def control(
                     start=begun.weights_digest(),
                 ),
             )
-            done.append(fit_model(network, info, store, folder / name, stage=control.training, context=context))
+            unfinished.append(fit_model(network, info, store, folder / name, stage=control.training, context=context))
         write_json(folder / "control.json", {"models": names})
-    for checkpoint in filter(None, done):
+    for checkpoint in filter(None, unfinished):
         checkpoint.remove()
     return open_controlled(out)
 

@@ -20,18 +20,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("lhcnet")
 
 
-def fit_and_open(
-    model: ResNetV2, info: ModelInfo, store: Store, out: Path, *, stage: Stage, context: RunContext
-) -> SavedModel:
-    """Train a network, write its model directory, remove its checkpoint and open the result.
-
-    Args and errors are those of `fit_model`.
-    """
-    if checkpoint := fit_model(model, info, store, out, stage=stage, context=context):
-        checkpoint.remove()
-    return open_model(out)
-
-
 def fit_model(
     model: ResNetV2, info: ModelInfo, store: Store, out: Path, *, stage: Stage, context: RunContext
 ) -> Checkpoint | None:
@@ -117,6 +105,13 @@ def fit_model(
         "%s: %s, best epoch %d, validation accuracy %.4f", p.id, metrics.status, metrics.best_epoch, best.val_accuracy
     )
     return checkpoint
+
+
+def finish(checkpoint: Checkpoint | None, out: Path) -> SavedModel:
+    """Remove the checkpoint of a training whose model is in place at `out`, and open the model."""
+    if checkpoint:
+        checkpoint.remove()
+    return open_model(out)
 
 
 def _checkpoint(checkpoints: Checkpoints, info: ModelInfo) -> Checkpoint:

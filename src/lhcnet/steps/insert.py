@@ -53,5 +53,5 @@ def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed:
         ),
     )
     save(out, network, info, Metrics(status="inserted"), [])
-    log.info("%s: inserted five attention modules (%s, seed %d)", out, variant.name, seed)
+    log.info("%s: inserted five attention modules (%s, seed %d)", saved.id, variant.name, seed)
     return open_model(out)

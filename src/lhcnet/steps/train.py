@@ -7,12 +7,16 @@ the pipeline continues. With checkpoints in the context, an interrupted training
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lhcnet.config import PLAIN, Network, SetName, Stage, Variant, module_arguments
 from lhcnet.data.store import open_store
 from lhcnet.saved import Architecture, ModelInfo, Provenance, SavedModel, open_model
 from lhcnet.steps.context import RunContext
-from lhcnet.steps.fit_model import fit_and_open, refuse_diverged, refuse_other_data
+from lhcnet.steps.fit_model import finish, fit_model, refuse_diverged, refuse_other_data
+
+if TYPE_CHECKING:
+    from lhcnet.models.resnetv2 import ResNetV2
 
 
 def train_backbone(
@@ -34,7 +38,12 @@ def train_backbone(
     Raises:
         LhcnetError: the store or the initial weights cannot be read.
     """
-    return _train_new(trainval, out, "backbone", network, None, stage, seed, context)
+    store, (model, architecture, origin) = open_store(trainval), _new_network(network, None, seed)
+    provenance = Provenance(
+        id="backbone/stage1", set="backbone", stage=1, seed=seed, variant=None, data=store.digest, start=origin
+    )
+    info = ModelInfo(architecture=architecture, provenance=provenance)
+    return finish(fit_model(model, info, store, out, stage=stage, context=context), out)
 
 
 def train_standalone(
@@ -64,7 +73,19 @@ def train_standalone(
     Raises:
         LhcnetError: the store or the initial weights cannot be read.
     """
-    return _train_new(trainval, out, "standalone", network, variant, stage, seed, context)
+    store, (model, architecture, origin) = open_store(trainval), _new_network(network, variant, seed)
+    name = variant.name if variant else None
+    provenance = Provenance(
+        id=_standalone_id(name, seed, 1),
+        set="standalone",
+        stage=1,
+        seed=seed,
+        variant=name,
+        data=store.digest,
+        start=origin,
+    )
+    info = ModelInfo(architecture=architecture, provenance=provenance)
+    return finish(fit_model(model, info, store, out, stage=stage, context=context), out)
 
 
 def train_stage(
@@ -101,39 +122,20 @@ def train_stage(
         start=begun.weights_digest(),
     )
     info = ModelInfo(architecture=begun.info.architecture, provenance=provenance)
-    return fit_and_open(begun.network(), info, store, out, stage=stage, context=context)
+    return finish(fit_model(begun.network(), info, store, out, stage=stage, context=context), out)
 
 
-def _train_new(
-    trainval: Path,
-    out: Path,
-    set_: SetName,
-    network: Network,
-    variant: Variant | None,
-    stage: Stage,
-    seed: int,
-    context: RunContext,
-) -> SavedModel:
+def _new_network(network: Network, variant: Variant | None, seed: int) -> tuple[ResNetV2, Architecture, str]:
+    """(network, its architecture, origin of its weights), with the modules of `variant` if there is one."""
     from lhcnet.models.lhcnet import insert_modules
     from lhcnet.weights.imagenet import load_start
 
-    store, architecture = open_store(trainval), Architecture.of(network)
+    architecture = Architecture.of(network)
     model, origin = load_start(network.weights, architecture.build(seed))
     if variant is not None:
         insert_modules(model, module_arguments(variant.modules), seed)
         architecture = architecture.model_copy(update={"modules": variant.modules})
-    name = variant.name if variant else None
-    provenance = Provenance(
-        id="backbone/stage1" if set_ == "backbone" else _standalone_id(name, seed, 1),
-        set=set_,
-        stage=1,
-        seed=seed,
-        variant=name,
-        data=store.digest,
-        start=origin,
-    )
-    info = ModelInfo(architecture=architecture, provenance=provenance)
-    return fit_and_open(model, info, store, out, stage=stage, context=context)
+    return model, architecture, origin
 
 
 def _identify(start: SavedModel, stage_number: int, seed: int) -> tuple[str, SetName, str | None]:
