@@ -148,7 +148,7 @@ def refused(do: Do, folder: Path) -> None:
     with pytest.raises(LhcnetError) as caught:
         do(folder)
     assert "out" in str(caught.value)
-    assert "cannot be written, expected a writable place with room: " in str(caught.value)
+    assert "cannot be written; expected a writable path and free disk space: " in str(caught.value)
     assert not str(caught.value).endswith("None")
     assert files(folder) == before
     assert not [path.name for path in folder.rglob(".*")]
@@ -204,7 +204,7 @@ def test_the_command_line_says_it_in_one_sentence(made: dict[str, Any], disk: Pa
         )
     assert done.returncode == 1
     assert done.stderr.startswith("lhcnet: ")
-    assert "cannot be written, expected a writable place with room: " in done.stderr
+    assert "cannot be written; expected a writable path and free disk space: " in done.stderr
     assert done.stderr.count("\n") == 1
     assert list(disk.iterdir()) == []
 
@@ -223,7 +223,7 @@ def test_read_only_disk(do: Do, former: bool, disk: Path) -> None:
 def test_a_place_where_nobody_may_write(do: Do) -> None:
     if not Path("/proc/self").exists():
         pytest.skip("no /proc here, in which not even root may write")
-    with pytest.raises(LhcnetError, match=r"/proc/.*out.* cannot be written, expected a writable place"):
+    with pytest.raises(LhcnetError, match=r"/proc/.*out.* cannot be written; expected a writable path"):
         do(Path("/proc/lhcnet"))
 
 
