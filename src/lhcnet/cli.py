@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from lhcnet.errors import LhcnetError
-from lhcnet.report.terminal import print_report, print_rows, print_scores
+from lhcnet.report.terminal import print_report, print_scores, print_table
 from lhcnet.runtime import tune_gc
 
 if TYPE_CHECKING:
@@ -174,15 +174,14 @@ def insert(
 ) -> None:
     """Put five fresh attention modules into MODEL."""
     from lhcnet import steps
-    from lhcnet.config import load, parse
-    from lhcnet.io.files import read_json
-    from lhcnet.protocol.selection import SelectionReport
+    from lhcnet.config import load
+    from lhcnet.protocol.selection import read_selection
 
     config = load(params)
     if (variant is None) == (best_of is None):
         raise LhcnetError("insert: expected one of --variant (set B) and --best-of (set C)")
     if best_of is not None:
-        variant = parse(SelectionReport, read_json(best_of), str(best_of)).chosen_variant
+        variant = read_selection(best_of).chosen_variant
     assert variant is not None
     steps.insert_lhc(
         model,
@@ -395,10 +394,11 @@ def sizes(
 
     In the networks that can be built here.
     """
-    from lhcnet.analysis.parameter_counts import count, table, write
+    from lhcnet.analysis.parameter_counts import count, write
+    from lhcnet.report.analysis_tables import parameters_table
 
     counted = count()
-    print_rows("Table A2: parameters in millions, attention in per cent", table(counted))
+    print_table(parameters_table(counted))
     if out is not None:
         write(counted, out)
 
@@ -411,11 +411,13 @@ def appendix_b(
 
     Which is more efficient? G1, G2, L1 and L2 for all A and B.
     """
-    from lhcnet.analysis import appendix_b as measures
+    from lhcnet.report.analysis_tables import appendix_b_table
 
-    print_rows("Appendix B, H = W = 56, d = 196, n = 8", measures.table())
+    print_table(appendix_b_table())
     if figure is not None:
-        measures.figure_a1().savefig(figure)
+        from lhcnet.report.analysis_plots import figure_a1
+
+        figure_a1().savefig(figure)
 
 
 @tracking.command("replay")

@@ -8,8 +8,6 @@ from pathlib import Path
 from lhcnet.config import Analysis, Compute, Evaluation
 from lhcnet.data.store import open_store
 from lhcnet.errors import LhcnetError
-from lhcnet.io.atomic import atomic_directory
-from lhcnet.io.files import write_json
 from lhcnet.saved import open_model
 from lhcnet.tracking.record import tracked
 
@@ -31,6 +29,7 @@ def analyse(
     A model with other attention than LHC has nothing to analyse: then `analysis.json` says so.
     """
     from lhcnet.analysis import run
+    from lhcnet.analysis.results import MARKER, Skipped, write
     from lhcnet.runtime import open_device
 
     saved, store = open_model(model), open_store(trainval)
@@ -40,17 +39,15 @@ def analyse(
     with tracked(execution, store.digest, "analyse") as tracking:
         if saved.info.architecture.has_lhc:
             images, labels = store.split("validation")
-            rows = run.spread(len(labels), analysis.images)
+            rows = run.evenly_spaced(len(labels), analysis.images)
             device = open_device(compute)
             found = run.analyse(saved, images[rows], labels[rows], device=device, batch_size=evaluation.batch_size)
-            run.write(found, out)
+            write(found, out)
             heads = sum(found.report.necessity.heads)
             for needed in found.report.necessity.needed:
-                log.info("%s: %d of %d heads needed (the others %s)", saved.id, needed.heads, heads, needed.way)
+                log.info("%s: %d of %d heads needed (the others %s)", saved.id, needed.heads, heads, needed.kind)
         else:
-            with atomic_directory(out, "analysis.json") as folder:
-                write_json(folder / "analysis.json", {"skipped": f"{saved.id} has no LHC modules"})
+            write(Skipped(skipped=f"{saved.id} has no LHC modules"), out)
         if tracking:
             tracking.params({"analysis": analysis.to_dict(), "model": saved.id})
-            for file in sorted(out.glob("*.csv")):  # `compare` draws the figures of them
-                tracking.file(file)
+            tracking.file(out / MARKER)

@@ -6,16 +6,16 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from lhcnet.config import parse
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_file
-from lhcnet.io.files import read_json, write_json
+from lhcnet.io.files import write_json
 from lhcnet.protocol.results import EvaluationReport
 from lhcnet.saved import open_model
 from lhcnet.tracking.journal import Execution, journaled
 from lhcnet.tracking.mlflow_runs import register as register_model
 from lhcnet.tracking.record import restore
 from lhcnet.tracking.writer import Here
+from lhcnet.versioned import read_versioned
 
 log = logging.getLogger("lhcnet")
 
@@ -23,7 +23,7 @@ log = logging.getLogger("lhcnet")
 def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution: str) -> dict[str, Any]:
     """Register the chosen model with the alias `champion`; ends the execution's parent run."""
     saved = open_model(chosen)
-    scored = parse(EvaluationReport, read_json(evaluation / "evaluation.json"), str(evaluation / "evaluation.json"))
+    scored = read_versioned(EvaluationReport, evaluation / "evaluation.json")
     if scored.chosen != saved.id:
         raise LhcnetError(f"{chosen}: is {saved.id}, but {evaluation} was made for {scored.chosen}")
     accuracies = scored.chosen_model().accuracies()

@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from lhcnet.runtime import Device
 log = logging.getLogger("lhcnet")
 
+DISTINCT = "test excluding duplicates in train"
+
 
 @dataclass(frozen=True)
 class ScoredSplits:
-    """Images and labels of validation and test, and which of them stand byte for byte in train too."""
+    """Images and labels of validation and test; `train_duplicate` says which have a byte-identical one in train."""
 
     data: str
     splits: dict[str, tuple[Bytes, Bytes]]
-    twin: dict[str, NDArray[np.bool]]
+    train_duplicate: dict[str, NDArray[np.bool]]
 
     @classmethod
     def open(cls, trainval: Path, test: Path) -> ScoredSplits:
@@ -41,14 +43,14 @@ class ScoredSplits:
         return cls(seen.digest, splits, {name: twins(images, train) for name, (images, _) in splits.items()})
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Labels and twins, as they stand in `predictions.npz`."""
+        """Labels and duplicates, as in `predictions.npz`."""
         found: dict[str, NDArray[Any]] = {f"labels/{name}": labels for name, (_, labels) in self.splits.items()}
-        return found | {f"twin/{name}": rows for name, rows in self.twin.items()}
+        return found | {f"train_duplicate/{name}": rows for name, rows in self.train_duplicate.items()}
 
     def score(
         self, network: ResNetV2, input_size: int, evaluation: Evaluation, device: Device, *, tta: bool
     ) -> tuple[dict[str, Score], dict[str, NDArray[np.float32]]]:
-        """(scores, probabilities) on both splits, and on the test images without a twin in train."""
+        """(scores, probabilities) on both splits, and on the test images without a duplicate in train."""
         from lhcnet.inference.predict import predict
         from lhcnet.inference.tta import plain_views, tta_views
 
@@ -62,8 +64,11 @@ class ScoredSplits:
                 )
                 predicted[f"{split}{suffix}"] = p
                 scores[f"{split}{suffix}"] = score(p, labels, split=split, views=len(views))
-            own, labels = ~self.twin["test"], self.splits["test"][1]
+            own, labels = ~self.train_duplicate["test"], self.splits["test"][1]
             scores[f"test_distinct{suffix}"] = score(
-                predicted[f"test{suffix}"][own], labels[own], split="test without twins in train", views=len(views)
+                predicted[f"test{suffix}"][own],
+                labels[own],
+                split="test excluding duplicates in train",
+                views=len(views),
             )
         return scores, predicted
