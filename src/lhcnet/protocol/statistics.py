@@ -19,12 +19,20 @@ EXACT = 200_000  # up to this many divisions of the models into two sets, the pe
 RESAMPLES = 9_999  # else this many divisions are drawn, with a fixed seed
 
 
-class Paired(FrozenModel):
-    """McNemar's exact test of two models on the same n images.
+class Difference(FrozenModel):
+    """A difference of two accuracies (first minus second, 0..1), its p, and the smallest p that the test can give."""
 
-    `b` images are right by the first model alone, `c` by the second alone. `difference` is first minus second, 0..1;
-    `smallest_p` is the smallest p that b + c discordant images can give.
-    """
+    difference: float
+    p: float
+    smallest_p: float
+
+    @property
+    def significant(self) -> bool:
+        return self.p < ALPHA
+
+
+class Paired(Difference):
+    """McNemar's exact test on the same n images: `b` are right by the first model alone, `c` by the second alone."""
 
     kind: Literal["McNemar"] = "McNemar"
     n: int
@@ -32,35 +40,17 @@ class Paired(FrozenModel):
     accuracy_b: float
     b: int
     c: int
-    difference: float
-    p: float
-    smallest_p: float
-
-    @property
-    def significant(self) -> bool:
-        return self.p < ALPHA
 
 
-class Permuted(FrozenModel):
-    """Permutation test of the mean accuracies of two sets of models.
-
-    `exact` if all divisions of the models into two sets of these sizes were counted; else some were drawn. The other
-    fields as in `Paired`.
-    """
+class Permuted(Difference):
+    """Permutation test of two sets of models; `exact` if all divisions into sets of these sizes were counted."""
 
     kind: Literal["permutation"] = "permutation"
     n_a: int
     n_b: int
     mean_a: float
     mean_b: float
-    difference: float
-    p: float
-    smallest_p: float
     exact: bool
-
-    @property
-    def significant(self) -> bool:
-        return self.p < ALPHA
 
 
 class SeedSpread(FrozenModel):

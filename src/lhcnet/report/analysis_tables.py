@@ -121,7 +121,7 @@ def correlation_table(report: AnalysisReport) -> Table:
     rows.append({"module": "Transformer, paper", "correlation_max": paper.CORRELATION_TRANSFORMER})
     note = (
         "Pearson's coefficient of the outputs A of two heads, over images, channels and the pixels of a slice. The "
-        f"paper gives {paper.CORRELATION:.0%} for LHC-Net and up to {paper.CORRELATION_TRANSFORMER:.0%} for a "
+        f"paper gives {paper.CORRELATION} for LHC-Net and up to {paper.CORRELATION_TRANSFORMER} for a "
         "Transformer encoder, without a formula."
     )
     return Table("Correlation between heads", note, frame(rows))
@@ -131,7 +131,7 @@ def scaling_table(report: AnalysisReport) -> Table:
     """Learnt scaling T and entropy of the attention of each head."""
     rows = [
         {"module": module.slot, "head": head.head}
-        | {f"T {100 * q:g} %": round(value, 4) for q, value in zip(QUANTILES, head.scaling, strict=True)}
+        | {f"T_{100 * q:02.0f}": value for q, value in zip(QUANTILES, head.scaling, strict=True)}
         | {"T_mean": head.scaling_mean, "exponent": module.g + head.scaling_mean}
         | {"entropy": head.entropy, "entropy_of_mean": head.entropy_of_mean}
         for module in report.modules

@@ -15,7 +15,6 @@ from lhcnet.report import plots
 from lhcnet.report.analysis_plots import figures
 from lhcnet.report.analysis_tables import analysis_tables, how_compared
 from lhcnet.report.formatting import Table, frame, interval, percent
-from lhcnet.report.origin import Origin
 from lhcnet.report.page import Chapter, Drawing, page
 from lhcnet.report.protocol_chapter import data_chapter, differing, official, protocol_chapter
 from lhcnet.report.tables import differences_table
@@ -32,7 +31,8 @@ def write_report(
     tables: Mapping[str, Table],
     analysis: Analysis | Skipped | None = None,
     execution: str | None = None,
-    origin: Origin,
+    origin: Mapping[str, str],
+    seconds: Mapping[str, float],
 ) -> None:
     """Write the report as one HTML file.
 
@@ -43,7 +43,8 @@ def write_report(
         tables: of `all_tables`.
         analysis: of the chosen model, if there is one.
         execution: name of the execution, if it has one.
-        origin: where and when the report is made.
+        origin: date, commit, hardware and versions of the report.
+        seconds: wall time of each step.
     """
     same_images = official(data_report)
 
@@ -51,18 +52,20 @@ def write_report(
         return [tables[name] for name in names if name in tables]
 
     chapters = [
-        Chapter("Summary", _summary(results, statistics), of("best", "spread")),
-        Chapter("Models", [_rule(results)], _models(tables["models"]), [_accuracies(results, same_images)]),
+        Chapter("Summary", _summary(results, statistics), [*of("best"), _means(tables["spread"])]),
+        Chapter(
+            "Models", [_rule(results)], [*_models(tables["models"]), *of("spread")], [_accuracies(results, same_images)]
+        ),
         Chapter("Comparison with the paper", [_with_paper(results, same_images)], of("table7", "table_a2")),
         Chapter("Comparisons", _how_to_read(statistics), _differences(statistics)),
         Chapter("LHC-NetC", _control(results), of("control")),
-        Chapter("Classes", [], of("classes"), _classes(results)),
+        Chapter("Classes", [], of("classes"), _classes(results, tables["classes"])),
         Chapter("Calibration", [], of("calibration"), [_calibration(results)]),
         _analyses(analysis),
         _training(results),
         data_chapter(data_report),
         protocol_chapter(results),
-        _origin(origin),
+        _origin(origin, seconds),
     ]
     html = page(
         f"LHC-Net: {execution or results.selection.chosen}",
@@ -79,8 +82,8 @@ def notices(results: Results, summary: Summary, data_report: Mapping[str, Any]) 
     found = [not_the_best(summary), equal_weights(results)]
     if not official(data_report):
         found.append(
-            f"These are not FER2013's official splits ({data_report['images']:,} images, {data_report['shape']}): the "
-            "paper's figures are of other images, and nothing is compared with them."
+            f"These are not FER2013's official splits ({data_report['images']:,} images, read as "
+            f"{data_report['shape']}): the paper's figures are of other images, and nothing is compared with them."
         )
     if different := differing(results):
         found.append(f"{different} settings differ from the paper's: see Protocol.")
@@ -89,7 +92,7 @@ def notices(results: Results, summary: Summary, data_report: Mapping[str, Any]) 
     return [text for text in found if text]
 
 
-def _facts(results: Results, execution: str | None, origin: Origin) -> dict[str, str]:
+def _facts(results: Results, execution: str | None, origin: Mapping[str, str]) -> dict[str, str]:
     model, selection = results.evaluation.chosen_model(), results.selection
     rejected = len(selection.entries) - len(selection.kept)
     facts = {
@@ -103,13 +106,13 @@ def _facts(results: Results, execution: str | None, origin: Origin) -> dict[str,
         facts["Test accuracy excluding duplicates"] = _stated(model.test_distinct)
         facts["Test accuracy with TTA, excluding duplicates"] = _stated(model.test_distinct_tta)
     facts |= {"Models": f"{len(selection.kept)} kept, {rejected} rejected", "Data digest": results.evaluation.data[:12]}
-    return facts | {"Date of this report": origin.date, "Commit": origin.commit[:12]}
+    return facts | {"Date of this report": origin["date"], "Commit": origin["commit"]}
 
 
 def _stated(score: Score | None) -> str:
     if score is None:
         return "not computed"
-    return f"{percent(score.accuracy)} %\n95 % CI {interval(score.ci95)}, n = {score.n:,}"
+    return f"{percent(score.accuracy)} %\n95 % CI {interval(score.ci95)}\nn = {score.n:,}"
 
 
 def _summary(results: Results, statistics: Statistics) -> list[str]:
@@ -117,7 +120,7 @@ def _summary(results: Results, statistics: Statistics) -> list[str]:
     low, high = test.ci95
     first = (
         f"One test image is {100 / test.n:.3f} points. The 95 % confidence interval of the chosen model is "
-        f"± {50 * (high - low):.1f} points wide; a paired test on the same images can find smaller differences."
+        f"{100 * (high - low):.1f} points wide; a paired test on the same images can find smaller differences."
     )
     return [first, *map(comparison, main_comparisons(statistics)), *statistics.untested]
 
@@ -130,6 +133,12 @@ def _rule(results: Results) -> str:
         f"training loss is below {limit:.4f}, which is {selection.loss_factor:g} times that of its start "
         f"{selection.start.id}. The rule does not apply to set A: there, only a training that diverged is rejected."
     )
+
+
+def _means(spread: Table) -> Table:
+    """The means on test alone; the others follow in the chapter on the models."""
+    data = spread.data
+    return Table(f"{spread.title} on test", "", data[data["score"] == "test"].drop(columns="score"))
 
 
 def _models(table: Table) -> list[Table]:
@@ -182,12 +191,11 @@ def _control(results: Results) -> list[str]:
     ]
 
 
-def _classes(results: Results) -> list[Drawing]:
-    predicted = results.predictions[f"{results.selection.chosen}/test"]
-    counts = confusion(predicted, results.labels)
+def _classes(results: Results, classes: Table) -> list[Drawing]:
+    counts = confusion(results.predictions[f"{results.selection.chosen}/test"], results.labels)
     return [
         Drawing("Confusion matrix", "Rows are true classes.", plots.confusion_matrix(counts, CLASSES)),
-        Drawing("Precision, recall and F1", "", plots.class_scores(predicted.argmax(1), results.labels, CLASSES)),
+        Drawing("Precision, recall and F1", "", plots.class_scores(classes.data)),
     ]
 
 
@@ -231,18 +239,13 @@ def _training(results: Results) -> Chapter:
     )
 
 
-def _origin(origin: Origin) -> Chapter:
-    rows = [
-        {"what": "date", "value": origin.date},
-        {"what": "commit", "value": origin.commit},
-        {"what": "hardware", "value": origin.hardware},
-        {"what": "versions", "value": origin.versions},
-    ]
-    times = Table(
-        "Wall time of each step",
-        "Of the last run of each step, on the machine that ran it; a training that was resumed since its last start.",
-        frame([{"step": step, "seconds": seconds} for step, seconds in origin.seconds.items()]),
+def _origin(origin: Mapping[str, str], seconds: Mapping[str, float]) -> Chapter:
+    made = frame([{"what": what, "value": value} for what, value in origin.items()])
+    times = frame([{"step": step, "seconds": value} for step, value in seconds.items()])
+    note = "Of the last run of each step, on the machine that ran it; of a resumed training only the time since then."
+    return Chapter(
+        "Hardware, versions and times",
+        [] if seconds else ["No wall times of this execution are known on this machine."],
+        [Table("The machine that made this report", "", made)]
+        + [Table("Wall time of each step", note, times)] * bool(seconds),
     )
-    texts = [] if origin.seconds else ["No wall times of this execution are known on this machine."]
-    made = Table("This report", "The machine that made the report.", frame(rows))
-    return Chapter("Hardware, versions and times", texts, [made, times] if origin.seconds else [made])

@@ -113,29 +113,31 @@ COLUMNS: Mapping[str, Column] = {
     "significant": Column("significant", marked=True),
     "significant_distinct": Column("significant excluding duplicates", marked=True),
     "paper_in_ci": Column("paper's figure in our 95 % CI"),
+    "first_alone": Column("right by the first alone"),
+    "second_alone": Column("right by the second alone"),
+    "n_first": Column("models of the first"),
+    "n_second": Column("models of the second"),
     # other
+    **{f"factor{i}": Column(f"1 + tanh(w{i})") for i in range(1, 6)},
     "compared": Column("compared with the paper", marked=True),
-    "train_loss": Column("training loss", _digits(".4f")),
-    "n_distinct": Column("n excluding duplicates", _digits(",")),
+    "train_loss": Column("training loss"),
+    "learning_rate": Column("learning rate", _digits("g")),
+    "mean_grey": Column("mean grey value", _digits(".2f")),
+    "n_distinct": Column("n excluding duplicates"),
     "different": Column("different weights"),
     "tta": Column("TTA"),
-    "brier": Column("Brier score", _digits(".4f")),
-    "log_loss": Column("log loss", _digits(".4f")),
+    "brier": Column("Brier score"),
     "params": Column("parameters (millions)", _digits(".4g")),
     "paper_params": Column("parameters, paper (millions)", _digits(".4g")),
     "attention": Column("attention %", _digits(".3g")),
     "paper_attention": Column("attention, paper %", _digits(".3g")),
     "seconds": Column("wall time", duration),
-    "correlation": Column("mean correlation", _digits(".3f")),
-    "correlation_max": Column("largest correlation", _digits(".3f")),
-    "entropy": Column("entropy", _digits(".3f")),
-    "entropy_of_mean": Column("entropy of the mean map", _digits(".3f")),
-    "T_mean": Column("mean of T", _digits(".3f")),
-    "exponent": Column("mean of g + T", _digits(".3f")),
-    "L1": Column("L1", _digits(".2f")),
-    "G1": Column("G1", _digits(".2f")),
-    "L2": Column("L2", _digits(".4f")),
-    "G2": Column("G2", _digits(".4f")),
+    "correlation": Column("mean correlation"),
+    "correlation_max": Column("largest correlation"),
+    "entropy_of_mean": Column("entropy of the mean map"),
+    **{f"T_{q:02d}": Column(f"T {q} %") for q in (5, 25, 50, 75, 95)},
+    "T_mean": Column("mean of T"),
+    "exponent": Column("mean of g + T"),
 }
 
 
@@ -178,7 +180,7 @@ def _cell(value: Any, column: Column) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

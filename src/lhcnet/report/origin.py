@@ -6,8 +6,6 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,28 +13,17 @@ from pathlib import Path
 PACKAGES = ("lhcnet", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "mlflow")
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Of the machine that makes the report. `seconds` are the wall times of the steps of the execution."""
-
-    date: str
-    commit: str
-    hardware: str
-    versions: str
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-
-def origin(seconds: Mapping[str, float] | None = None) -> Origin:
+def origin() -> dict[str, str]:
     """Of this machine, now; SOURCE_DATE_EPOCH (seconds), where it is set, is taken as the time."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     now = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
-    return Origin(
-        date=f"{now:%Y-%m-%d %H:%M} UTC",
-        commit=os.environ.get("LHCNET_COMMIT") or _output("git", "rev-parse", "--short=12", "HEAD") or "unknown",
-        hardware=_hardware(),
-        versions=", ".join([f"Python {platform.python_version()}", *filter(None, map(_version, PACKAGES))]),
-        seconds=seconds or {},
-    )
+    commit = os.environ.get("LHCNET_COMMIT") or _output("git", "rev-parse", "HEAD") or "unknown"
+    return {
+        "date": f"{now:%Y-%m-%d %H:%M} UTC",
+        "commit": commit[:12],
+        "hardware": _hardware(),
+        "versions": ", ".join([f"Python {platform.python_version()}", *filter(None, map(_version, PACKAGES))]),
+    }
 
 
 def _hardware() -> str:

@@ -11,6 +11,10 @@ from lhcnet.protocol.statistics import wilson
 from lhcnet.report.formatting import Table, frame, score_columns
 
 COLUMNS_7 = ("top_40", "top_40_without_best", "top_25", "top_25_without_best", "best")
+COLUMNS_A2 = (
+    *("network", "source", "tta", "accuracy", "ci95_low", "ci95_high", "accuracy_distinct", "params", "attention"),
+    *("compared_with", "difference", "paper_in_ci"),
+)
 OURS, DISTINCT, PAPER = "here", "here, excluding duplicates", "paper"
 
 
@@ -36,7 +40,7 @@ def table_7(results: Results, *, official: bool) -> Table:
     note = (
         "Mean test accuracy in per cent of the best 40 % and 25 % of the models with different weights of set A, of "
         "the LHC-Nets of B ∪ C, and of the LHC-NetCs, without TTA. As in the paper, models are ranked by their test "
-        "accuracy: the table compares sets, and the column `best` is no estimate of the accuracy of one model."
+        "accuracy: the table compares sets, and the column best is no estimate of the accuracy of one model."
     )
     return Table("Table 7", note + (_INSIDE if official else ""), frame(rows).dropna(axis="columns", how="all"))
 
@@ -70,7 +74,8 @@ def table_a2(results: Results, *, official: bool) -> Table:
         row = {"network": other.model, "source": PAPER, "tta": other.tta, "accuracy": other.accuracy / 100}
         row |= {"params": other.params, "attention": other.share}
         rows.append(row | _against(score, "chosen model, here", other.accuracy / 100))
-    data = frame(sorted(rows, key=_order)).dropna(axis="columns", how="all")
+    data = frame(sorted(rows, key=_order))
+    data = data[[name for name in COLUMNS_A2 if name in data]].dropna(axis="columns", how="all")
     note = "Test accuracy of the best models on validation of set A, of B ∪ C and of the LHC-NetCs."
     return Table("Table A2", note + (_ROWS if official else ""), data)
 

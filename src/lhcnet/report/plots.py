@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from pandas import DataFrame
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_fscore_support
+from sklearn.metrics import ConfusionMatrixDisplay
 
 from lhcnet.protocol.paper import PAPER_TABLE_7, PAPER_TABLE_A2
 from lhcnet.protocol.results import Results
-from lhcnet.protocol.score import LABELS, Score
+from lhcnet.protocol.score import Score
 from lhcnet.protocol.sizes import OTHER
 from lhcnet.protocol.standalone import StandaloneReport
 from lhcnet.saved import Epoch, ModelRecord
@@ -133,21 +134,19 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Figur
     return figure
 
 
-def class_scores(predicted: NDArray[np.int64], labels: NDArray[np.uint8], classes: Sequence[str]) -> Figure:
-    """Precision, recall and F1 of each class, in per cent."""
-    *scores, counts = precision_recall_fscore_support(labels, predicted, labels=LABELS, zero_division=0.0)
+def class_scores(classes: DataFrame) -> Figure:
+    """Precision, recall and F1 of each class, from the table of classes."""
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
-    for i, (name, values) in enumerate(zip(("precision", "recall", "F1"), scores, strict=True)):
-        at = np.arange(len(classes)) + 0.27 * (i - 1)
-        axes.bar(at, 100 * values, 0.25, label=name, color=list(COLOURS.values())[i])
-    axes.set_xticks(range(len(classes)), [f"{name}\nn = {n}" for name, n in zip(classes, counts, strict=True)])
+    labels = [f"{name}\nn = {n}" for name, n in zip(classes["class"], classes["n"], strict=True)]
+    scores = 100 * classes[["precision", "recall", "f1"]].astype(float).rename(columns={"f1": "F1"})
+    scores.set_axis(labels).plot.bar(ax=axes, rot=0, width=0.8, color=dict(zip(scores, COLOURS.values(), strict=False)))
     axes.set_ylim(0, 100)
     axes.set_ylabel("per cent")
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    axes.legend(loc="upper right", ncols=3, frameon=False)
     return figure
 
 

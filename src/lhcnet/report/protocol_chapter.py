@@ -32,7 +32,10 @@ def official(data_report: Mapping[str, Any]) -> bool:
 def data_chapter(report: Mapping[str, Any]) -> Chapter:
     """The data, from the report that the step prepare wrote."""
     counts = report["counts"]
-    rows = [{"split": split} | counts[split] | {"all": sum(counts[split].values())} for split in SPLITS]
+    rows = [
+        {"split": split} | counts[split] | {"all": sum(counts[split].values()), "mean_grey": report["mean_grey"][split]}
+        for split in SPLITS
+    ]
     found = {
         "images": report["images"],
         "distinct images": report["distinct"],
@@ -42,7 +45,6 @@ def data_chapter(report: Mapping[str, Any]) -> Chapter:
         **{f"{split} images duplicated in train": n for split, n in sorted(report["twin_in_train"].items())},
         **{f"blank images in {split}": report["blank"][split] for split in SPLITS},
     }
-    grey = [{"split": split, "mean_grey_value": round(report["mean_grey"][split], 2)} for split in SPLITS]
     texts = [f"Read as {report['shape']}; the validation split is {report['validation']}."]
     if report["twin_in_train"]["test"]:
         texts.append(
@@ -53,7 +55,7 @@ def data_chapter(report: Mapping[str, Any]) -> Chapter:
         "Data",
         texts,
         [
-            Table("Images of each class", "", frame([a | b for a, b in zip(rows, grey, strict=True)])),
+            Table("Images of each class", "", frame(rows)),
             Table(
                 "Repeats and blank images",
                 "A blank image has grey values that differ by 3 at most.",

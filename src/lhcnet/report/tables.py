@@ -34,10 +34,11 @@ def all_tables(results: Results, statistics: Statistics, *, official: bool) -> d
         statistics: made from them.
         official: whether the splits are FER2013's own; only then are there rows of the paper.
     """
+    models = models_table(results)
     tables = {
-        "best": best_table(results),
+        "best": best_table(results, models),
         "spread": spread_table(results, statistics),
-        "models": models_table(results),
+        "models": models,
         "table7": table_7(results, official=official),
         "table_a2": table_a2(results, official=official),
         "differences": differences_table(statistics),
@@ -48,15 +49,12 @@ def all_tables(results: Results, statistics: Statistics, *, official: bool) -> d
     return {name: table for name, table in tables.items() if len(table.data)}
 
 
-def best_table(results: Results) -> Table:
-    """The best model of each network."""
-    rows = [
-        {"network": name, "model": id_, "chosen": id_ == results.selection.chosen}
-        | _scores(results.evaluation.model(id_))
-        for name, id_ in sorted(results.best.items(), key=lambda item: item[1] != results.selection.chosen)
-    ]
-    note = "The best model of each network on validation: of set A, of B ∪ C (the chosen one), and of the LHC-NetCs."
-    return Table("Best models", note, _tidy(rows, results))
+def best_table(results: Results, models: Table) -> Table:
+    """The rows of the best models on validation, the chosen one first."""
+    ids = sorted(results.best.values(), key=lambda id_: id_ != results.selection.chosen)
+    data = models.data.set_index("model", drop=False).loc[ids].drop(columns=["kept", "reason"])
+    note = "The best model of each network on validation: of B ∪ C (the chosen one), of set A, and of the LHC-NetCs."
+    return Table("Best models", note, data.dropna(axis="columns", how="all"))
 
 
 def models_table(results: Results) -> Table:
@@ -139,9 +137,9 @@ def differences_table(statistics: Statistics, question: Question | None = None) 
 def _difference(one: Comparison) -> dict[str, object]:
     first, second = names(one)
     if isinstance(one.test, Permuted):
-        counts: dict[str, object] = {"models_first": one.test.n_a, "models_second": one.test.n_b}
+        counts: dict[str, object] = {"n_first": one.test.n_a, "n_second": one.test.n_b}
     else:
-        counts = {"right_first_alone": one.test.b, "right_second_alone": one.test.c}
+        counts = {"first_alone": one.test.b, "second_alone": one.test.c}
     return {
         "question": one.question,
         "first": first,
@@ -164,8 +162,8 @@ def control_table(results: Results) -> Table:
     weights = {"start": CONTROL_START} | {one.record.id: one.w for one in results.evaluation.control}
     rows = [
         {"model": name}
-        | {f"w{i}": round(value, 6) for i, value in enumerate(w, 1)}
-        | {f"1 + tanh(w{i})": round(float(1 + np.tanh(value)), 6) for i, value in enumerate(w, 1)}
+        | {f"w{i}": value for i, value in enumerate(w, 1)}
+        | {f"factor{i}": float(1 + np.tanh(value)) for i, value in enumerate(w, 1)}
         for name, w in weights.items()
     ]
     note = "The weights w of LHC1 to LHC5, and the factor 1 + tanh(w) of the output of each module; the start first."
@@ -218,7 +216,7 @@ def calibration_table(results: Results, statistics: Statistics) -> Table:
         {
             "model": one.model,
             "tta": one.tta,
-            "images": "all" if one.duplicates else "excluding duplicates",
+            **({"images": "all" if one.duplicates else "excluding duplicates"} if results.duplicates else {}),
             "n": one.n,
             "confidence": one.confidence,
             "accuracy": one.accuracy,

@@ -91,7 +91,7 @@ def not_the_best(summary: Summary) -> str | None:
     return (
         f"The chosen model is not the best one on validation: {summary.best_on_validation} has "
         f"{percent(summary.best_on_validation_accuracy)} %, {summary.chosen} has {percent(summary.val_accuracy)} %. "
-        "Only a network with attention modules (B ∪ C) can be chosen."
+        "Only a model of B ∪ C can be chosen."
     )
 
 

@@ -64,7 +64,8 @@ def compare(
                 tables=tables,
                 analysis=analysed,
                 execution=execution,
-                origin=origin(wall_times(execution) if execution else None),
+                origin=origin(),
+                seconds=wall_times(execution) if execution else {},
             )
         if run:
             from lhcnet.report.analysis_plots import figures

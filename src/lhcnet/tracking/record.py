@@ -18,7 +18,7 @@ def tracked(
     if execution is None:
         yield None
         return
-    with timed(execution, step), journaled(Execution(execution, data), step, tags=tags or {}) as run:
+    with journaled(Execution(execution, data), step, tags=tags or {}) as run, timed(execution, step):
         yield run
 
 
