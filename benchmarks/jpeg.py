@@ -27,7 +27,8 @@ from lhcnet.data.transforms import upscale
 from lhcnet.inference.predict import loss_and_accuracy, predict
 from lhcnet.inference.tta import plain_views
 from lhcnet.profiles import profile
-from lhcnet.protocol.statistics import mcnemar, sentence
+from lhcnet.protocol.statistics import mcnemar
+from lhcnet.report.wording import sentence
 from lhcnet.runtime import open_device
 from lhcnet.saved import Architecture
 from lhcnet.training.loop import DataSplit, fit

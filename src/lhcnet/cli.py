@@ -190,11 +190,9 @@ def insert(
 
 
 def _chosen_variant(selection: Path) -> str:
-    from lhcnet.config import parse
-    from lhcnet.io.files import read_json
-    from lhcnet.protocol.selection import SelectionReport
+    from lhcnet.protocol.selection import read_selection
 
-    return parse(SelectionReport, read_json(selection), str(selection)).chosen_variant
+    return read_selection(selection).chosen_variant
 
 
 @app.command()

@@ -91,11 +91,12 @@ def sizes(
 
     For the networks that can be built here.
     """
-    from lhcnet.analysis.parameter_counts import count, table, write
-    from lhcnet.report.terminal import print_rows
+    from lhcnet.analysis.parameter_counts import count, write
+    from lhcnet.report.analysis_tables import parameters_table
+    from lhcnet.report.terminal import print_table
 
     counted = count()
-    print_rows("Table A2: parameters in millions, attention in per cent", table(counted))
+    print_table(parameters_table(counted))
     if out is not None:
         write(counted, out)
 
@@ -107,12 +108,14 @@ def appendix_b(
 
     Prints G1, G2, L1 and L2 for all A and B, and which of the two is more efficient.
     """
-    from lhcnet.analysis import appendix_b as measures
-    from lhcnet.report.terminal import print_rows
+    from lhcnet.report.analysis_tables import appendix_b_table
+    from lhcnet.report.terminal import print_table
 
-    print_rows("Appendix B, H = W = 56, d = 196, n = 8", measures.table())
+    print_table(appendix_b_table())
     if figure is not None:
-        measures.figure_a1().savefig(figure)
+        from lhcnet.report.analysis_plots import figure_a1
+
+        figure_a1().savefig(figure)
 
 
 def show(report: Annotated[Path, typer.Argument(help="Folder that a comparison wrote.")]) -> None:

@@ -1,7 +1,7 @@
-"""The model directory: `model.safetensors`, `model.json`, `history.csv`, `metrics.json`. No pickles.
+"""The model directory (`model.safetensors`, `model.json`, `history.csv`, `metrics.json`) and the record of a model.
 
-A directory is complete or absent: it is written beside its place and renamed. Reading all but the weights loads no
-torch.
+A directory is complete or absent: it is written under a hidden name and then renamed. There are no pickles. Reading
+everything except the weights does not load torch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from lhcnet.config import (
 )
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory
-from lhcnet.io.files import read_bytes_bounded, read_json, read_text, write_json
+from lhcnet.io.files import read_bytes_bounded, read_json, read_text, require_regular_file, write_json
+from lhcnet.versioned import Versioned, read_versioned
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 MARKER = "model.json"
 CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 _LONGEST_HISTORY = 1 << 20  # bytes, ten thousand epochs
-Status = Literal["trained", "diverged", "dead", "inserted"]  # dead: an LHC module attends to nothing in particular
+Status = Literal["trained", "diverged", "dead", "inserted"]  # dead: the attention of an LHC module is uniform
 
 
 class Epoch(FrozenModel):
@@ -61,7 +62,7 @@ class Epoch(FrozenModel):
 
 
 class Architecture(FrozenModel):
-    """All that is needed to build the network again; `modules` is null for the plain ResNet34v2."""
+    """Everything that is needed to build the network again; `modules` is null for the plain ResNet34v2."""
 
     input_size: InputSize
     depths: tuple[Count, Count, Count, Count]
@@ -74,7 +75,7 @@ class Architecture(FrozenModel):
 
     @property
     def has_lhc(self) -> bool:
-        """Whether there is an LHC module in every one of the five places."""
+        """Whether there is an LHC module in each of the five slots."""
         return self.modules is not None and all(isinstance(row, LHCSettings) for row in self.modules)
 
     @classmethod
@@ -98,9 +99,10 @@ class Architecture(FrozenModel):
 
 
 class Provenance(FrozenModel):
-    """Where a model comes from. `start` is the SHA-256 of the weights it started from, or the word `none`.
+    """Where a model comes from.
 
-    `training` and `compute` are the settings it was trained with; null where nothing was trained.
+    `start` is the SHA-256 of the weights file that training started from, or the word `none`. `training` and `compute`
+    are the settings of the training; null if there was none. `lhcnet` is the version that trained the model.
     """
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]+$")]
@@ -116,9 +118,9 @@ class Provenance(FrozenModel):
 
 
 class Metrics(FrozenModel):
-    """Figures of the final weights in evaluation mode without augmentation; null where not measured or not finite.
+    """Metrics of the final weights, in evaluation mode and without augmentation; null if not measured or not finite.
 
-    `attention_entropy` is that of each LHC module, from 0 (every channel attends to one) to 1 (to all alike).
+    `attention_entropy` has one value for each LHC module, from 0 (every channel attends to one channel) to 1 (uniform).
     """
 
     status: Status
@@ -138,10 +140,9 @@ def _the_seven(classes: tuple[str, ...]) -> tuple[str, ...]:
     return classes
 
 
-class ModelInfo(FrozenModel):
+class ModelInfo(Versioned):
     """`model.json`."""
 
-    format: Literal[1] = 1
     architecture: Architecture
     preprocessing: Literal["48x48 grey 0..255, bilinear to input_size, copied to 3 channels"] = (
         "48x48 grey 0..255, bilinear to input_size, copied to 3 channels"
@@ -150,9 +151,37 @@ class ModelInfo(FrozenModel):
     provenance: Provenance
 
 
+class ModelRecord(FrozenModel):
+    """What a trained model is, and what it reached.
+
+    `selection.json` holds the record of each model of the sets A, B and C, `evaluation.json` that of each LHC-NetC; all
+    other results name the model by its id. `weights` is the SHA-256 of its weights file: two models with equal weights
+    are one model.
+    """
+
+    architecture: Architecture
+    provenance: Provenance
+    metrics: Metrics
+    history: tuple[Epoch, ...]
+    weights: str
+
+    @property
+    def id(self) -> str:
+        return self.provenance.id
+
+    @property
+    def set(self) -> SetName:
+        return self.provenance.set
+
+    @property
+    def is_its_start(self) -> bool:
+        """Whether training changed nothing that was kept: epoch 0, the start, was the best on validation."""
+        return self.weights == self.provenance.start or (self.metrics.epochs > 0 and self.metrics.best_epoch == 0)
+
+
 @dataclass(frozen=True)
 class SavedModel:
-    """A model directory, opened: everything but the weights."""
+    """An open model directory; the weights are read on demand."""
 
     path: Path
     info: ModelInfo
@@ -165,8 +194,23 @@ class SavedModel:
 
     def weights_digest(self) -> str:
         """SHA-256 of `model.safetensors`."""
-        with (self.path / "model.safetensors").open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        path = self.path / "model.safetensors"
+        try:
+            require_regular_file(path)
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise LhcnetError(f"{path}: expected the weights of {self.id}: {error}") from None
+
+    def record(self) -> ModelRecord:
+        """What the results keep of this model."""
+        return ModelRecord(
+            architecture=self.info.architecture,
+            provenance=self.info.provenance,
+            metrics=self.metrics,
+            history=self.history,
+            weights=self.weights_digest(),
+        )
 
     def network(self) -> ResNetV2:
         """The network with its weights, on the CPU, in evaluation mode."""
@@ -226,7 +270,7 @@ def save(
 
 def open_model(path: Path) -> SavedModel:
     """Read a model directory. Raises `LhcnetError` naming the file that is missing or not what was expected."""
-    info = parse(ModelInfo, read_json(path / MARKER), str(path / MARKER))
+    info = read_versioned(ModelInfo, path / MARKER)
     metrics = parse(Metrics, read_json(path / "metrics.json"), str(path / "metrics.json"))
     try:
         lines = StringIO(read_text(path / "history.csv", _LONGEST_HISTORY), newline="")

@@ -12,6 +12,7 @@ from kfp import dsl, local
 from support.drivers import assert_same_analysis, assert_same_files, digest, kubeflow
 
 from components.train_backbone import train_backbone
+from lhcnet.analysis.results import Analysis, read
 from lhcnet.config import Checkpoints, Config
 from lhcnet.profiles import to_yaml
 from lhcnet.report.analysis_plots import figures
@@ -53,7 +54,9 @@ def test_kubeflow_gives_the_metrics_of_direct_calls(
     assert "confusion_matrix.png" in [f.path for f in client.list_artifacts(parents[0].info.run_id)]
     (compared,) = (run.info.run_id for run in runs if run.data.tags.get("step") == "compare")
     drawn = [f.path for f in client.list_artifacts(compared, "analyses")]
-    assert len(drawn) == len(figures(analysis)) > 0
+    analysed = read(analysis)
+    assert isinstance(analysed, Analysis)
+    assert len(drawn) == len(figures(analysed)) > 0
 
 
 def test_a_killed_task_resumes_when_kubeflow_retries_it(

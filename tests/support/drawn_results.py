@@ -1,4 +1,4 @@
-"""SavedModel results of an execution, drawn instead of trained, so that what is made of them can be tried at once."""
+"""Results of an execution, drawn instead of trained: statistics and reports can be tried on them at once."""
 
 from __future__ import annotations
 
@@ -9,20 +9,55 @@ import numpy as np
 
 from lhcnet.config import Config, Stage
 from lhcnet.data.fer2013 import CLASSES, OFFICIAL_COUNTS, SPLITS
-from lhcnet.protocol.results import Controlled, Evaluated, EvaluationReport
+from lhcnet.protocol.results import ControlModel, EvaluationReport, ModelScores, Results
 from lhcnet.protocol.score import Score, score
-from lhcnet.protocol.selection import Entry, SelectionReport, Trained, best_on_validation
-from lhcnet.report.paper_tables import sizes
-from lhcnet.saved import Architecture, Epoch
+from lhcnet.protocol.selection import Entry, SelectionReport, best_on_validation
+from lhcnet.protocol.sizes import sizes
+from lhcnet.saved import Architecture, Epoch, Metrics, ModelRecord, Provenance
 
 DIGEST = "d" * 64
 
 
-class Results(NamedTuple):
-    selection: SelectionReport
-    evaluation: EvaluationReport
-    predictions: dict[str, np.ndarray]
+class Drawn(NamedTuple):
+    results: Results
     data_report: dict[str, Any]
+
+
+def record(
+    config: Config,
+    id_: str,
+    set_: Any,
+    *,
+    training: Stage,
+    history: tuple[Epoch, ...],
+    stage: int = 4,
+    variant: str | None = None,
+    seed: int = 0,
+    start: str = "e" * 64,
+    control: bool = False,
+    **metrics: Any,
+) -> ModelRecord:
+    """A model whose last epoch is the best; its weights are its id."""
+    modules = None if variant is None else config.variants[variant]
+    figures = {"train_loss": 0.65, "train_accuracy": 0.8, "val_loss": 0.9, "val_accuracy": 0.5}
+    epochs = {"best_epoch": len(history) - 1, "epochs": len(history) - 1}
+    return ModelRecord(
+        architecture=Architecture.of(config.network).model_copy(update={"modules": modules, "control": control}),
+        provenance=Provenance(
+            id=id_,
+            set=set_,
+            stage=stage,
+            seed=seed,
+            variant=variant,
+            data=DIGEST,
+            start=start,
+            training=training,
+            compute=config.compute,
+        ),
+        metrics=Metrics(status="trained", **(figures | epochs | metrics)),
+        history=history,
+        weights=f"weights of {id_}",
+    )
 
 
 def draw_results(
@@ -32,19 +67,23 @@ def draw_results(
     accuracy: float = 0.73,
     tta: bool = True,
     control: bool = True,
-    reason: str = "training loss 0.9000 is not below 1.1 x the start's 0.7000",
-) -> Results:
-    """Seeds and variants as in `config`; the last variant of set B is rejected with `reason`."""
+    duplicates: float = 0.08,
+    reason: str = "training loss 0.9000 >= limit 0.7700 (1.10 x 0.7000)",
+) -> Drawn:
+    """Seeds and variants as in `config`; the last variant of set B is rejected with `reason`.
+
+    `duplicates` is the share of the validation and test images that have a duplicate in train.
+    """
     rng = np.random.default_rng(0)
     labels = {name: np.repeat(np.arange(7), counts[s]).astype(np.uint8) for s, name in enumerate(SPLITS) if s}
-    twin = {name: rng.random(len(of)) < 0.08 for name, of in labels.items()}
+    duplicate = {name: rng.random(len(of)) < duplicates for name, of in labels.items()}
     # how hard an image is decides more than the model does: models agree on most images
     hard = {name: rng.random(len(of)) for name, of in labels.items()}
     mistaken = {name: (of + rng.integers(1, 7, len(of))) % 7 for name, of in labels.items()}
     predictions: dict[str, np.ndarray] = {f"labels/{name}": of for name, of in labels.items()}
-    predictions |= {f"twin/{name}": rows for name, rows in twin.items()}
+    predictions |= {f"train_duplicate/{name}": rows for name, rows in duplicate.items()}
 
-    def evaluated(id_: str, set_: Any, controlled: Controlled | None = None) -> Evaluated:
+    def scored(id_: str) -> ModelScores:
         scores: dict[str, Score] = {}
         for suffix, gain in (("", 0.0), ("_tta", 0.01))[: 1 + tta]:
             for split, of in labels.items():
@@ -55,81 +94,102 @@ def draw_results(
                 p = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).astype(np.float32)
                 predictions[f"{id_}/{split}{suffix}"] = p
                 scores[split + suffix] = score(p, of, split=split, views=60 if suffix else 1)
-            own = ~twin["test"]
-            distinct = score(
-                p[own], labels["test"][own], split="test without twins in train", views=60 if suffix else 1
-            )
-            scores[f"test_distinct{suffix}"] = distinct
-        return Evaluated(id=id_, set=set_, control=controlled, **scores)
-
-    def trained(id_: str, number: int, variant: str | None, history: tuple[Epoch, ...], **more: Any) -> dict[str, Any]:
-        architecture = Architecture.of(config.network)
-        if variant is not None:
-            architecture = architecture.model_copy(update={"modules": config.variants[variant]})
-        return {
-            "id": id_,
-            "seed": 0,
-            "start": "e" * 64,
-            "architecture": architecture,
-            "training": config.stages[number - 1],
-            "compute": config.compute,
-            "best_epoch": len(history) - 1,
-            "train_loss": 0.65,
-            "train_accuracy": 0.8,
-            "val_loss": 0.9,
-            "val_accuracy": 0.5,
-            "history": history,
-        } | more
+            own = ~duplicate["test"]
+            views = 60 if suffix else 1
+            scores[f"test_distinct{suffix}"] = score(p[own], labels["test"][own], split="test distinct", views=views)
+        return ModelScores(id=id_, **scores)
 
     *kept_b, rejected = config.variants
-    planned = [("A", None, f"A/seed-{s}", s) for s in config.seeds.a]
+    planned: list[tuple[Any, str | None, str, int]] = [("A", None, f"A/seed-{s}", s) for s in config.seeds.a]
     planned += [("B", name, f"B/{name}", config.seeds.b) for name in kept_b]
     planned += [("C", kept_b[0], f"C/{kept_b[0]}/seed-{s}", s) for s in config.seeds.c]
     models, entries = [], []
+    stage4 = {"training": config.stage4}
     for set_, variant, id_, seed in planned:
-        models.append(evaluated(id_, set_))
-        figures = trained(id_, 4, variant, _history(rng, 6, 0.5), seed=seed)
-        figures["val_accuracy"] = models[-1].validation.accuracy
-        entries.append(
-            Entry(**figures, set=set_, variant=variant, kept=True, reason="training loss 0.65 is below 0.77")
+        models.append(scored(id_))
+        one = record(
+            config,
+            id_,
+            set_,
+            variant=variant,
+            seed=seed,
+            history=_history(rng, 6, 0.5),
+            val_accuracy=models[-1].validation.accuracy,
+            **stage4,
         )
-    lost = trained(f"B/{rejected}", 4, rejected, _history(rng, 2, 0.9), train_loss=0.9)
-    chosen = best_on_validation([e for e in entries if e.set != "A"])
-    best = {name: best_on_validation([e for e in entries if e.set == name]).id for name in "ABC"}
-    entries.append(Entry(**lost, set="B", variant=rejected, kept=False, reason=reason))
-    controlled = _controlled(rng, [m.id for m in models if m.set != "A"], config.control.training) if control else []
-    models += [evaluated(f"LHC-NetC/{one.of}", "control", one) for one in controlled]
-    best_control = max((m for m in models if m.control), key=lambda m: m.validation.accuracy, default=None)
+        entries.append(Entry(record=one, kept=True, reason="training loss 0.6500 < limit 0.7700 (1.10 x 0.7000)"))
+    by_set = {name: [entry.record for entry in entries if entry.set == name] for name in "ABC"}
+    chosen = best_on_validation([*by_set["B"], *by_set["C"]])
+    lost = record(
+        config, f"B/{rejected}", "B", variant=rejected, history=_history(rng, 2, 0.9), train_loss=0.9, **stage4
+    )
+    entries.append(Entry(record=lost, kept=False, reason=reason))
+    controlled = []
+    for source in [*by_set["B"], *by_set["C"]] if control else []:
+        models.append(scored(f"LHC-NetC/{source.id}"))
+        one = record(
+            config,
+            f"LHC-NetC/{source.id}",
+            "control",
+            stage=5,
+            variant=source.provenance.variant,
+            control=True,
+            training=config.control.training,
+            history=_history(rng, 3, 0.4),
+            val_accuracy=models[-1].validation.accuracy,
+        )
+        controlled.append(ControlModel(record=one, of=source.id, w=(0.1, 0.2, -0.1, -1.1, -0.6)))
 
     first = _history(rng, 30, 2.0)
     untrained = first[0].model_copy(update={"val_loss": 312.4})
-    backbone = [trained("backbone/stage1", 1, None, (untrained, *first[1:]))]
-    backbone += [trained(f"backbone/stage{i}", i, None, _history(rng, 12, 0.6)) for i in (2, 3)]
+    histories = [(untrained, *first[1:]), _history(rng, 12, 0.6), _history(rng, 12, 0.6)]
     selection = SelectionReport(
         loss_factor=config.selection.loss_factor,
-        start_id="backbone/stage3",
-        start_train_loss=0.7,
-        data=DIGEST,
-        backbone=tuple(Trained(**row) for row in backbone),
+        backbone=tuple(
+            record(
+                config,
+                f"backbone/stage{i}",
+                "backbone",
+                stage=i,
+                training=config.stages[i - 1],
+                history=history,
+                train_loss=0.7,
+            )
+            for i, history in enumerate(histories, 1)
+        ),
         entries=tuple(sorted(entries, key=lambda e: e.id)),
-        best=best,
+        best={name: best_on_validation(of).id for name, of in by_set.items()},
         chosen=chosen.id,
-        chosen_variant=chosen.variant or "",
     )
     evaluation = EvaluationReport(
         chosen=chosen.id,
-        chosen_control=best_control.id if best_control else None,
+        chosen_control=best_on_validation([one.record for one in controlled]).id if controlled else None,
         data=DIGEST,
         settings=config.evaluation,
         sizes=sizes(chosen.architecture),
+        control=tuple(controlled),
         models=tuple(models),
     )
-    return Results(selection, evaluation, predictions, _data_report(counts, int(twin["test"].sum())))
+    found = Results(selection, evaluation, predictions)
+    return Drawn(found, _data_report(counts, found.duplicates))
 
 
-def _controlled(rng: np.random.Generator, of: Sequence[str], training: Stage) -> list[Controlled]:
-    w = (0.1, 0.2, -0.1, -1.1, -0.6)
-    return [Controlled(of=id_, w=w, training=training, history=_history(rng, 3, 0.4)) for id_ in of]
+def change_record(results: Results, id_: str, weights: str | None = None, **metrics: Any) -> Results:
+    """The results with other weights or metrics of one kept model of the sets A, B and C."""
+
+    def changed(entry: Entry) -> Entry:
+        if entry.id != id_:
+            return entry
+        update = {"metrics": entry.record.metrics.model_copy(update=metrics)}
+        return entry.model_copy(update={"record": entry.record.model_copy(update=update | _weights(weights))})
+
+    entries = tuple(map(changed, results.selection.entries))
+    selection = results.selection.model_copy(update={"entries": entries})
+    return Results(selection, results.evaluation, results.predictions)
+
+
+def _weights(weights: str | None) -> dict[str, str]:
+    return {} if weights is None else {"weights": weights}
 
 
 def _history(rng: np.random.Generator, epochs: int, start: float) -> tuple[Epoch, ...]:
@@ -146,7 +206,7 @@ def _history(rng: np.random.Generator, epochs: int, start: float) -> tuple[Epoch
     )
 
 
-def _data_report(counts: Sequence[Sequence[int]], twins: int) -> dict[str, Any]:
+def _data_report(counts: Sequence[Sequence[int]], duplicates: int) -> dict[str, Any]:
     of_split = dict.fromkeys(SPLITS, 0)
     images = int(np.sum(counts))
     return {
@@ -156,9 +216,9 @@ def _data_report(counts: Sequence[Sequence[int]], twins: int) -> dict[str, Any]:
         "images": images,
         "distinct": images - 10,
         "repeats": 10,
-        "in_several_splits": twins,
+        "in_several_splits": duplicates,
         "with_several_labels": 2,
-        "twin_in_train": {"validation": 0, "test": twins},
+        "twin_in_train": {"validation": 0, "test": duplicates},
         "counts": {name: dict(zip(CLASSES, counts[s], strict=True)) for s, name in enumerate(SPLITS)},
         "constant": of_split,
         "blank": of_split,

@@ -196,7 +196,7 @@ def test_evaluate_scores_one_model_with_and_without_tta(
     assert list(scores) == [f"{s}{tta}" for tta in ("", "_tta") for s in ("validation", "test", "test_distinct")]
     assert [s.views for s in scores.values()] == [1, 1, 1, 60, 60, 60]
     for s in scores.values():
-        assert f"{s.accuracy:.2%}" in result.output
+        assert f"{100 * s.accuracy:.2f}" in result.output
 
 
 def test_evaluate_wants_one_of_its_two_uses(model: Path) -> None:

@@ -62,7 +62,12 @@ def test_saving_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None
     ("name", "content", "says"),
     [
         ("model.json", "{", "model.json: expected a JSON file"),
-        ("model.json", '{"format": 2}', "format"),
+        (
+            "model.json",
+            '{"schema_version": 2}',
+            "model.json: has schema version 2, but this lhcnet reads version 1",
+        ),
+        ("model.json", '{"format": 1}', "model.json: has no schema version"),
         ("metrics.json", '{"status": "fine"}', "metrics.json: status"),
         ("history.csv", "epoch,val_loss\n0,low\n", "history.csv: expected one row of numbers"),
         ("model.safetensors", "not weights", "model.safetensors: expected the weights"),

@@ -1,7 +1,7 @@
 """Appendix B: parameters per dimension (G1, L1) and per relationship (G2, L2) of one global and n local heads.
 
-What is to be learnt is that two old feature maps make up a new one. In A of the n slices one of the two can be active,
-in B both, in C = n - A - B none. The higher measure has more free parameters for what it has to model.
+A head has to learn that two old feature maps make up a new one. In A of the n slices one of the two can be active, in B
+both, in C = n - A - B none. The head with the higher measure has more free parameters for what it has to model.
 
 The printed formulas hold, with these slips of the text:
 
@@ -15,10 +15,6 @@ The printed formulas hold, with these slips of the text:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 H, W, D, N = 56, 56, 196, 8  # LHC1 and LHC2: d = HW/(2n)
 
@@ -34,7 +30,7 @@ def G2() -> float:  # noqa: N802
 
 
 def L1(H: int, W: int, d: int, n: int, A: int, B: int, C: int) -> float:  # noqa: N802
-    """(A3): the mean of G1's measure over the slices in which there is something to learn.
+    """(A3): the mean of G1's measure over the slices that have something to learn.
 
     Raises:
         ValueError: A + B + C is not n, or A = B = 0.
@@ -58,69 +54,7 @@ def _check(n: int, A: int, B: int, C: int) -> None:
 
 
 def combinations(n: int = N) -> Iterator[tuple[int, int, int]]:
-    """All (A, B, C) with something to learn, those without empty slices (C = 0) first."""
+    """All (A, B, C) with A + B > 0, first those without empty slices (C = 0)."""
     for C in range(n):
         for A in range(n - C + 1):
             yield A, n - C - A, C
-
-
-def table(H: int = H, W: int = W, d: int = D, n: int = N) -> list[dict[str, str]]:
-    """One row a combination: both measures and the side they favour."""
-    g1, g2 = G1(H, W, d), G2()
-    rows = []
-    for A, B, C in combinations(n):
-        l1, l2 = L1(H, W, d, n, A, B, C), L2(n, A, B, C)
-        rows.append(
-            {
-                "A": str(A),
-                "B": str(B),
-                "C": str(C),
-                "L1": f"{l1:.2f}",
-                "G1": f"{g1:.2f}",
-                "by L1": "local" if l1 > g1 else "global",
-                "L2": f"{l2:.4f}",
-                "G2": f"{g2:.4f}",
-                "by L2": "local" if A > 0 else "equal",
-            }
-        )
-    return rows
-
-
-def figure_a1(H: int = H, W: int = W, d: int = D, n: int = N) -> Figure:
-    """Figure A1: L1 and G1 as functions of A and B; left where C = 0, as the paper reads it, right everywhere."""
-    import numpy as np
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    line, grid = figure.subplots(1, 2)
-    g1 = G1(H, W, d)
-
-    A = list(range(n + 1))
-    line.plot(A, [L1(H, W, d, n, a, n - a, 0) for a in A], "o-", label=f"L1, {n} local heads")
-    line.axhline(g1, color="C1", label=f"G1 = {g1:.1f}, one global head")
-    line.set_xticks(A, [f"{a}\n{n - a}" for a in A])
-    line.set_xlabel(f"A (upper) and B (lower), C = 0, n = {n}")
-    line.set_ylabel("parameters per dimension and constraint")
-    line.set_title(f"H = {H}, W = {W}, d = {d}")
-    line.legend()
-
-    ratio = np.full((n + 1, n + 1), np.nan)  # rows A, columns B
-    for a, b, c in combinations(n):
-        ratio[a, b] = L1(H, W, d, n, a, b, c) / g1
-    span = float(np.nanmax(np.abs(np.log2(ratio))))
-    grid.imshow(np.log2(ratio), cmap="RdBu", vmin=-span, vmax=span, origin="lower")
-    for a, b, _ in combinations(n):
-        dark = abs(np.log2(ratio[a, b])) > 0.6 * span
-        grid.text(
-            b,
-            a,
-            f"{round(ratio[a, b], 9):.2f}",
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="white" if dark else "black",
-        )
-    grid.set_xlabel("B: slices with two possible activations")
-    grid.set_ylabel("A: slices with one")
-    grid.set_title("L1 / G1: blue favours local heads, red the global one")
-    return figure

@@ -1,10 +1,10 @@
-"""What the heads of a trained LHC-Net do: their correlation, the learnt scaling T, and where they look.
+"""Statistics of the heads of a trained LHC-Net: their correlation, the learnt scaling T, and their attention maps.
 
 The paper gives a correlation between heads of 63 %, and of "up to 93 %" in a Transformer encoder, without a formula.
 Here it is Pearson's coefficient of two heads' outputs A_h (16) over images, channels and the pixels of a slice; its
-mean over the pairs of heads answers to the first figure, "up to" is the largest of the pairs.
+mean over the pairs of heads corresponds to the first figure, "up to" to the largest of the pairs.
 
-Images pass in small batches and leave sums behind: at full size one image has four million attention weights.
+Sums are kept over small batches of images: at full size one image has four million attention weights.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class HeadStatistics:
     """(heads,): the same of the mean W; equal to `entropy` where attention does not depend on the image."""
 
     def pairs(self) -> NDArray[np.float64]:
-        """The correlations of the pairs of heads that have one."""
+        """Correlations of all pairs of heads; those of constant outputs are left out."""
         pairs = self.correlation[np.triu_indices(len(self.correlation), 1)]
         return pairs[np.isfinite(pairs)]
 
@@ -58,8 +58,8 @@ class HeadStatistics:
         return np.stack([np.interp(QUANTILES, row, edges) for row in below])
 
 
-class _Sums:
-    """Running sums of one module; correlation and moments in float64."""
+class _RunningSums:
+    """Running sums of one module over batches; float64, as small differences of large sums are taken."""
 
     def __init__(self, lhc: LHC) -> None:
         zeros = lhc.w1.new_zeros
@@ -120,9 +120,13 @@ def _entropy(attention: Tensor) -> Tensor:
 def head_statistics(
     network: ResNetV2, images: NDArray[np.uint8], *, input_size: int, device: Device, batch_size: int = IMAGES_AT_ONCE
 ) -> list[HeadStatistics]:
-    """One entry a module. Raises ValueError when the network's slots hold anything but LHC modules."""
+    """Statistics of each of the five modules over (N, 48, 48) images.
+
+    Raises:
+        ValueError: a slot of the network holds something other than an LHC module.
+    """
     network.eval()
-    sums = [_Sums(slot.lhc) for slot in lhc_slots(network)]
+    sums = [_RunningSums(slot.lhc) for slot in lhc_slots(network)]
     with tqdm(total=len(images), desc="attention", unit="image", disable=None) as progress:
         for _, grey in batches(images, input_size, False, device, min(batch_size, IMAGES_AT_ONCE)):
             with device.autocast():

@@ -1,128 +1,134 @@
-"""How many modules and heads a network needs (section 3.2.4; there, 16 of 31 heads: the first two modules).
+"""How many modules and heads a network needs (section 3.2.4; in the paper, 16 of 31 heads: the first two modules).
 
-Every changed network is compared with the full one on the same images, by McNemar's exact test: of the images that one
-of the two alone gets right, how far from half belong to each.
+Every ablated network is compared with the full one on the same images by McNemar's exact test.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lhcnet.analysis.ablation import WAYS, Change, Way, keep_first, lose_head, lose_module
+from lhcnet.analysis.ablation import KINDS, Ablation, AblationKind, keep_first, lose_head, lose_module
 from lhcnet.config import FrozenModel
 from lhcnet.protocol.score import Score, score
 from lhcnet.protocol.statistics import ALPHA, mcnemar
 
-PAPER_HEADS, PAPER_OF, PAPER_MODULES = 16, 31, 2
 
-Verdict = Literal["within noise", "worse", "better"]
+class Ablated(FrozenModel):
+    """Score of an ablated network.
 
+    `lost` images are right by the full network alone, `won` by the ablated one alone; `p` is McNemar's.
+    """
 
-class Compared(FrozenModel):
-    """A changed network beside the full one. `lost` and `won` are the images that one of the two alone gets right."""
-
-    way: Way
+    kind: AblationKind
     score: Score
     lost: int
     won: int
     p: float
-    verdict: Verdict
+
+    @property
+    def significant(self) -> bool:
+        return self.p < ALPHA
+
+    @property
+    def worse(self) -> bool:
+        """Significantly worse than the full network."""
+        return self.significant and self.lost > self.won
 
 
-class Part(Compared):
-    """A module, or one head of it (counted from 1), is switched off or set back."""
+class PartAblated(Ablated):
+    """One module is lost, or one `head` of it (counted from 1)."""
 
-    place: str
+    slot: str
     head: int | None
 
 
-class Kept(Compared):
-    """Only the first `heads` are kept; `modules` says how many modules that is, where it is a whole number."""
+class FirstHeadsKept(Ablated):
+    """Only the first `heads` are kept; `modules` is set if they are those of a whole number of modules."""
 
     heads: int
     modules: int | None
 
 
 class Needed(FrozenModel):
-    """The smallest numbers from which on no network is worse than the full one beyond noise."""
+    """The smallest numbers from which on no network is significantly worse than the full one."""
 
-    way: Way
+    kind: AblationKind
     heads: int
     modules: int
 
 
 class Necessity(FrozenModel):
-    """What the network loses with each module, each head, and all heads behind the first ones."""
+    """Ablation of each module, of each head, and of all heads after the first ones."""
 
     heads: tuple[int, ...]
     full: Score
-    modules: tuple[Part, ...]
-    single: tuple[Part, ...]
-    kept: tuple[Kept, ...]
+    modules: tuple[PartAblated, ...]
+    single: tuple[PartAblated, ...]
+    kept: tuple[FirstHeadsKept, ...]
     needed: tuple[Needed, ...]
 
 
-def plan(heads: Sequence[int]) -> list[Change]:
-    """All changes that `necessity` looks up, each once; `heads` are those of the five modules."""
-    changes: list[Change] = []
-    for way in WAYS:
-        changes += [lose_module(heads, place, way) for place in range(len(heads))]
-        changes += [lose_head(heads, place, head, way) for place, n in enumerate(heads) for head in range(n)]
-        changes += [keep_first(heads, kept, way) for kept in range(sum(heads))]
-    return list(dict.fromkeys(changes))
+def plan(heads: Sequence[int]) -> list[Ablation]:
+    """All ablations that `necessity` needs, each once; `heads` are those of the five modules."""
+    ablations: list[Ablation] = []
+    for kind in KINDS:
+        ablations += [lose_module(heads, slot, kind) for slot in range(len(heads))]
+        ablations += [lose_head(heads, slot, head, kind) for slot, n in enumerate(heads) for head in range(n)]
+        ablations += [keep_first(heads, kept, kind) for kept in range(sum(heads))]
+    return list(dict.fromkeys(ablations))
 
 
 def necessity(
     heads: Sequence[int], probabilities: NDArray[np.float32], labels: NDArray[np.uint8], *, split: str
 ) -> Necessity:
-    """(1 + changes, N, 7) probabilities of the full network and of `plan(heads)`, and (N,) labels."""
-    from lhcnet.models.resnetv2 import SLOTS  # loads torch, which a finished report does without
+    """Compare every ablated network with the full one.
+
+    Args:
+        heads: numbers of heads of the five modules.
+        probabilities: (1 + ablations, N, 7) of the full network and of `plan(heads)`.
+        labels: (N,) true classes.
+        split: name of the images.
+    """
+    from lhcnet.models.resnetv2 import SLOTS  # loads torch; reading a finished report does not need it
 
     full = probabilities[0]
     under = dict(zip(plan(heads), probabilities[1:], strict=True))
     bounds = np.cumsum([0, *heads]).tolist()
 
-    def compared(change: Change) -> dict[str, Any]:
-        other = under.get(change, full)  # all heads kept is the full network
+    def compared(ablation: Ablation) -> dict[str, Any]:
+        other = under.get(ablation, full)  # all heads kept is the full network
         test = mcnemar(full.argmax(1) == labels, other.argmax(1) == labels)
-        found = {"lost": test.b, "won": test.c, "p": test.p, "verdict": verdict(test.b, test.c, test.p)}
-        return found | {"way": change.way, "score": score(other, labels, split=split, views=1)}
+        scored = score(other, labels, split=split, views=1)
+        return {"kind": ablation.kind, "score": scored, "lost": test.b, "won": test.c, "p": test.p}
 
     modules, single, kept = [], [], []
-    for way in WAYS:
-        for place, n in enumerate(heads):
-            name = SLOTS[place]
-            modules.append(Part(**compared(lose_module(heads, place, way)), place=name, head=None))
+    for kind in KINDS:
+        for i, (slot, n) in enumerate(zip(SLOTS, heads, strict=True)):
+            modules.append(PartAblated(**compared(lose_module(heads, i, kind)), slot=slot, head=None))
             for head in range(n):
-                single.append(Part(**compared(lose_head(heads, place, head, way)), place=name, head=head + 1))
+                single.append(PartAblated(**compared(lose_head(heads, i, head, kind)), slot=slot, head=head + 1))
         for m in range(sum(heads) + 1):
             whole = bounds.index(m) if m in bounds else None
-            kept.append(Kept(**compared(keep_first(heads, m, way)), heads=m, modules=whole))
+            kept.append(FirstHeadsKept(**compared(keep_first(heads, m, kind)), heads=m, modules=whole))
     return Necessity(
         heads=tuple(heads),
         full=score(full, labels, split=split, views=1),
         modules=tuple(modules),
         single=tuple(single),
         kept=tuple(kept),
-        needed=tuple(needed([k for k in kept if k.way == way]) for way in WAYS),
+        needed=tuple(needed([k for k in kept if k.kind == kind]) for kind in KINDS),
     )
 
 
-def verdict(lost: int, won: int, p: float) -> Verdict:
-    if p >= ALPHA:
-        return "within noise"
-    return "worse" if lost > won else "better"
-
-
-def needed(kept: Sequence[Kept]) -> Needed:
-    """Behind the largest number that is still worse, so that one lucky small number does not decide."""
-    worse = [k for k in kept if k.verdict == "worse"]
+def needed(kept: Sequence[FirstHeadsKept]) -> Needed:
+    """One more than the largest numbers that are significantly worse than the full network."""
+    worse = [k for k in kept if k.worse]
     return Needed(
-        way=kept[0].way,
+        kind=kept[0].kind,
         heads=1 + max((k.heads for k in worse), default=-1),
         modules=1 + max((k.modules for k in worse if k.modules is not None), default=-1),
     )

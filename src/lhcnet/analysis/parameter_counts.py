@@ -1,12 +1,12 @@
-"""The columns Params and Att of Table A2, counted in models that can be built (on the meta device: no memory).
+"""The columns Params and Att of Table A2, counted in the networks that can be built here.
 
-Building them takes seconds and always gives the same counts: `parameter_counts.csv` holds the output of
+They are built on PyTorch's meta device, which takes seconds and no memory. `parameter_counts.csv` holds the output of
 `lhcnet sizes --out`, and a test counts again.
 
 Parameters are counted as Keras does, with the moving statistics of BatchNorm: several of the paper's figures are those
 of Keras models with 1000 classes (DenseNet121 8,062,504; EfficientNetB2 9,177,569; VGG19 143,667,240). The attention
-share is that of the attention modules themselves. The paper's shares of SE-Net50 and RM-Net can be had from its own
-column instead: (27 - 25.6) / 27 = 5.2 % and (142.9 - 27.6) / 142.9 = 80.7 %, the growth over a ResNet without them.
+share is that of the attention modules themselves. The paper's shares of SE-Net50 and RM-Net follow from its own column
+of parameters: (27 - 25.6) / 27 = 5.2 % and (142.9 - 27.6) / 142.9 = 80.7 %, the growth over a ResNet without them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from lhcnet.config import FrozenModel
 from lhcnet.protocol.paper import PAPER_TABLE_A2
-from lhcnet.report.formatting import write_csv
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +26,10 @@ COUNTED = Path(__file__).with_name("parameter_counts.csv")
 
 
 class Size(FrozenModel):
-    """A row of Table A2 that was built: parameters, those in attention modules, and what was counted."""
+    """A network of Table A2: its parameters, those in attention modules, and which implementation was counted.
+
+    `paper_params` (millions) and `paper_share` (per cent) are the paper's columns.
+    """
 
     model: str
     paper_params: float | None
@@ -43,7 +45,7 @@ class Size(FrozenModel):
 
 
 def sizes() -> tuple[Size, ...]:
-    """The rows of Table A2 that can be built, in its order, as they were counted."""
+    """The counted networks in the order of Table A2, read from `parameter_counts.csv`."""
     with COUNTED.open(newline="", encoding="utf-8") as file:
         return tuple(
             _size(row["model"], int(row["params"]), int(row["attention"]), row["counted"])
@@ -52,7 +54,7 @@ def sizes() -> tuple[Size, ...]:
 
 
 def count() -> tuple[Size, ...]:
-    """The same, counted anew; timm's rows only where it is installed."""
+    """Build and count the networks again; those of timm only where it is installed."""
     import torch
 
     from lhcnet.models.lhcnet import count_parameters
@@ -77,9 +79,12 @@ def count() -> tuple[Size, ...]:
 
 
 def write(rows: tuple[Size, ...], file: Path) -> None:
-    """What `sizes` reads: one row a model, without the paper's own columns."""
+    """Write the CSV file that `sizes` reads: one row a network, without the paper's columns."""
     names = ("model", "params", "attention", "counted")
-    write_csv(file, [{name: str(getattr(row, name)) for name in names} for row in rows])
+    with file.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: getattr(row, name) for name in names} for row in rows)
 
 
 def _size(model: str, params: int, attention: int, counted: str) -> Size:
@@ -92,21 +97,6 @@ def _size(model: str, params: int, attention: int, counted: str) -> Size:
         attention=attention,
         counted=counted,
     )
-
-
-def table(rows: tuple[Size, ...]) -> list[dict[str, str]]:
-    """The paper's columns beside ours, parameters in millions and shares in per cent."""
-    return [
-        {
-            "model": size.model,
-            "params, paper": "-" if size.paper_params is None else f"{size.paper_params:g}",
-            "params": f"{size.params / 1e6:.2f}",
-            "attention %, paper": "-" if size.paper_share is None else f"{size.paper_share:g}",
-            "attention %": f"{size.share:.2f}" if size.attention else "-",
-            "counted": size.counted,
-        }
-        for size in rows
-    ]
 
 
 def _resnet34v2() -> nn.Module:

@@ -1,7 +1,6 @@
-"""What the analyses of one trained LHC-Net leave: a small report and its arrays, in a folder.
+"""Results of the analyses of one LHC-Net: `analysis.json`, and `arrays.npz` with matrices, histograms and maps.
 
-`analysis.json` holds what is small, `arrays.npz` the matrices, histograms and attention maps (no pickle), and every
-table is a CSV beside them. Reading it loads no torch.
+Reading them does not load torch.
 """
 
 from __future__ import annotations
@@ -16,9 +15,11 @@ from numpy.typing import NDArray
 
 from lhcnet.analysis.necessity import Necessity
 from lhcnet.analysis.parameter_counts import Size
-from lhcnet.config import FrozenModel, parse
+from lhcnet.config import FrozenModel
 from lhcnet.errors import LhcnetError
-from lhcnet.io.files import read_json
+from lhcnet.io.atomic import atomic_directory
+from lhcnet.io.files import read_json, write_json
+from lhcnet.versioned import Versioned, read_versioned
 
 MARKER = "analysis.json"
 BINS = 1000  # of T between 0 and 1: quantiles are good to 0.001
@@ -36,9 +37,9 @@ class HeadFigures(FrozenModel):
 
 
 class ModuleFigures(FrozenModel):
-    """One module. The correlations are null where no pair of heads has one."""
+    """One module. The correlations (mean and largest of the pairs of heads) are null if there is no pair."""
 
-    place: str
+    slot: str
     channels: int
     g: float
     correlation_mean: float | None
@@ -46,9 +47,9 @@ class ModuleFigures(FrozenModel):
     heads: tuple[HeadFigures, ...]
 
 
-class AnalysisReport(FrozenModel):
-    """`analysis.json`. Beside it `arrays.npz`: for each module `correlation/<place>` (heads, heads), `scaling/<place>`
-    (heads, BINS) counts of T in [0, 1], `attention/<place>` (heads, C, C) mean of W; `predicted` (1 + changes, N)
+class AnalysisReport(Versioned):
+    """`analysis.json`. Beside it `arrays.npz`: for each module `correlation/<slot>` (heads, heads), `scaling/<slot>`
+    (heads, BINS) counts of T in [0, 1], `attention/<slot>` (heads, C, C) mean of W; `predicted` (1 + ablations, N)
     uint8 classes of the full network and of `necessity.plan(heads)`, `labels` (N,).
     """
 
@@ -60,6 +61,12 @@ class AnalysisReport(FrozenModel):
     sizes: tuple[Size, ...]
 
 
+class Skipped(Versioned):
+    """`analysis.json` of a model that cannot be analysed, with the reason."""
+
+    skipped: str
+
+
 @dataclass(frozen=True)
 class Analysis:
     """A report and its arrays."""
@@ -68,11 +75,24 @@ class Analysis:
     arrays: Mapping[str, NDArray[Any]]
 
 
-def read(folder: Path) -> Analysis:
-    """Read what `write` wrote. Raises `LhcnetError` naming the file that is missing or not what was expected."""
-    report = parse(AnalysisReport, read_json(folder / MARKER), str(folder / MARKER))
+def write(analysis: Analysis | Skipped, folder: Path) -> None:
+    """Write the folder, complete or not at all."""
+    with atomic_directory(folder, MARKER) as out:
+        if isinstance(analysis, Analysis):
+            np.savez_compressed(out / "arrays.npz", **analysis.arrays)  # type: ignore[arg-type]
+        report = analysis.report if isinstance(analysis, Analysis) else analysis
+        write_json(out / MARKER, report.to_dict())
+
+
+def read(folder: Path) -> Analysis | Skipped:
+    """Read what `write` wrote. Raises `LhcnetError` naming the file that is missing or damaged."""
+    file = folder / MARKER
+    values = read_json(file)
+    if isinstance(values, dict) and "skipped" in values:
+        return read_versioned(Skipped, file)
+    report = read_versioned(AnalysisReport, file)
     try:
-        with np.load(folder / "arrays.npz", allow_pickle=False) as file:
-            return Analysis(report, dict(file))
+        with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+            return Analysis(report, dict(arrays))
     except (OSError, ValueError) as error:
         raise LhcnetError(f"{folder / 'arrays.npz'}: expected the arrays of an analysis: {error}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,19 +10,15 @@ from numpy.typing import NDArray
 from lhcnet.analysis.heads import HeadStatistics, head_statistics
 from lhcnet.analysis.necessity import necessity, plan
 from lhcnet.analysis.parameter_counts import sizes
-from lhcnet.analysis.results import MARKER, Analysis, AnalysisReport, HeadFigures, ModuleFigures
+from lhcnet.analysis.results import Analysis, AnalysisReport, HeadFigures, ModuleFigures
 from lhcnet.analysis.switching import initial_network, lhc_slots, probabilities
-from lhcnet.io.atomic import atomic_directory
-from lhcnet.io.files import write_json
 from lhcnet.models.resnetv2 import SLOTS
-from lhcnet.report.analysis_tables import named_tables
-from lhcnet.report.formatting import write_csv
 from lhcnet.runtime import Device
 from lhcnet.saved import SavedModel
 
 
-def spread(total: int, wanted: int) -> NDArray[np.intp]:
-    """Evenly spaced rows. A store is ordered by label, so every class keeps its share."""
+def evenly_spaced(total: int, wanted: int) -> NDArray[np.intp]:
+    """Evenly spaced row numbers below `total`; a store is ordered by label, so that every class keeps its share."""
     return np.linspace(0, total - 1, min(wanted, total)).round().astype(np.intp)
 
 
@@ -40,10 +35,10 @@ def analyse(
     Args:
         saved: the model.
         images, labels: (N, 48, 48) and (N,) uint8 of the validation split.
-        device, batch_size: as for predictions; attention is looked at in smaller batches.
+        device, batch_size: as for predictions; attention maps are computed in smaller batches.
 
     Raises:
-        ValueError: a network whose slots hold anything but LHC modules.
+        ValueError: a slot of the network holds something other than an LHC module.
     """
     network, initial = saved.network(), initial_network(saved)
     device.move(network)
@@ -57,21 +52,21 @@ def analyse(
         data=saved.info.provenance.data,
         n=len(labels),
         necessity=necessity(heads, p, labels, split="validation"),
-        modules=tuple(_figures(place, module) for place, module in zip(SLOTS, statistics, strict=True)),
+        modules=tuple(_figures(slot, module) for slot, module in zip(SLOTS, statistics, strict=True)),
         sizes=sizes(),
     )
     arrays: dict[str, NDArray[Any]] = {"predicted": p.argmax(2).astype(np.uint8), "labels": labels}
-    for place, module in zip(SLOTS, statistics, strict=True):
-        arrays[f"correlation/{place}"] = module.correlation
-        arrays[f"scaling/{place}"] = module.scaling
-        arrays[f"attention/{place}"] = module.attention
+    for slot, module in zip(SLOTS, statistics, strict=True):
+        arrays[f"correlation/{slot}"] = module.correlation
+        arrays[f"scaling/{slot}"] = module.scaling
+        arrays[f"attention/{slot}"] = module.attention
     return Analysis(report, arrays)
 
 
-def _figures(place: str, module: HeadStatistics) -> ModuleFigures:
+def _figures(slot: str, module: HeadStatistics) -> ModuleFigures:
     pairs, quantiles = module.pairs(), module.quantiles().tolist()
     return ModuleFigures(
-        place=place,
+        slot=slot,
         channels=module.attention.shape[1],
         g=module.g,
         correlation_mean=float(pairs.mean()) if len(pairs) else None,
@@ -87,12 +82,3 @@ def _figures(place: str, module: HeadStatistics) -> ModuleFigures:
             for h in range(len(quantiles))
         ),
     )
-
-
-def write(analysis: Analysis, folder: Path) -> None:
-    """Write the folder, complete or not at all."""
-    with atomic_directory(folder, MARKER) as out:
-        np.savez_compressed(out / "arrays.npz", **analysis.arrays)  # type: ignore[arg-type]
-        for name, (_, _, rows) in named_tables(analysis.report).items():
-            write_csv(out / f"{name}.csv", rows)
-        write_json(out / MARKER, analysis.report.to_dict())

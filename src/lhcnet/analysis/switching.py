@@ -5,7 +5,7 @@ is as it was inserted. A single head has only w1[h] and b1[h] to itself; the sca
 learnt areas are shared, so they are set back when the module loses all of its heads. The w of an LHC-NetC weighs the
 residual sum and is no part of the module: it stays.
 
-A network is never written to: a change is another list of slots, in use for the length of a ``with`` block.
+The weights of a network are never changed: an ablation replaces the list of its slots within a ``with`` block.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lhcnet.analysis.ablation import Change
+from lhcnet.analysis.ablation import Ablation
 from lhcnet.config import module_arguments
 from lhcnet.inference.predict import batches
 from lhcnet.models.head_partition import HeadPartition
@@ -32,7 +32,7 @@ from lhcnet.saved import SavedModel
 
 
 def lhc_slots(network: ResNetV2) -> list[ResidualLHC]:
-    """The five LHC modules with their residual sums. Raises ValueError when the slots hold anything else."""
+    """The five LHC modules with their residual sums. Raises ValueError if a slot holds anything else."""
     slots = [slot for slot in network.attention if isinstance(slot, ResidualLHC)]
     if len(slots) != len(SLOTS):
         held = sorted({type(slot).__name__ for slot in network.attention})
@@ -41,7 +41,7 @@ def lhc_slots(network: ResNetV2) -> list[ResidualLHC]:
 
 
 def initial_network(saved: SavedModel) -> ResNetV2:
-    """The trained host with its LHC modules as they were inserted: drawn once more from the seed of its provenance.
+    """The trained host with its LHC modules as they were inserted: drawn again from the seed of its provenance.
 
     Raises:
         ValueError: there are no LHC modules.
@@ -56,43 +56,43 @@ def initial_network(saved: SavedModel) -> ResNetV2:
 
 
 @contextmanager
-def changed(network: ResNetV2, change: Change, initial: ResNetV2 | None = None) -> Iterator[ResNetV2]:
-    """The network with a change, within the block; it comes back with its own slots whatever happens there.
+def ablated(network: ResNetV2, ablation: Ablation, initial: ResNetV2 | None = None) -> Iterator[ResNetV2]:
+    """The ablated network within a ``with`` block; afterwards it has its own slots again, also after an exception.
 
     Args:
         network: an LHC-Net or LHC-NetC.
-        change: what it loses.
-        initial: where the initial weights come from, for a change by ``reset``; on the same device.
+        ablation: what it loses.
+        initial: the network with the initial weights, on the same device; needed for the kind ``reset``.
 
     Raises:
-        ValueError: slots without LHC modules, heads that there are not, or no ``initial`` for a ``reset``.
+        ValueError: a slot without LHC module, a head that does not exist, or no ``initial`` for a ``reset``.
     """
     own = network.attention
-    network.attention = nn.ModuleList(_slots(network, change, initial))
+    network.attention = nn.ModuleList(_slots(network, ablation, initial))
     try:
         yield network
     finally:
         network.attention = own
 
 
-def _slots(network: ResNetV2, change: Change, initial: ResNetV2 | None) -> Iterator[nn.Module]:
+def _slots(network: ResNetV2, ablation: Ablation, initial: ResNetV2 | None) -> Iterator[nn.Module]:
     slots = lhc_slots(network)
-    if change.way == "reset" and initial is None:
+    if ablation.kind == "reset" and initial is None:
         raise ValueError("a reset needs the network with the initial weights")
     starts = lhc_slots(initial) if initial else slots
-    for place, slot, start, lost in zip(SLOTS, slots, starts, change.lost, strict=True):
+    for name, slot, start, lost in zip(SLOTS, slots, starts, ablation.lost, strict=True):
         if not lost <= set(range(slot.lhc.heads)):
-            raise ValueError(f"{place} has the heads 0..{slot.lhc.heads - 1}, not {sorted(lost)}")
+            raise ValueError(f"{name} has the heads 0..{slot.lhc.heads - 1}, not {sorted(lost)}")
         if not lost:
             yield slot
-        elif change.way == "off":
+        elif ablation.kind == "off":
             yield _without(slot, lost)
         else:
             yield _set_back(slot, start, lost)
 
 
 class _Silenced(nn.Module):
-    """The areas of a module whose lost heads say nothing."""
+    """Head partition of a module whose lost heads have the output zero."""
 
     def __init__(self, partition: HeadPartition, lost: frozenset[int]) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ def _set_back(slot: ResidualLHC, start: ResidualLHC, lost: frozenset[int]) -> nn
 
 
 def inputs_of(modules: Iterable[nn.Module], network: ResNetV2, x: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Images (B, 3, S, S) to what each of the modules receives, (B, C, H, W) each, and the logits (B, classes)."""
+    """The input (B, C, H, W) of each module, and the logits (B, classes), for images (B, 3, S, S)."""
     inputs: list[Tensor] = []
     hooks = [module.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for module in modules]
     try:
@@ -140,7 +140,7 @@ def inputs_of(modules: Iterable[nn.Module], network: ResNetV2, x: Tensor) -> tup
 @torch.inference_mode()
 def probabilities(
     network: ResNetV2,
-    changes: Sequence[Change],
+    ablations: Sequence[Ablation],
     initial: ResNetV2 | None,
     images: NDArray[np.uint8],
     *,
@@ -148,20 +148,20 @@ def probabilities(
     device: Device,
     batch_size: int = 32,
 ) -> NDArray[np.float32]:
-    """Class probabilities of the full network and under each change, (1 + changes, N, classes).
+    """(1 + ablations, N, classes) class probabilities of the full network and of each ablated one.
 
-    A batch goes through the layers before a change once for all changes.
+    The layers before the first slot that changes are computed once for all ablations.
     """
     network.eval()
-    out = np.empty((1 + len(changes), len(images), network.logits.out_features), np.float32)
+    out = np.empty((1 + len(ablations), len(images), network.logits.out_features), np.float32)
     with tqdm(total=len(images), desc="modules and heads", unit="image", disable=None) as progress:
         for rows, grey in batches(images, input_size, False, device, batch_size):
             with device.autocast():
                 inputs, logits = inputs_of(network.attention, network, grey.expand(-1, 3, -1, -1))
                 out[0, rows] = logits.float().softmax(1).cpu()
-                for i, change in enumerate(changes, 1):
-                    with changed(network, change, initial):
-                        features = network.features_from(change.first, inputs[change.first])
+                for i, ablation in enumerate(ablations, 1):
+                    with ablated(network, ablation, initial):
+                        features = network.features_from(ablation.first, inputs[ablation.first])
                         out[i, rows] = network.forward_head(features).float().softmax(1).cpu()
             progress.update(len(grey))
     return out

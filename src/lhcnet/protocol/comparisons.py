@@ -1,54 +1,53 @@
-"""`statistics.json`: every comparison of an execution with its test, and spread and calibration, from saved results.
+"""`statistics.json`: every comparison of an execution with its test, the spread over seeds, and calibration.
 
-Nothing is chosen here: who is compared was chosen on validation, and the test images only say by how much they differ.
+Nothing is chosen here. Which models are compared was decided on validation; the test images only say by how much they
+differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from lhcnet.config import FrozenModel
-from lhcnet.protocol.results import Evaluated, EvaluationReport
+from lhcnet.protocol.results import Results, one_each
 from lhcnet.protocol.score import LABELS
-from lhcnet.protocol.selection import SelectionReport
-from lhcnet.protocol.statistics import ALPHA, Paired, Permuted, Spread, mcnemar, permutation, sentence, spread, verdict
-
-Predictions = Mapping[str, NDArray[Any]]
-"""What `predictions.npz` holds."""
-
-OTHER = "other attention"  # a variant with Squeeze and Excitation, CBAM or ECA in a place of LHC
-BEST = "each the best on validation of its kept models"
-ALL_KEPT = "all kept models of both sets; nobody was picked"
-SAME_START = "the five w trained from the other, best epoch on validation"
-SAME_MODEL = "one model seen twice; nobody was picked"
+from lhcnet.protocol.sizes import OTHER
+from lhcnet.protocol.statistics import ALPHA, Paired, Permuted, SeedSpread, mcnemar, permutation, seed_spread
+from lhcnet.versioned import Versioned
 
 Tested = Annotated[Paired | Permuted, Field(discriminator="kind")]
 
+# best: the best models on validation of two networks. sets: all kept models of two sets. control: an LHC-NetC and the
+# LHC-Net it was trained from. tta: one model with TTA and without
+Question = Literal["best", "sets", "control", "tta"]
+
 
 class Comparison(FrozenModel):
-    """Two models or sets on all test images, and on those without a byte-identical twin in train."""
+    """Two models (ids) or two sets, on all test images.
 
+    `distinct` is the same test on the images without a duplicate in train; null if no test image has one. `tta` says
+    that both were predicted with TTA (question `tta`: the first alone).
+    """
+
+    question: Question
     first: str
     second: str
-    how_chosen: str
+    tta: bool
     test: Tested
-    distinct: Tested
-    verdict: str
-    distinct_verdict: str
-    sentence: str
+    distinct: Tested | None
 
 
 class Calibration(FrozenModel):
-    """Does a model's confidence (its largest probability) say how often it is right? Brier 0..2, log loss in nats."""
+    """Confidence (largest probability) and accuracy of a model on n test images, 0..1; Brier score 0..2; log loss."""
 
     model: str
     tta: bool
-    images: str
+    duplicates: bool
     n: int
     accuracy: float
     confidence: float
@@ -56,154 +55,132 @@ class Calibration(FrozenModel):
     log_loss: float
 
 
-class Statistics(FrozenModel):
-    """`untested` are comparisons that could not be made, with the reason; accuracies in 0..1, differences in points."""
+class Statistics(Versioned):
+    """`untested` are comparisons that could not be made, with the reason.
+
+    `spread` has the test accuracies (names as in `ModelScores.accuracies`) of each set. `calibration` has a row with
+    `duplicates` for all test images, and one without for the others if some have a duplicate in train.
+    """
 
     alpha: float
     comparisons: tuple[Comparison, ...]
     untested: tuple[str, ...]
-    spread: dict[str, dict[str, Spread]]
+    spread: dict[str, dict[str, SeedSpread]]
     calibration: tuple[Calibration, ...]
 
 
-def statistics(selection: SelectionReport, evaluation: EvaluationReport, predictions: Predictions) -> Statistics:
-    """All of it. Raises ValueError naming an array that `predictions` lacks."""
-    if lost := sorted({f"{model.id}/test" for model in evaluation.models} - set(predictions)):
-        raise ValueError(f"predictions of {', '.join(lost)} are missing")
-    found = list(_comparisons(selection, evaluation, predictions))
+def statistics(results: Results) -> Statistics:
+    """All statistics of an execution. Raises ValueError naming an array that the predictions lack."""
+    if missing := results.missing():
+        raise ValueError(f"predictions of {', '.join(missing)} are missing")
+    found = list(_comparisons(results))
     return Statistics(
         alpha=ALPHA,
         comparisons=tuple(one for one in found if isinstance(one, Comparison)),
         untested=tuple(one for one in found if isinstance(one, str)),
-        spread=_spread(selection, evaluation),
-        calibration=tuple(_calibration(selection, evaluation, predictions)),
+        spread=_spread(results),
+        calibration=tuple(_calibration(results)),
     )
 
 
-def _comparisons(
-    selection: SelectionReport, evaluation: EvaluationReport, predictions: Predictions
-) -> Iterator[Comparison | str]:
-    own = ~predictions["twin/test"]
-
-    def correct(key: str) -> NDArray[np.bool]:
-        right: NDArray[np.bool] = predictions[key].argmax(1) == predictions["labels/test"]
-        return right
-
-    def paired(first: str, second: str, names: tuple[str, str], how_chosen: str) -> Comparison:
-        a, b = correct(first), correct(second)
-        return _comparison(names, how_chosen, mcnemar(a, b), mcnemar(a[own], b[own]))
-
-    of_id = {id_: name for name, id_ in best_models(selection, evaluation).items()}
-    chosen, plain = selection.chosen, selection.best.get("A")
+def _comparisons(results: Results) -> Iterator[Comparison | str]:
+    chosen, plain = results.selection.chosen, results.selection.best.get("A")
+    known = set(results.predictions)
     if plain is None:
-        yield f"{of_id[chosen]} against ResNet34v2: no model of set A was kept."
+        yield f"{chosen} was not compared with a ResNet34v2: no model of set A was kept."
     else:
-        for tta, views in (("", ""), ("_tta", " with TTA")):
-            if {f"{chosen}/test{tta}", f"{plain}/test{tta}"} <= set(predictions):
-                names = (f"{of_id[chosen]} {chosen}{views}", f"{of_id[plain]} {plain}{views}")
-                yield paired(f"{chosen}/test{tta}", f"{plain}/test{tta}", names, BEST)
+        for tta in (False, True):
+            first, second = (f"{id_}/test{'_tta' if tta else ''}" for id_ in (chosen, plain))
+            if {first, second} <= known:
+                yield _paired(results, "best", (chosen, plain), (first, second), tta=tta)
 
-    of_set = sets(selection, evaluation)
-    with_lhc, without = of_set["LHC-Net"], of_set["ResNet34v2"]
-    if min(len(with_lhc), len(without)) < 2:
-        yield (
-            f"B u C against A: {len(with_lhc)} against {len(without)} models, and a permutation test needs at least "
-            "two of each."
-        )
-    else:
-        test = permutation([m.test.accuracy for m in with_lhc], [m.test.accuracy for m in without])
-        distinct = permutation(
-            [m.test_distinct.accuracy for m in with_lhc], [m.test_distinct.accuracy for m in without]
-        )
-        yield _comparison(("B u C", "A"), ALL_KEPT, test, distinct)
+    yield _sets(results)
 
-    for model in evaluation.models:
-        if model.control is None:
-            continue
-        if f"{model.control.of}/test" in predictions:
-            names = (model.id, model.control.of)
-            yield paired(f"{model.id}/test", f"{model.control.of}/test", names, SAME_START)
+    for one in results.evaluation.control:
+        if f"{one.of}/test" in known:
+            keys = f"{one.record.id}/test", f"{one.of}/test"
+            yield _paired(results, "control", (one.record.id, one.of), keys, tta=False)
         else:
-            yield f"{model.id} against {model.control.of}: the latter was not scored."
+            yield f"{one.record.id} was not compared with {one.of}, which has no scores."
 
-    for model in evaluation.models:
-        if f"{model.id}/test_tta" in predictions:
-            names = (f"{model.id} with TTA", f"{model.id} without TTA")
-            yield paired(f"{model.id}/test_tta", f"{model.id}/test", names, SAME_MODEL)
+    for model in results.evaluation.models:
+        if f"{model.id}/test_tta" in known:
+            keys = f"{model.id}/test_tta", f"{model.id}/test"
+            yield _paired(results, "tta", (model.id, model.id), keys, tta=True)
 
 
-def _comparison(
-    names: tuple[str, str], how_chosen: str, test: Paired | Permuted, distinct: Paired | Permuted
+def _paired(
+    results: Results, question: Question, names: tuple[str, str], keys: tuple[str, str], *, tta: bool
 ) -> Comparison:
+    a, b = (results.correct(key) for key in keys)
+    own = results.distinct
+    distinct = mcnemar(a[own], b[own]) if results.duplicates and own.any() else None
     return Comparison(
-        first=names[0],
-        second=names[1],
-        how_chosen=how_chosen,
-        test=test,
-        distinct=distinct,
-        verdict=verdict(test),
-        distinct_verdict=verdict(distinct),
-        sentence=sentence(*names, test),
+        question=question, first=names[0], second=names[1], tta=tta, test=mcnemar(a, b), distinct=distinct
     )
 
 
-def sets(selection: SelectionReport, evaluation: EvaluationReport) -> dict[str, list[Evaluated]]:
-    """The scored models by what they are: set A, the LHC-Nets of B u C, LHC-NetC, and B u C with other attention."""
-    found: dict[str, list[Evaluated]] = {"ResNet34v2": [], "LHC-Net": [], "LHC-NetC": [], OTHER: []}
-    lhc = {entry.id for entry in selection.entries if entry.architecture.has_lhc}
-    for model in evaluation.models:
-        of_b_or_c = "LHC-Net" if model.id in lhc else OTHER
-        found[{"A": "ResNet34v2", "control": "LHC-NetC"}.get(model.set, of_b_or_c)].append(model)
-    return found
+def _sets(results: Results) -> Comparison | str:
+    """The LHC-Nets of B ∪ C and the models of set A; models with equal weights count once."""
+    of = [
+        [results.evaluation.model(model.id) for model in one_each(results.sets[name])]
+        for name in ("LHC-Net", "ResNet34v2")
+    ]
+    if min(map(len, of)) < 2:
+        return (
+            f"B ∪ C was not compared with A: a permutation test needs at least two models with different weights in "
+            f"each set, and there are {len(of[0])} and {len(of[1])}."
+        )
+    test = permutation(*([model.test.accuracy for model in models] for models in of))
+    distinct = permutation(*([model.test_distinct.accuracy for model in models] for models in of))
+    return Comparison(
+        question="sets",
+        first="B ∪ C",
+        second="A",
+        tta=False,
+        test=test,
+        distinct=distinct if results.duplicates else None,
+    )
 
 
-def best_models(selection: SelectionReport, evaluation: EvaluationReport) -> dict[str, str]:
-    """What a reader looks at first, name to id: the best on validation of A, of B u C (chosen) and of the LHC-NetCs."""
-    found: dict[str, str] = {}
-    best = {selection.best.get("A"), selection.chosen, evaluation.chosen_control}
-    for name, models in sets(selection, evaluation).items():
-        for model in models:
-            if model.id in best:
-                found[name] = model.id
-    return found
-
-
-def _spread(selection: SelectionReport, evaluation: EvaluationReport) -> dict[str, dict[str, Spread]]:
-    """Set -> name of a test score (as in `Evaluated.accuracies`) -> spread over the models that have it."""
-    of_name = sets(selection, evaluation)
+def _spread(results: Results) -> dict[str, dict[str, SeedSpread]]:
+    lhc = results.sets["LHC-Net"]
     groups = {
-        "A": of_name["ResNet34v2"],
-        "B": [model for model in of_name["LHC-Net"] if model.set == "B"],
-        "C": [model for model in of_name["LHC-Net"] if model.set == "C"],
-        "B u C": of_name["LHC-Net"],
-        "LHC-NetC": of_name["LHC-NetC"],
-        OTHER: of_name[OTHER],
+        "A": results.sets["ResNet34v2"],
+        "B": [model for model in lhc if model.set == "B"],
+        "C": [model for model in lhc if model.set == "C"],
+        "B ∪ C": lhc,
+        "LHC-NetC": results.sets["LHC-NetC"],
+        OTHER: results.sets[OTHER],
     }
-    out: dict[str, dict[str, Spread]] = {}
+    found: dict[str, dict[str, SeedSpread]] = {}
     for name, models in groups.items():
-        rows = [model.accuracies() for model in models]
-        scores = {key for row in rows for key in row if key.startswith("test")}
-        if rows:
-            out[name] = {key: spread([row[key] for row in rows if key in row]) for key in sorted(scores)}
-    return out
+        rows = [(model, results.evaluation.model(model.id).accuracies()) for model in models]
+        keys = sorted({key for _, row in rows for key in row if key.startswith("test")})
+        for key in keys:
+            scored = {model.id: row[key] for model, row in rows if key in row}
+            values = [scored[model.id] for model in one_each(model for model in models if model.id in scored)]
+            found.setdefault(name, {})[key] = seed_spread(values, len(scored))
+    return found
 
 
-def _calibration(
-    selection: SelectionReport, evaluation: EvaluationReport, predictions: Predictions
-) -> Iterator[Calibration]:
+def _calibration(results: Results) -> Iterator[Calibration]:
     from sklearn.metrics import brier_score_loss, log_loss
 
-    own = ~predictions["twin/test"]
-    for id_ in best_models(selection, evaluation).values():
+    own = results.distinct
+    parts: dict[bool, NDArray[np.bool]] = {True: np.ones_like(own)}
+    if results.duplicates and own.any():
+        parts[False] = own
+    for id_ in results.best.values():
         for tta in (False, True):
-            if (key := f"{id_}/test{'_tta' if tta else ''}") not in predictions:
+            if (key := f"{id_}/test{'_tta' if tta else ''}") not in results.predictions:
                 continue
-            for images, rows in (("test", np.ones_like(own)), ("test without twins in train", own)):
-                p, labels = predictions[key][rows], predictions["labels/test"][rows]
+            for duplicates, rows in parts.items():
+                p, labels = results.predictions[key][rows], results.labels[rows]
                 yield Calibration(
                     model=id_,
                     tta=tta,
-                    images=images,
+                    duplicates=duplicates,
                     n=len(labels),
                     accuracy=float((p.argmax(1) == labels).mean()),
                     confidence=float(p.max(1).mean(dtype=np.float64)),

@@ -1,4 +1,4 @@
-"""Figures of the paper: Tables 7 and A2."""
+"""Results that the paper gives: Tables 7 and A2, heads needed and correlation of heads (section 3.2.4)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 COLUMNS = ("top 40%", "top 40% w/o best", "top 25%", "top 25% w/o best", "best")
+
+HEADS_NEEDED, HEADS, MODULES_NEEDED = 16, 31, 2  # 16 of 31 heads are needed: the first two modules
+CORRELATION, CORRELATION_TRANSFORMER = 0.63, 0.93  # of heads: in LHC-Net; "up to", in a Transformer encoder
 
 # Table 7 of the paper, in per cent
 PAPER_TABLE_7: Mapping[str, tuple[float, ...]] = {
@@ -57,9 +60,15 @@ PAPER_TABLE_A2 = (
 
 
 def table_7_row(accuracies: Sequence[float]) -> tuple[float | None, ...]:
-    """Accuracies (any order, any unit) of one set -> the five columns of Table 7, in the same unit.
+    """The five columns of Table 7 for one set of models.
 
-    The top p % of n models are the round(p n) best, at least one. Without the best, one model leaves no mean: None.
+    The top p % of n models are the round(p n) best ones, at least one. Without the best, one model has no mean: None.
+
+    Args:
+        accuracies: of the models, in any order and unit.
+
+    Returns:
+        `COLUMNS`, in the same unit.
     """
     if not accuracies:
         return (None,) * len(COLUMNS)

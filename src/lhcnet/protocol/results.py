@@ -1,43 +1,46 @@
-"""The scores of all models (`evaluation.json`), and the few figures of an execution (`summary.json`)."""
+"""Scores of the models (`evaluation.json`), the results of an execution, and its few main figures (`summary.json`)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
-from lhcnet.config import Evaluation, FrozenModel, Stage
+import numpy as np
+from numpy.typing import NDArray
+
+from lhcnet.config import Evaluation, FrozenModel
+from lhcnet.errors import LhcnetError
 from lhcnet.protocol.score import Score
-from lhcnet.protocol.selection import SelectionReport
-from lhcnet.saved import Epoch
+from lhcnet.protocol.selection import SelectionReport, read_selection
+from lhcnet.protocol.sizes import OTHER
+from lhcnet.saved import ModelRecord
+from lhcnet.versioned import Versioned, read_versioned
+
+Predictions = Mapping[str, NDArray[Any]]
+"""The arrays of `predictions.npz`."""
 
 
-class Controlled(FrozenModel):
-    """LHC-NetC: the five w that were learnt, and how. `of` is the LHC-Net it was trained from."""
+class ModelScores(FrozenModel):
+    """Scores of one model; with TTA where it was asked for.
 
-    of: str
-    w: tuple[float, float, float, float, float]
-    training: Stage | None
-    history: tuple[Epoch, ...]
-
-
-class Evaluated(FrozenModel):
-    """The scores of one model; TTA where it was asked for.
-
-    The `distinct` scores leave out the test images that have a byte-identical twin in the training split.
+    The `distinct` scores exclude the test images with a byte-identical duplicate in the training split.
     """
 
     id: str
-    set: Literal["A", "B", "C", "control"]
     validation: Score
     test: Score
     test_distinct: Score
     validation_tta: Score | None = None
     test_tta: Score | None = None
     test_distinct_tta: Score | None = None
-    control: Controlled | None = None
 
     def accuracies(self) -> dict[str, float]:
+        """Accuracies (0..1) by their names in MLflow."""
         names = {
             "val_accuracy_plain": self.validation,
             "test_accuracy": self.test,
@@ -49,12 +52,23 @@ class Evaluated(FrozenModel):
         return {name: s.accuracy for name, s in names.items() if s is not None}
 
 
-class EvaluationReport(FrozenModel):
-    """`evaluation.json`. Beside it `predictions.npz`: float32 probabilities (n, 7) as `<id>/<validation or test>` and
-    `<id>/<...>_tta`; `labels/<split>` (n,) uint8; `twin/<split>` (n,) bool, has a byte-identical twin in train.
+class ControlModel(FrozenModel):
+    """An LHC-NetC: its record, the LHC-Net `of` that it was trained from, and its five weights w."""
 
-    `chosen_control` is the LHC-NetC that is best on validation, where there is one. `sizes` are those of the chosen
-    model's networks: name -> (parameters in millions, share of the attention modules in them in per cent).
+    record: ModelRecord
+    of: str
+    w: tuple[float, float, float, float, float]
+
+
+class EvaluationReport(Versioned):
+    """`evaluation.json`: scores of all kept models of `selection.json` and of the LHC-NetCs, by id.
+
+    Beside it `predictions.npz`: float32 probabilities (n, 7) as `<id>/<validation or test>` and `<id>/<...>_tta`;
+    `labels/<split>` (n,) uint8; `train_duplicate/<split>` (n,) bool, whether an image has a byte-identical duplicate in
+    the training split.
+
+    `chosen_control` is the LHC-NetC with the best validation accuracy, where there is one. `sizes` are those of the
+    chosen model's networks: name -> (parameters in millions, share of the attention modules in per cent).
     """
 
     chosen: str
@@ -62,19 +76,135 @@ class EvaluationReport(FrozenModel):
     data: str
     settings: Evaluation
     sizes: dict[str, tuple[float, float | None]]
-    models: tuple[Evaluated, ...]
+    control: tuple[ControlModel, ...]
+    models: tuple[ModelScores, ...]
 
-    def model(self, id_: str) -> Evaluated:
+    def model(self, id_: str) -> ModelScores:
         return next(model for model in self.models if model.id == id_)
 
-    def chosen_model(self) -> Evaluated:
+    def chosen_model(self) -> ModelScores:
         return self.model(self.chosen)
 
 
-class Summary(FrozenModel):
-    """`summary.json`: the chosen model, and a digest over selection and evaluation that any two drivers must share."""
+@dataclass(frozen=True)
+class Results:
+    """Selection, scores and predictions of one execution; what statistics and report are made of."""
+
+    selection: SelectionReport
+    evaluation: EvaluationReport
+    predictions: Predictions
+
+    @classmethod
+    def read(cls, selection: Path, evaluation: Path) -> Results:
+        """Read `selection.json` and the folder that evaluate wrote.
+
+        Raises:
+            LhcnetError: a file is missing or damaged, or they do not belong together.
+        """
+        chosen = read_selection(selection)
+        scored = read_versioned(EvaluationReport, evaluation / "evaluation.json")
+        if (scored.chosen, scored.data) != (chosen.chosen, chosen.data):
+            raise LhcnetError(f"{evaluation}: was made for {scored.chosen}, but {selection} chose {chosen.chosen}")
+        file = evaluation / "predictions.npz"
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                predictions = dict(arrays)
+        except Exception as error:  # whatever numpy and zipfile raise on damaged bytes
+            raise LhcnetError(f"{file}: expected the predictions that evaluate wrote: {error}") from None
+        results = cls(chosen, scored, predictions)
+        if missing := results.missing():
+            raise LhcnetError(f"{file}: lacks {', '.join(missing)}, which evaluation.json needs")
+        if unknown := sorted({model.id for model in scored.models} - set(results.records)):
+            raise LhcnetError(f"{evaluation}: has scores of {', '.join(unknown)}, which {selection} does not name")
+        return results
+
+    def missing(self) -> list[str]:
+        """Arrays that should be among the predictions, but are not."""
+        wanted = {"labels/test", "train_duplicate/test", *(f"{model.id}/test" for model in self.evaluation.models)}
+        return sorted(wanted - set(self.predictions))
+
+    @cached_property
+    def records(self) -> dict[str, ModelRecord]:
+        """Every judged model and every LHC-NetC, by id."""
+        judged = [entry.record for entry in self.selection.entries]
+        return {record.id: record for record in [*judged, *(one.record for one in self.evaluation.control)]}
+
+    @cached_property
+    def sets(self) -> dict[str, list[ModelRecord]]:
+        """The scored models by their network: ResNet34v2 (set A), LHC-Net and other attention (B ∪ C), LHC-NetC."""
+        found: dict[str, list[ModelRecord]] = {"ResNet34v2": [], "LHC-Net": [], "LHC-NetC": [], OTHER: []}
+        for model in self.evaluation.models:
+            record = self.records[model.id]
+            with_attention = "LHC-Net" if record.architecture.has_lhc else OTHER
+            found[{"A": "ResNet34v2", "control": "LHC-NetC"}.get(record.set, with_attention)].append(record)
+        return found
+
+    @cached_property
+    def best(self) -> dict[str, str]:
+        """Name of a network -> id of its best model on validation: of set A, of B ∪ C (the chosen one), of LHC-NetC."""
+        best = {self.selection.best.get("A"), self.selection.chosen, self.evaluation.chosen_control}
+        return {name: model.id for name, models in self.sets.items() for model in models if model.id in best}
+
+    @property
+    def best_on_validation(self) -> ModelScores:
+        """The best of all scored models on validation, whatever its network; on a tie the chosen one."""
+        best = max(self.evaluation.models, key=lambda model: model.validation.accuracy)
+        chosen = self.evaluation.chosen_model()
+        return best if best.validation.accuracy > chosen.validation.accuracy else chosen
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """(n,) labels of the test images."""
+        labels: NDArray[np.uint8] = self.predictions["labels/test"]
+        return labels
+
+    @property
+    def distinct(self) -> NDArray[np.bool]:
+        """(n,) which test images have no duplicate in the training split."""
+        distinct: NDArray[np.bool] = ~self.predictions["train_duplicate/test"]
+        return distinct
+
+    @property
+    def duplicates(self) -> int:
+        """How many test images have a duplicate in the training split."""
+        return int(self.predictions["train_duplicate/test"].sum())
+
+    def correct(self, key: str) -> NDArray[np.bool]:
+        """(n,) which test images the predictions `key` classify correctly."""
+        correct: NDArray[np.bool] = self.predictions[key].argmax(1) == self.labels
+        return correct
+
+    def same_weights(self) -> dict[str, str]:
+        """Id of a model -> `start` or the id of an earlier model with the same weights."""
+        first: dict[str, str] = {}
+        found: dict[str, str] = {}
+        for id_, record in self.records.items():
+            earlier = first.setdefault(record.weights, id_)
+            if record.is_its_start:
+                found[id_] = "start"
+            elif earlier != id_:
+                found[id_] = earlier
+        return found
+
+
+def one_each(models: Iterable[ModelRecord]) -> list[ModelRecord]:
+    """The first model of each set of weights: models with equal weights are one model in every statistic."""
+    found: dict[str, ModelRecord] = {}
+    for model in models:
+        found.setdefault(model.weights, model)
+    return list(found.values())
+
+
+class Summary(Versioned):
+    """`summary.json`: the chosen model and its scores.
+
+    `best_on_validation` is the best of all scored models on validation, which may be of another network than the chosen
+    one. `metrics_digest` is a digest of selection and evaluation: two drivers must agree on it.
+    """
 
     chosen: str
+    best_on_validation: str
+    best_on_validation_accuracy: float
     kept: int
     rejected: int
     val_accuracy: float
@@ -87,20 +217,23 @@ class Summary(FrozenModel):
     metrics_digest: str
 
 
-def summarise(selection: SelectionReport, evaluation: EvaluationReport) -> Summary:
-    best = evaluation.chosen_model()
-    kept = sum(entry.kept for entry in selection.entries)
+def summarise(results: Results) -> Summary:
+    """The main figures of an execution."""
+    selection, evaluation = results.selection, results.evaluation
+    chosen = evaluation.chosen_model()
     facts = json.dumps([selection.to_dict(), evaluation.to_dict()], sort_keys=True)
     return Summary(
         chosen=selection.chosen,
-        kept=kept,
-        rejected=len(selection.entries) - kept,
-        val_accuracy=best.validation.accuracy,
-        test_accuracy=best.test.accuracy,
-        test_accuracy_ci95=best.test.ci95,
-        test_distinct_accuracy=best.test_distinct.accuracy,
-        val_accuracy_tta=best.validation_tta.accuracy if best.validation_tta else None,
-        test_accuracy_tta=best.test_tta.accuracy if best.test_tta else None,
-        test_distinct_accuracy_tta=best.test_distinct_tta.accuracy if best.test_distinct_tta else None,
+        best_on_validation=results.best_on_validation.id,
+        best_on_validation_accuracy=results.best_on_validation.validation.accuracy,
+        kept=len(selection.kept),
+        rejected=len(selection.entries) - len(selection.kept),
+        val_accuracy=chosen.validation.accuracy,
+        test_accuracy=chosen.test.accuracy,
+        test_accuracy_ci95=chosen.test.ci95,
+        test_distinct_accuracy=chosen.test_distinct.accuracy,
+        val_accuracy_tta=chosen.validation_tta.accuracy if chosen.validation_tta else None,
+        test_accuracy_tta=chosen.test_tta.accuracy if chosen.test_tta else None,
+        test_distinct_accuracy_tta=chosen.test_distinct_tta.accuracy if chosen.test_distinct_tta else None,
         metrics_digest=hashlib.sha256(facts.encode()).hexdigest(),
     )

@@ -1,4 +1,4 @@
-"""A score is never a bare float: accuracy, its 95 % interval, n, split and views."""
+"""A score: accuracy with its 95 % confidence interval, the number of images, the split and the number of views."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LABELS = list(range(7))
 
 
 class Score(FrozenModel):
-    """Accuracy (0..1) with its Wilson 95 % interval over n images of a split, seen under a number of views."""
+    """Accuracy and macro F1 (0..1) on n images of a split; `ci95` is Wilson's interval, `views` those of TTA or 1."""
 
     accuracy: float
     ci95: tuple[float, float]
@@ -23,7 +23,14 @@ class Score(FrozenModel):
 
 
 def score(probabilities: NDArray[np.float32], labels: NDArray[np.uint8], *, split: str, views: int) -> Score:
-    """Score (N, 7) probabilities against (N,) labels 0..6."""
+    """Score predictions.
+
+    Args:
+        probabilities: (n, 7) of the classes.
+        labels: (n,) true classes 0..6.
+        split: name of the images, for the reader.
+        views: how many views of an image the probabilities are the mean of.
+    """
     from sklearn.metrics import f1_score  # takes a second to load, and most steps never score
 
     predicted = probabilities.argmax(1)
@@ -39,7 +46,7 @@ def score(probabilities: NDArray[np.float32], labels: NDArray[np.uint8], *, spli
 
 
 def confusion(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """(7, 7) counts, rows the true class, columns the predicted one."""
+    """(7, 7) counts of (n, 7) probabilities and (n,) labels: rows are true classes, columns predicted ones."""
     from sklearn.metrics import confusion_matrix
 
     matrix: NDArray[np.int64] = confusion_matrix(labels, probabilities.argmax(1), labels=LABELS)

@@ -1,88 +1,106 @@
-"""The 10 % loss rule and the choice of a model. Nothing here has ever seen the test split."""
+"""The 10 % loss rule and the choice of a model (section 4.1). The test split is not used here."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from pathlib import Path
 
-from lhcnet.config import Compute, FrozenModel, Stage
+from lhcnet.config import FrozenModel
 from lhcnet.errors import LhcnetError
-from lhcnet.saved import Architecture, Epoch, SavedModel
+from lhcnet.saved import ModelRecord, SavedModel
+from lhcnet.versioned import Versioned, read_versioned
 
 
-class Trained(FrozenModel):
-    """One training: its start (SHA-256 of the weights, or `none`) and settings, the figures of its final weights, and
-    its curves.
-    """
+class Entry(FrozenModel):
+    """One model of the sets A, B and C: kept or rejected, with the reason."""
 
-    id: str
-    seed: int
-    start: str
-    architecture: Architecture
-    training: Stage | None
-    compute: Compute | None
-    best_epoch: int
-    train_loss: float | None
-    train_accuracy: float | None
-    val_loss: float | None
-    val_accuracy: float | None
-    history: tuple[Epoch, ...]
-
-
-T = TypeVar("T", bound=Trained)
-
-
-class Entry(Trained):
-    """One model of the sets A, B and C: kept, or rejected with the reason."""
-
-    set: Literal["A", "B", "C"]
-    variant: str | None
+    record: ModelRecord
     kept: bool
     reason: str
 
+    @property
+    def id(self) -> str:
+        return self.record.id
 
-class SelectionReport(FrozenModel):
-    """`selection.json`. `best` is the kept model of each set that is best on validation; `chosen` of B u C.
+    @property
+    def set(self) -> str:
+        return self.record.set
 
-    `backbone` are the stages 1-3, as far as they were handed in; the last is the start of stage 4.
+
+class SelectionReport(Versioned):
+    """`selection.json`.
+
+    `backbone` are the stages 1-3 that were handed in; the last one is the start of stage 4. `best` names the kept model
+    of each set with the best validation accuracy, `chosen` the best one of B ∪ C.
     """
 
     loss_factor: float
-    start_id: str
-    start_train_loss: float
-    data: str
-    backbone: tuple[Trained, ...]
+    backbone: tuple[ModelRecord, ...]
     entries: tuple[Entry, ...]
     best: dict[str, str]
     chosen: str
-    chosen_variant: str
+
+    @property
+    def start(self) -> ModelRecord:
+        """The network that stage 4 starts from; LHC modules are inserted into it."""
+        return self.backbone[-1]
+
+    @property
+    def data(self) -> str:
+        """Digest of the data set."""
+        return self.start.provenance.data
+
+    @property
+    def kept(self) -> tuple[ModelRecord, ...]:
+        return tuple(entry.record for entry in self.entries if entry.kept)
+
+    @property
+    def chosen_model(self) -> ModelRecord:
+        return next(entry.record for entry in self.entries if entry.id == self.chosen)
+
+    @property
+    def chosen_variant(self) -> str:
+        return self.chosen_model.provenance.variant or ""
 
 
-def apply_loss_rule(saved: SavedModel, start_train_loss: float, loss_factor: float) -> tuple[bool, str]:
-    """(kept, reason). Section 4.1: keep a run only if its training loss is below 1.10 x that of the start.
+def read_selection(file: Path) -> SelectionReport:
+    """Read `selection.json`. Raises `LhcnetError` as `read_versioned` does, and if it names no model."""
+    report = read_versioned(SelectionReport, file)
+    if not report.backbone or report.chosen not in {entry.id for entry in report.entries}:
+        raise LhcnetError(f"{file}: expected a backbone, and the chosen {report.chosen} among the entries")
+    return report
 
-    Both losses are measured alike: final weights, evaluation mode, whole training split, no augmentation. Set A has
-    no new modules to be rejected by the host, so only divergence counts there. A dead module is rejected as well: what
-    it adds is no attention.
+
+def apply_loss_rule(model: ModelRecord, start_train_loss: float, loss_factor: float) -> tuple[bool, str]:
+    """Keep a model if its training loss is below `loss_factor` (1.10) times that of its start (section 4.1).
+
+    Both losses are measured in the same way: final weights, evaluation mode, whole training split, no augmentation. The
+    rule does not apply to set A, which has no new modules: there, only divergence counts. A model with a dead module
+    (uniform attention) is rejected as well.
+
+    Returns:
+        Whether the model is kept, and the reason.
     """
-    if saved.metrics.status == "diverged" or saved.metrics.train_loss is None:
-        return False, f"diverged: {saved.metrics.reason or 'training loss is not finite'}"
-    if saved.metrics.status == "dead":
-        return False, f"dead: {saved.metrics.reason}"
-    if saved.info.provenance.set == "A":
+    metrics = model.metrics
+    if metrics.status == "diverged" or metrics.train_loss is None:
+        return False, f"diverged: {metrics.reason or 'training loss is not finite'}"
+    if metrics.status == "dead":
+        return False, f"dead: {metrics.reason}"
+    if model.set == "A":
         return True, "set A: the loss rule is for networks with LHC"
-    loss, limit = saved.metrics.train_loss, loss_factor * start_train_loss
-    rule = f"{loss_factor:g} x the start's {start_train_loss:.4f}"
-    if loss < limit:
-        return True, f"training loss {loss:.4f} is below {rule}"
-    return False, f"training loss {loss:.4f} is not below {rule}"
+    limit = loss_factor * start_train_loss
+    factor = f"{loss_factor:.2f}" if loss_factor == round(loss_factor, 2) else f"{loss_factor:g}"
+    kept = metrics.train_loss < limit
+    sign = "<" if kept else ">="
+    return kept, f"training loss {metrics.train_loss:.4f} {sign} limit {limit:.4f} ({factor} x {start_train_loss:.4f})"
 
 
 def judge(models: Sequence[SavedModel], start: SavedModel, loss_factor: float) -> tuple[Entry, ...]:
-    """Apply the rule to every model, in the order of their ids.
+    """Apply the loss rule to every model, in the order of their ids.
 
-    Raises `LhcnetError` when ids repeat, when data sets differ, or when the start has no finite training loss.
+    Raises:
+        LhcnetError: ids repeat, data sets differ, or the start has no finite training loss.
     """
     if start.metrics.train_loss is None:
         raise LhcnetError(f"{start.path}: the starting network has no finite training loss to compare with")
@@ -95,57 +113,45 @@ def judge(models: Sequence[SavedModel], start: SavedModel, loss_factor: float) -
 
     entries = []
     for saved in sorted(models, key=lambda saved: saved.id):
-        kept, reason = apply_loss_rule(saved, start.metrics.train_loss, loss_factor)
-        p = saved.info.provenance
-        if p.set not in ("A", "B", "C"):
+        if saved.info.provenance.set not in ("A", "B", "C"):
             raise LhcnetError(f"{saved.path}: expected a model of set A, B or C, not {saved.id}")
-        entries.append(Entry(**_trained(saved), set=p.set, variant=p.variant, kept=kept, reason=reason))
+        record = saved.record()
+        kept, reason = apply_loss_rule(record, start.metrics.train_loss, loss_factor)
+        entries.append(Entry(record=record, kept=kept, reason=reason))
     return tuple(entries)
 
 
-def trained(saved: SavedModel) -> Trained:
-    """What selection looks at of a model."""
-    return Trained(**_trained(saved))
-
-
-def _trained(saved: SavedModel) -> dict[str, Any]:
-    figures = saved.metrics.model_dump(exclude={"status", "reason", "epochs", "attention_entropy"})
-    p = saved.info.provenance
-    settings = {"start": p.start, "training": p.training, "compute": p.compute, "architecture": saved.info.architecture}
-    return {"id": saved.id, "seed": p.seed, "history": saved.history, **settings, **figures}
-
-
 def choose(entries: Sequence[Entry], backbone: Sequence[SavedModel], loss_factor: float) -> SelectionReport:
-    """Choose on validation accuracy among the kept models with LHC (ties: lower validation loss, then the id).
+    """Choose the kept model of B ∪ C with the best validation accuracy.
 
-    `backbone` are its stages, the last one the start of stage 4.
+    Args:
+        entries: the models that were judged.
+        backbone: stages of the backbone; the last one is the start of stage 4.
+        loss_factor: of the loss rule.
 
-    Raises `LhcnetError` when none was kept.
+    Raises:
+        LhcnetError: no model of B ∪ C was kept.
     """
-    with_lhc = [entry for entry in entries if entry.kept and entry.set != "A"]
+    kept = [entry.record for entry in entries if entry.kept]
+    with_lhc = [record for record in kept if record.set != "A"]
     if not with_lhc:
         reasons = "; ".join(f"{e.id}: {e.reason}" for e in entries if e.set != "A") or "none was given"
         raise LhcnetError(f"no network with LHC was kept, so there is nothing to choose: {reasons}")
-    chosen = best_on_validation(with_lhc)
-    best = {
-        name: best_on_validation(candidates).id
-        for name in ("A", "B", "C")
-        if (candidates := [entry for entry in entries if entry.kept and entry.set == name])
-    }
-    start = backbone[-1]
+    by_set = {name: [record for record in kept if record.set == name] for name in ("A", "B", "C")}
     return SelectionReport(
         loss_factor=loss_factor,
-        start_id=start.id,
-        start_train_loss=start.metrics.train_loss or 0.0,
-        data=start.info.provenance.data,
-        backbone=tuple(trained(saved) for saved in backbone),
+        backbone=tuple(saved.record() for saved in backbone),
         entries=tuple(entries),
-        best=best,
-        chosen=chosen.id,
-        chosen_variant=chosen.variant or "",
+        best={name: best_on_validation(models).id for name, models in by_set.items() if models},
+        chosen=best_on_validation(with_lhc).id,
     )
 
 
-def best_on_validation(models: Sequence[T]) -> T:
-    """The highest accuracy; ties: lower loss, then the id."""
-    return min(models, key=lambda m: (-(m.val_accuracy or 0.0), math.inf if m.val_loss is None else m.val_loss, m.id))
+def best_on_validation(models: Sequence[ModelRecord]) -> ModelRecord:
+    """The model with the highest validation accuracy; ties: the lower validation loss, then the id."""
+    return min(models, key=_rank)
+
+
+def _rank(model: ModelRecord) -> tuple[float, float, str]:
+    loss = math.inf if model.metrics.val_loss is None else model.metrics.val_loss
+    return -(model.metrics.val_accuracy or 0.0), loss, model.id

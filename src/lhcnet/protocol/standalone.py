@@ -1,4 +1,4 @@
-"""The stand-alone pipeline after every stage: LHC-Net beside ResNet34v2 with the same data seeds (section 4.2)."""
+"""The stand-alone pipeline: LHC-Net and ResNet34v2 with the same data seeds after every stage (section 4.2)."""
 
 from __future__ import annotations
 
@@ -7,43 +7,43 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lhcnet.config import PLAIN, FrozenModel
+from lhcnet.config import FrozenModel
 from lhcnet.protocol.score import Score
-from lhcnet.protocol.statistics import Paired, mcnemar, sentence, verdict
-from lhcnet.saved import Epoch
-
-PAPER = (
-    "The paper trained both with the same data seeds and found LHC-Net above ResNet34v2 at the end of every stage, "
-    "without figures."
-)
+from lhcnet.protocol.statistics import Paired, mcnemar
+from lhcnet.saved import ModelRecord
+from lhcnet.versioned import Versioned
 
 
 class StandaloneModel(FrozenModel):
-    """One network at the end of one stage. `variant` is null for the ResNet34v2."""
+    """One network at the end of one stage, with its scores on test; a ResNet34v2 has no variant."""
 
-    id: str
-    variant: str | None
-    seed: int
-    stage: int
-    best_epoch: int
-    val_accuracy: float | None
-    train_loss: float | None
+    record: ModelRecord
     test: Score
     test_distinct: Score
-    history: tuple[Epoch, ...]
+
+    @property
+    def stage_and_seed(self) -> tuple[int, int]:
+        """(stage, data seed)."""
+        return self.record.provenance.stage, self.record.provenance.seed
+
+    @property
+    def is_plain(self) -> bool:
+        return self.record.provenance.variant is None
 
 
 class StagePair(FrozenModel):
-    """LHC-Net (first) against ResNet34v2 of the same seed at the end of a stage, on the same test images."""
+    """LHC-Net (first) and ResNet34v2 of the same seed at the end of a stage, on the same test images.
+
+    `distinct` is null if no test image has a duplicate in train.
+    """
 
     stage: int
     seed: int
-    paired: Paired
-    distinct: Paired
-    sentence: str
+    test: Paired
+    distinct: Paired | None
 
 
-class StandaloneReport(FrozenModel):
+class StandaloneReport(Versioned):
     """`standalone.json`."""
 
     data: str
@@ -52,62 +52,23 @@ class StandaloneReport(FrozenModel):
 
 
 def pair(
-    models: Sequence[StandaloneModel], right: Mapping[str, NDArray[np.bool]], own: NDArray[np.bool]
+    models: Sequence[StandaloneModel], correct: Mapping[str, NDArray[np.bool]], distinct: NDArray[np.bool]
 ) -> list[StagePair]:
-    """Compare the two networks of every stage and seed; `right` says which test images each id had right.
+    """Compare the two networks of every stage and seed.
 
     Args:
-        own: (n,) the test images without a twin in train.
+        models: all of them, both networks.
+        correct: id of a model -> (n,) which test images it classifies correctly.
+        distinct: (n,) which test images have no duplicate in train.
     """
-    by_place = {(model.stage, model.seed, model.variant is None): model for model in models}
+    plain = {model.stage_and_seed: model.record.id for model in models if model.is_plain}
     pairs = []
-    for (stage, seed, plain), model in sorted(by_place.items()):
-        if plain or (other := by_place.get((stage, seed, True))) is None:
+    for model in sorted(models, key=lambda model: model.stage_and_seed):
+        if model.is_plain or model.stage_and_seed not in plain:
             continue
-        first, second = right[model.id], right[other.id]
-        paired = mcnemar(first, second)
-        pairs.append(
-            StagePair(
-                stage=stage,
-                seed=seed,
-                paired=paired,
-                distinct=mcnemar(first[own], second[own]),
-                sentence=f"Stage {stage}, seed {seed}: {sentence('LHC-Net', 'ResNet34v2', paired)}",
-            )
-        )
+        a, b = correct[model.record.id], correct[plain[model.stage_and_seed]]
+        some = not distinct.all() and distinct.any()
+        without = mcnemar(a[distinct], b[distinct]) if some else None
+        stage, seed = model.stage_and_seed
+        pairs.append(StagePair(stage=stage, seed=seed, test=mcnemar(a, b), distinct=without))
     return pairs
-
-
-def rows(report: StandaloneReport) -> list[dict[str, str]]:
-    """One row a network and stage, accuracies in per cent."""
-    return [
-        {
-            "stage": str(model.stage),
-            "seed": str(model.seed),
-            "network": model.variant or PLAIN,
-            "best epoch": str(model.best_epoch),
-            "train loss": "-" if model.train_loss is None else f"{model.train_loss:.4f}",
-            "val": "-" if model.val_accuracy is None else f"{100 * model.val_accuracy:.2f}",
-            "test": f"{100 * model.test.accuracy:.2f}",
-            "test 95 %": f"{100 * model.test.ci95[0]:.2f}-{100 * model.test.ci95[1]:.2f}",
-            "test, no twin": f"{100 * model.test_distinct.accuracy:.2f}",
-        }
-        for model in sorted(report.models, key=lambda m: (m.stage, m.seed, m.variant is not None))
-    ]
-
-
-def pair_rows(report: StandaloneReport) -> list[dict[str, str]]:
-    """One row a stage and seed: the difference and whether it is within noise."""
-    return [
-        {
-            "stage": str(p.stage),
-            "seed": str(p.seed),
-            "LHC-Net - ResNet34v2": f"{p.paired.difference:+.2f}",
-            "discordant": f"{p.paired.b} / {p.paired.c}",
-            "p": f"{p.paired.p:.3f}",
-            "verdict": verdict(p.paired),
-            "no twin": f"{p.distinct.difference:+.2f}",
-            "verdict, no twin": verdict(p.distinct),
-        }
-        for p in report.pairs
-    ]

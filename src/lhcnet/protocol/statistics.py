@@ -1,6 +1,6 @@
-"""What a difference is worth: intervals, paired tests, permutation tests, spread.
+"""Confidence intervals, paired tests, permutation tests, and the spread over seeds; all of them from scipy and numpy.
 
-A test says how often a difference as large would come about if there were none; under ALPHA it is called beyond noise.
+The p of a test is the probability of a difference at least as large if there were none. It is significant below ALPHA.
 """
 
 from __future__ import annotations
@@ -15,15 +15,24 @@ from numpy.typing import NDArray
 from lhcnet.config import FrozenModel
 
 ALPHA = 0.05
-EXACT = 200_000  # up to this many divisions of the models into two sets are all gone through
-RESAMPLES = 9_999  # beyond that, so many are drawn (seeded)
+EXACT = 200_000  # up to this many divisions of the models into two sets, the permutation test is exact
+RESAMPLES = 9_999  # else this many divisions are drawn, with a fixed seed
 
 
-class Paired(FrozenModel):
-    """McNemar's exact test on n images: `b` only the first had right, `c` only the second.
+class Difference(FrozenModel):
+    """A difference of two accuracies (first minus second, 0..1), its p, and the smallest p that the test can give."""
 
-    `difference` is in points; `least` is the smallest p that b + c discordant images could give.
-    """
+    difference: float
+    p: float
+    smallest_p: float
+
+    @property
+    def significant(self) -> bool:
+        return self.p < ALPHA
+
+
+class Paired(Difference):
+    """McNemar's exact test on the same n images: `b` are right by the first model alone, `c` by the second alone."""
 
     kind: Literal["McNemar"] = "McNemar"
     n: int
@@ -31,29 +40,27 @@ class Paired(FrozenModel):
     accuracy_b: float
     b: int
     c: int
-    difference: float
-    p: float
-    least: float
 
 
-class Permuted(FrozenModel):
-    """Permutation test of two sets of models; `exact` if all divisions were gone through. The rest as in `Paired`."""
+class Permuted(Difference):
+    """Permutation test of two sets of models; `exact` if all divisions into sets of these sizes were counted."""
 
     kind: Literal["permutation"] = "permutation"
     n_a: int
     n_b: int
     mean_a: float
     mean_b: float
-    difference: float
-    p: float
-    least: float
     exact: bool
 
 
-class Spread(FrozenModel):
-    """Mean and sample standard deviation (None for one value) of n models."""
+class SeedSpread(FrozenModel):
+    """Mean and sample standard deviation (null for one value) of the accuracies of a set.
+
+    `n` models with different weights count; `models` says how many there are with those of equal weights.
+    """
 
     n: int
+    models: int
     mean: float
     sd: float | None
     min: float
@@ -61,7 +68,7 @@ class Spread(FrozenModel):
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95 % interval of hits / n."""
+    """Wilson's 95 % confidence interval of the proportion hits / n."""
     from scipy.stats import binomtest  # takes a second to load, and most steps never score
 
     interval = binomtest(hits, n).proportion_ci(0.95, method="wilson")
@@ -69,7 +76,14 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 
 def mcnemar(correct_a: NDArray[np.bool], correct_b: NDArray[np.bool]) -> Paired:
-    """Two models on the same images, (n,) which of them each had right: is b as likely as c?"""
+    """McNemar's exact test of two models on the same images.
+
+    Args:
+        correct_a, correct_b: (n,) which images the models classify correctly.
+
+    Raises:
+        ValueError: the two do not belong to the same images, or there are no images.
+    """
     from scipy.stats import binomtest
 
     if correct_a.shape != correct_b.shape or not correct_a.size:
@@ -81,16 +95,20 @@ def mcnemar(correct_a: NDArray[np.bool], correct_b: NDArray[np.bool]) -> Paired:
         accuracy_b=float(correct_b.mean()),
         b=b,
         c=c,
-        difference=100 * (b - c) / correct_a.size,
+        difference=(b - c) / correct_a.size,
         p=float(binomtest(b, b + c).pvalue) if b + c else 1.0,
-        least=min(1.0, 2 * 0.5 ** (b + c)),
+        smallest_p=min(1.0, 2 * 0.5 ** (b + c)),
     )
 
 
 def permutation(a: Sequence[float], b: Sequence[float]) -> Permuted:
-    """Two sets of accuracies (0..1): would a random division of the models give means as far apart?
+    """Permutation test of the difference of the means of two sets of models.
 
-    Raises ValueError for a set of fewer than two.
+    Args:
+        a, b: accuracies (0..1) of the models of each set, at least two.
+
+    Raises:
+        ValueError: a set has fewer than two models.
     """
     from scipy.stats import permutation_test
 
@@ -111,43 +129,20 @@ def permutation(a: Sequence[float], b: Sequence[float]) -> Permuted:
         n_b=len(b),
         mean_a=mean_a,
         mean_b=mean_b,
-        difference=100 * (mean_a - mean_b),
+        difference=mean_a - mean_b,
         p=float(tested.pvalue),
-        least=min(1.0, 2 / divisions),
+        smallest_p=min(1.0, 2 / divisions),
         exact=divisions <= EXACT,
     )
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Of at least one value."""
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return Spread(n=len(values), mean=float(np.mean(values)), sd=sd, min=min(values), max=max(values))
-
-
-def verdict(test: Paired | Permuted) -> str:
-    return "beyond noise" if test.p < ALPHA else "within noise"
-
-
-def p_text(p: float, equals: str = "", below: str = "") -> str:
-    return f"{equals}{p:.3f}" if p >= 0.001 else f"{below}< 0.001"
-
-
-def sentence(first: str, second: str, test: Paired | Permuted) -> str:
-    """The comparison in words, with its verdict; says so when the test could not have come out otherwise."""
-    p = p_text(test.p, "p = ", "p ")
-    if isinstance(test, Paired):
-        figures = (
-            f"{first} {100 * test.accuracy_a:.2f} against {second} {100 * test.accuracy_b:.2f} on the same "
-            f"{test.n:,} images: {test.difference:+.2f} points, {test.b} against {test.c} discordant, {p}"
-        )
-        few = f"{test.b + test.c} discordant images are"
-    else:
-        figures = (
-            f"{first} {100 * test.mean_a:.2f} (mean of {test.n_a}) against {second} {100 * test.mean_b:.2f} "
-            f"(mean of {test.n_b}): {test.difference:+.2f} points, {'exact' if test.exact else 'seeded'} "
-            f"permutation test {p}"
-        )
-        few = f"{test.n_a} against {test.n_b} models are"
-    if test.least >= ALPHA:
-        return f"{figures}: within noise; {few} too few for any difference to reach p < {ALPHA:g}."
-    return f"{figures}: {verdict(test)}."
+def seed_spread(values: Sequence[float], models: int | None = None) -> SeedSpread:
+    """Spread of at least one accuracy; `models` is the number of models before those of equal weights were merged."""
+    return SeedSpread(
+        n=len(values),
+        models=len(values) if models is None else models,
+        mean=float(np.mean(values)),
+        sd=float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        min=min(values),
+        max=max(values),
+    )

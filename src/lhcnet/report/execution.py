@@ -1,4 +1,4 @@
-"""The report of one pipeline execution."""
+"""The report of one pipeline execution: its chapters and their order."""
 
 from __future__ import annotations
 
@@ -6,252 +6,246 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lhcnet import __version__
+from lhcnet.analysis.results import Analysis, Skipped
 from lhcnet.data.fer2013 import CLASSES
-from lhcnet.protocol.comparisons import ALL_KEPT, BEST, SAME_MODEL, SAME_START, Comparison, Predictions, Statistics
-from lhcnet.protocol.results import EvaluationReport
+from lhcnet.protocol.comparisons import Statistics
+from lhcnet.protocol.results import Results, Summary
 from lhcnet.protocol.score import Score, confusion
-from lhcnet.protocol.selection import SelectionReport
-from lhcnet.protocol.statistics import Paired, p_text
-from lhcnet.report.formatting import Row, Table, bounds, percent
-from lhcnet.report.page import Chapter, page
+from lhcnet.report import plots
+from lhcnet.report.analysis_plots import figures
+from lhcnet.report.analysis_tables import analysis_tables, how_compared
+from lhcnet.report.formatting import Table, frame, interval, percent
+from lhcnet.report.page import Chapter, Drawing, page
 from lhcnet.report.protocol_chapter import data_chapter, differing, official, protocol_chapter
+from lhcnet.report.tables import differences_table
+from lhcnet.report.wording import QUESTIONS, chosen, comparison, equal_weights, main_comparisons, not_the_best
 
 
 def write_report(
     file: Path,
     *,
     data_report: Mapping[str, Any],
-    selection: SelectionReport,
-    evaluation: EvaluationReport,
-    predictions: Predictions,
+    results: Results,
+    summary: Summary,
     statistics: Statistics,
     tables: Mapping[str, Table],
-    analyses: Chapter | None = None,
+    analysis: Analysis | Skipped | None = None,
     execution: str | None = None,
+    origin: Mapping[str, str],
+    seconds: Mapping[str, float],
 ) -> None:
-    """One HTML file with everything in it.
+    """Write the report as one HTML file.
 
-    `data_report` is what prepare wrote, `tables` come from `all_tables`.
+    Args:
+        file: to write.
+        data_report: as the step prepare wrote it.
+        results: of the execution; `summary` and `statistics` are made from them.
+        tables: of `all_tables`.
+        analysis: of the chosen model, if there is one.
+        execution: name of the execution, if it has one.
+        origin: date, commit, hardware and versions of the report.
+        seconds: wall time of each step.
     """
-    from lhcnet.report import plots
-
     same_images = official(data_report)
-    labels, predicted = predictions["labels/test"], predictions[f"{evaluation.chosen}/test"]
-    counts = confusion(predicted, labels)
 
     def of(*names: str) -> list[Table]:
         return [tables[name] for name in names if name in tables]
 
     chapters = [
-        Chapter("In short", _in_short(evaluation, statistics)),
+        Chapter("Summary", _summary(results, statistics), [*of("best"), _means(tables["spread"])]),
+        Chapter(
+            "Models", [_rule(results)], [*_models(tables["models"]), *of("spread")], [_accuracies(results, same_images)]
+        ),
+        Chapter("Comparison with the paper", [_with_paper(results, same_images)], of("table7", "table_a2")),
+        Chapter("Comparisons", _how_to_read(statistics), _differences(statistics)),
+        Chapter("LHC-NetC", _control(results), of("control")),
+        Chapter("Classes", [], of("classes"), _classes(results, tables["classes"])),
+        Chapter("Calibration", [], of("calibration"), [_calibration(results)]),
+        _analyses(analysis),
+        _training(results),
         data_chapter(data_report),
-        protocol_chapter(selection, evaluation),
-        Chapter(
-            "Training",
-            [
-                "Validation figures are of the weights after each epoch, training figures running means under "
-                "augmentation and dropout. Epoch 0 is the start of a stage. A loss far above the rest leaves the "
-                "panel, which then says how high it goes."
-            ],
-            figures=[
-                (
-                    "Stages 1-3 of the backbone",
-                    "Dotted: the epoch that was kept, best on validation.",
-                    plots.backbone_curves(selection),
-                ),
-                (
-                    "Stage 4 of every model, and LHC-NetC",
-                    "A thin line a model, grey if rejected; bold the best of its set on validation.",
-                    plots.set_curves(selection, evaluation),
-                ),
-            ],
-        ),
-        Chapter("Kept and rejected", [_rule(selection)], [_kept(tables["models"])]),
-        Chapter(
-            "Accuracy",
-            [],
-            [_scores(tables["models"]), *of("spread")],
-            [
-                (
-                    "Test accuracy of every kept model",
-                    "Lines are 95 % intervals (Wilson); hollow: without the images that have a twin in train. Bold "
-                    "names are the best on validation. "
-                    + ("" if same_images else "The paper's figures are of other images."),
-                    plots.accuracies(selection, evaluation, official=same_images),
-                )
-            ],
-        ),
-        Chapter("Beside the paper", [_beside(evaluation, same_images)], of("table7", "table_a2")),
-        Chapter("Comparisons", list(statistics.untested), _grouped(*of("differences"))),
-        Chapter("LHC-NetC", _control(evaluation, statistics), of("control")),
-        Chapter(
-            "Classes",
-            [],
-            of("classes"),
-            [
-                (
-                    "Confusion matrix",
-                    f"Rows are true classes; {evaluation.chosen}, no TTA.",
-                    plots.confusion_matrix(counts, CLASSES),
-                ),
-                (
-                    "Scores of each class",
-                    f"{evaluation.chosen}, no TTA, on all test images.",
-                    plots.class_scores(predicted.argmax(1), labels, CLASSES),
-                ),
-            ],
-        ),
-        Chapter(
-            "Calibration",
-            [],
-            of("calibration"),
-            [
-                (
-                    "Confidence and accuracy",
-                    f"Bins of equally many of the {len(labels):,} test images, at most ten and of at least "
-                    f"{plots.FEWEST}: below the diagonal a model is surer than right. Below, how many are how sure.",
-                    plots.calibration(selection, evaluation, predictions),
-                )
-            ],
-        ),
-        analyses or Chapter("Analyses", ["No analyses were made in this execution."]),
+        protocol_chapter(results),
+        _origin(origin, seconds),
     ]
     html = page(
-        f"LHC-Net: {execution or selection.chosen}",
+        f"LHC-Net: {execution or results.selection.chosen}",
         chapters,
-        lead=_lead(selection, evaluation),
-        facts=_facts(selection, evaluation, execution),
-        notices=_notices(selection, evaluation, data_report, same_images),
+        lead=chosen(summary),
+        facts=_facts(results, execution, origin),
+        notices=notices(results, summary, data_report),
     )
     file.write_text(html, encoding="utf-8")
 
 
-GROUPS = {
-    BEST: "The best LHC-Net against the best ResNet34v2",
-    ALL_KEPT: "B u C against A",
-    SAME_START: "LHC-NetC against the LHC-Net it was trained from",
-    SAME_MODEL: "TTA against plain inference",
-}
+def notices(results: Results, summary: Summary, data_report: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before the figures."""
+    found = [not_the_best(summary), equal_weights(results)]
+    if not official(data_report):
+        found.append(
+            f"These are not FER2013's official splits ({data_report['images']:,} images, read as "
+            f"{data_report['shape']}): the paper's figures are of other images, and nothing is compared with them."
+        )
+    if different := differing(results):
+        found.append(f"{different} settings differ from the paper's: see Protocol.")
+    if not results.selection.chosen_model.architecture.has_lhc:
+        found.append("The chosen network has other attention than LHC: it has no counterpart in the paper's tables.")
+    return [text for text in found if text]
 
 
-def _kept(models: Table) -> Table:
-    rows = [_only(row, "model", "kept", "train loss", "val", "reason") for row in models[2] if row["kept"] != "-"]
-    return "Sets A, B and C", "Training loss decides who is kept; validation accuracy is in per cent.", rows
-
-
-def _scores(models: Table) -> Table:
-    title, note, rows = models
-    names = [name for name in rows[0] if name not in ("set", "kept", "train loss", "reason")]
-    return title, note, [_only(row, *names) for row in rows if row["test"] != "-"]
-
-
-def _grouped(*comparisons: Table) -> list[Table]:
-    """A table for each way of choosing who is compared."""
-    groups: list[Table] = []
-    for _, note, rows in comparisons:
-        for how_chosen, title in GROUPS.items():
-            members = [row for row in rows if row["how chosen"] == how_chosen]
-            names = [name for name in rows[0] if name not in ("test", "how chosen")]
-            kind = "Permutation" if how_chosen == ALL_KEPT else "McNemar"
-            told = f"{kind} test; {how_chosen}."
-            groups.append((title, told, [_only(row, *names) for row in members]))
-        groups[0] = (groups[0][0], f"{groups[0][1]} {note}", groups[0][2])
-    return groups
-
-
-def _only(row: Row, *names: str) -> Row:
-    return {name: row[name] for name in names}
-
-
-def _lead(selection: SelectionReport, evaluation: EvaluationReport) -> str:
-    test = evaluation.chosen_model().test
-    candidates = sum(entry.kept and entry.set != "A" for entry in selection.entries)
-    return (
-        f"{selection.chosen} is the best on validation of the {candidates} kept networks with attention. On the test "
-        f"images, which chose nothing, its accuracy is {percent(test.accuracy)} % (95 % interval {bounds(test.ci95)}, "
-        f"n = {test.n:,})."
-    )
+def _facts(results: Results, execution: str | None, origin: Mapping[str, str]) -> dict[str, str]:
+    model, selection = results.evaluation.chosen_model(), results.selection
+    rejected = len(selection.entries) - len(selection.kept)
+    facts = {
+        "Execution": execution or "not tracked",
+        "Chosen model": selection.chosen,
+        "Validation accuracy": _stated(model.validation),
+        "Test accuracy": _stated(model.test),
+        "Test accuracy with TTA": _stated(model.test_tta),
+    }
+    if results.duplicates:
+        facts["Test accuracy excluding duplicates"] = _stated(model.test_distinct)
+        facts["Test accuracy with TTA, excluding duplicates"] = _stated(model.test_distinct_tta)
+    facts |= {"Models": f"{len(selection.kept)} kept, {rejected} rejected", "Data digest": results.evaluation.data[:12]}
+    return facts | {"Date of this report": origin["date"], "Commit": origin["commit"]}
 
 
 def _stated(score: Score | None) -> str:
     if score is None:
         return "not computed"
-    return f"{percent(score.accuracy)} %\n95 %: {bounds(score.ci95)}, n = {score.n:,}"
+    return f"{percent(score.accuracy)} %\n95 % CI {interval(score.ci95)}\nn = {score.n:,}"
 
 
-def _facts(selection: SelectionReport, evaluation: EvaluationReport, execution: str | None) -> dict[str, str]:
-    model, kept = evaluation.chosen_model(), sum(entry.kept for entry in selection.entries)
-    return {
-        "Execution": execution or "not tracked",
-        "Chosen model": selection.chosen,
-        "Test accuracy": _stated(model.test),
-        "Test, no twin in train": _stated(model.test_distinct),
-        "Test with TTA": _stated(model.test_tta),
-        "Test with TTA, no twin": _stated(model.test_distinct_tta),
-        "Validation accuracy": _stated(model.validation),
-        "Models": f"{kept} kept, {len(selection.entries) - kept} rejected",
-        "lhcnet": __version__,
-        "Data digest": evaluation.data[:12],
-    }
-
-
-def _notices(
-    selection: SelectionReport, evaluation: EvaluationReport, data_report: Mapping[str, Any], same_images: bool
-) -> list[str]:
-    notices = []
-    if not same_images:
-        notices.append(
-            f"These are not FER2013's official splits ({data_report['images']:,} images, {data_report['shape']}): the "
-            "paper's figures are of other images, and differences from them are not judged."
-        )
-    if different := differing(selection, evaluation):
-        notices.append(f"{different} settings differ from the paper's: see Protocol.")
-    if not all(entry.architecture.has_lhc for entry in selection.entries if entry.id == selection.chosen):
-        notices.append("The chosen network has other attention than LHC: it has no counterpart in the paper's tables.")
-    return notices
-
-
-def _in_short(evaluation: EvaluationReport, statistics: Statistics) -> list[str]:
-    model = evaluation.chosen_model()
-    low, high = model.test.ci95
+def _summary(results: Results, statistics: Statistics) -> list[str]:
+    test = results.evaluation.chosen_model().test
+    low, high = test.ci95
     first = (
-        f"One test image is {100 / model.test.n:.3f} points, and chance in the choice of the images alone moves an "
-        f"accuracy by up to {50 * (high - low):.1f} points (half of a 95 % interval). Two models on the same images "
-        "are told apart more finely, by the images on which they disagree."
+        f"One test image is {100 / test.n:.3f} points. The 95 % confidence interval of the chosen model is "
+        f"{100 * (high - low):.1f} points wide; a paired test on the same images can find smaller differences."
     )
-    leading = {evaluation.chosen_control, f"{evaluation.chosen} with TTA"}
-    told = [one for one in statistics.comparisons if one.how_chosen in (BEST, ALL_KEPT) or one.first in leading]
-    return [first, *map(_told, told), *statistics.untested]
+    return [first, *map(comparison, main_comparisons(statistics)), *statistics.untested]
 
 
-def _told(one: Comparison) -> str:
-    images = f"{one.distinct.n:,} images" if isinstance(one.distinct, Paired) else "images"
-    distinct = f"{one.distinct.difference:+.2f} points, {p_text(one.distinct.p, 'p = ', 'p ')}"
-    return f"{one.sentence} On the {images} that have no twin in train: {distinct}: {one.distinct_verdict}."
-
-
-def _rule(selection: SelectionReport) -> str:
-    kept = sum(entry.kept for entry in selection.entries)
+def _rule(results: Results) -> str:
+    selection = results.selection
+    limit = selection.loss_factor * (selection.start.metrics.train_loss or 0.0)
     return (
-        f"{kept} of {len(selection.entries)} models were kept. A network with LHC is kept if its training loss is "
-        f"below {selection.loss_factor:g} x that of the network it started from, {selection.start_id} "
-        f"({selection.start_train_loss:.4f}); set A has no new modules to be rejected by, so only divergence counts."
+        f"{len(selection.kept)} of {len(selection.entries)} models were kept. A network with LHC is kept if its "
+        f"training loss is below {limit:.4f}, which is {selection.loss_factor:g} times that of its start "
+        f"{selection.start.id}. The rule does not apply to set A: there, only a training that diverged is rejected."
     )
 
 
-def _beside(evaluation: EvaluationReport, same_images: bool) -> str:
-    n = evaluation.chosen_model().test.n
-    if same_images:
-        return f"The paper's figures are on the same {n:,} test images."
-    return f"The paper's figures are on FER2013's 3,589 test images, these on {n:,} others: nothing is compared."
+def _means(spread: Table) -> Table:
+    """The means on test alone; the others follow in the chapter on the models."""
+    data = spread.data
+    return Table(f"{spread.title} on test", "", data[data["score"] == "test"].drop(columns="score"))
 
 
-def _control(evaluation: EvaluationReport, statistics: Statistics) -> list[str]:
-    if evaluation.chosen_control is None:
-        return ["No LHC-NetC was trained or handed to the evaluation (control.models: none)."]
+def _models(table: Table) -> list[Table]:
+    """The table of models in two parts: why a model was kept, and its scores."""
+    data = table.data
+    why = [name for name in ("model", "kept", "weights", "train_loss", "val", "reason") if name in data]
+    scores = [name for name in data if name not in ("set", "kept", "weights", "train_loss", "reason")]
     return [
-        f"Each residual becomes x + (1 + tanh(w)) LHC(x), and only the five w are trained. Best on validation: "
-        f"{evaluation.chosen_control}.",
-        *(_told(one) for one in statistics.comparisons if one.first == evaluation.chosen_control),
+        Table("Kept and rejected models", "", data.loc[data["kept"].notna(), why]),
+        Table("Scores", "", data.loc[data["test"].notna(), scores]),
     ]
+
+
+def _accuracies(results: Results, same_images: bool) -> Drawing:
+    caption = "Lines are 95 % confidence intervals (Wilson). Bold names are the best of their network on validation."
+    return Drawing("Test accuracy of every kept model", caption, plots.accuracies(results, official=same_images))
+
+
+def _with_paper(results: Results, same_images: bool) -> str:
+    n = results.evaluation.chosen_model().test.n
+    if same_images:
+        return f"The paper's figures are of the same {n:,} test images."
+    return "The data are not FER2013's official splits, so that these tables have no rows of the paper."
+
+
+def _how_to_read(statistics: Statistics) -> list[str]:
+    """One note for all comparisons."""
+    n = len(statistics.comparisons)
+    return [
+        "First minus second, in points of test accuracy. McNemar's exact test counts the images that only one of the "
+        "two classifies correctly; the permutation test compares the mean accuracies of two sets. The p are not "
+        f"corrected for their number: of {n} tests, {statistics.alpha * n:.1f} can be expected to be significant "
+        f"(p < {statistics.alpha:g}) by chance alone.",
+        *statistics.untested,
+    ]
+
+
+def _differences(statistics: Statistics) -> list[Table]:
+    found = [differences_table(statistics, question) for question in QUESTIONS]
+    return [table for table in found if len(table.data)]
+
+
+def _control(results: Results) -> list[str]:
+    best = results.evaluation.chosen_control
+    if best is None:
+        return ["No LHC-NetC was trained (control.models: none)."]
+    return [
+        "The output of each module is multiplied by 1 + tanh(w): x + (1 + tanh(w)) LHC(x). Only the five w are "
+        f"trained. Best on validation: {best}."
+    ]
+
+
+def _classes(results: Results, classes: Table) -> list[Drawing]:
+    counts = confusion(results.predictions[f"{results.selection.chosen}/test"], results.labels)
+    return [
+        Drawing("Confusion matrix", "Rows are true classes.", plots.confusion_matrix(counts, CLASSES)),
+        Drawing("Precision, recall and F1", "", plots.class_scores(classes.data)),
+    ]
+
+
+def _calibration(results: Results) -> Drawing:
+    caption = (
+        f"At most ten bins of equally many test images, at least {plots.FEWEST}. Below the diagonal a model is "
+        "overconfident. The lower panel is the histogram of the confidence."
+    )
+    return Drawing("Confidence and accuracy", caption, plots.calibration(results))
+
+
+def _analyses(analysis: Analysis | Skipped | None) -> Chapter:
+    if analysis is None:
+        return Chapter("Analyses", ["No analysis was made in this execution."])
+    if isinstance(analysis, Skipped):
+        return Chapter("Analyses", [f"Nothing was analysed: {analysis.skipped}."])
+    report = analysis.report
+    return Chapter("Analyses", [how_compared(report)], list(analysis_tables(report).values()), figures(analysis))
+
+
+def _training(results: Results) -> Chapter:
+    return Chapter(
+        "Training",
+        [
+            "Validation figures are of the weights after each epoch; training figures are running means with "
+            "augmentation and dropout. Epoch 0 is the start of a stage. A loss far above the rest is cut off, and the "
+            "panel says how high it goes."
+        ],
+        figures=[
+            Drawing(
+                "Stages 1-3 of the backbone",
+                "Dotted: the epoch that was kept, best on validation.",
+                plots.backbone_curves(results.selection.backbone),
+            ),
+            Drawing(
+                "Stage 4 of every model, and LHC-NetC",
+                "A thin line a model, grey if rejected; bold the best of its set on validation.",
+                plots.set_curves(results),
+            ),
+        ],
+    )
+
+
+def _origin(origin: Mapping[str, str], seconds: Mapping[str, float]) -> Chapter:
+    made = frame([{"what": what, "value": value} for what, value in origin.items()])
+    times = frame([{"step": step, "seconds": value} for step, value in seconds.items()])
+    note = "Of the last run of each step, on the machine that ran it; of a resumed training only the time since then."
+    return Chapter(
+        "Hardware, versions and times",
+        [] if seconds else ["No wall times of this execution are known on this machine."],
+        [Table("The machine that made this report", "", made)]
+        + [Table("Wall time of each step", note, times)] * bool(seconds),
+    )

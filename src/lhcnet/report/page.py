@@ -1,31 +1,35 @@
-"""Chapters to one self-contained HTML page: no scripts, nothing loaded from elsewhere, the same bytes every time."""
+"""Chapters as one self-contained HTML page: no scripts, nothing loaded from elsewhere, the same bytes every time."""
 
 from __future__ import annotations
 
 import base64
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lhcnet.report.formatting import Table
+from lhcnet.report.formatting import Table, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Drawing = tuple[str, str, "Figure"]  # title, caption, figure
-
-NUMBER = re.compile(r"[<+-]?\s?\d[\d,.]*(e[+-]?\d+)?(-\d[\d.]*)?")
-MARKED = {"beyond noise": "beyond", "within noise": "within", "differs": "differs"}
-LONG = 40  # characters; a column with longer words than that breaks its lines, no other does
-LARGEST_SVG = 300_000  # bytes; a figure of more strokes than that is smaller as pixels
+FOLDED = 12  # a table of more rows is folded
+LARGEST_SVG = 300_000  # bytes; a larger figure becomes a PNG
 PIXELS_PER_INCH = 160
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """A figure with its title and, if it needs one, a caption."""
+
+    title: str
+    caption: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
 class Chapter:
-    """A numbered section of a page: words, then tables, then figures. Whatever is empty says so."""
+    """A numbered section of a page: paragraphs, then tables, then figures."""
 
     title: str
     paragraphs: Sequence[str] = ()
@@ -41,9 +45,17 @@ def page(
     facts: Mapping[str, str] | None = None,
     notices: Sequence[str] = (),
 ) -> str:
-    """HTML of `chapters` under a head: a lead sentence, facts as name and value, notices that must not be missed.
+    """The HTML page.
 
-    All text is escaped; figures become data URIs.
+    Args:
+        title: of the page.
+        chapters: its sections.
+        lead: a sentence under the title.
+        facts: name -> value, shown as tiles at the top.
+        notices: sentences that a reader must not miss, shown above the tiles.
+
+    Returns:
+        HTML with all text escaped and figures as data URIs.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -55,40 +67,18 @@ def page(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cell": cell, "kind": kind, "columns": columns, "embed": embed, "width": width}
+    environment.filters |= {"shown": shown, "embed": embed, "width": width}
     template = environment.get_template("page.html.j2")
-    return template.render(title=title, chapters=chapters, lead=lead, facts=facts or {}, notices=notices)
-
-
-def cell(value: object) -> str:
-    """What a table shows of a value: the analyses bring numbers as they are."""
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def kind(value: object) -> str:
-    """The style of a cell: verdicts are seen at a glance."""
-    return next((style for start, style in MARKED.items() if cell(value).startswith(start)), "")
-
-
-def columns(rows: Sequence[Mapping[str, object]]) -> dict[str, str]:
-    """The style of each column: numbers (dashes aside) stand under each other, long words break their lines."""
-    styles = {}
-    for name in rows[0]:
-        texts = [text for row in rows if (text := cell(row.get(name))) != "-"]
-        long = any(len(text) > LONG and " " in text for text in texts)
-        styles[name] = "number" if texts and all(map(NUMBER.fullmatch, texts)) else "words" if long else ""
-    return styles
+    return template.render(title=title, chapters=chapters, lead=lead, facts=facts or {}, notices=notices, folded=FOLDED)
 
 
 def width(figure: Figure) -> int:
-    """In pixels of the page."""
+    """Width of a figure in pixels of the page."""
     return round(96 * figure.get_figwidth())
 
 
 def embed(figure: Figure) -> str:
-    """The figure as a data URI: SVG with outlined text, looking alike everywhere, or PNG where that is smaller."""
+    """A figure as a data URI: SVG with text as outlines, or PNG if the SVG would be large."""
     from matplotlib import rc_context
 
     with rc_context({"svg.hashsalt": "lhcnet", "svg.fonttype": "path"}):

@@ -1,4 +1,4 @@
-"""The chapters on data and protocol: what was done, read off the results, beside what the paper did (Tables 2-6)."""
+"""The chapters on data and protocol: what was done, read from the results, compared with the paper (Tables 2-6)."""
 
 from __future__ import annotations
 
@@ -7,36 +7,33 @@ from typing import Any
 
 from lhcnet.config import TABLE_2, BaselineSettings, Config, LHCSettings, Stage
 from lhcnet.data.fer2013 import CLASSES, OFFICIAL_COUNTS, SPLITS
-from lhcnet.protocol.results import EvaluationReport
-from lhcnet.protocol.selection import SelectionReport
-from lhcnet.report.formatting import Row
+from lhcnet.protocol.results import Results
+from lhcnet.report.formatting import MISSING, Table, frame
 from lhcnet.report.page import Chapter
 
-SAME = "as in the paper"
-COMPARED = "beside the paper"
+SAME = "same"
 CHOICES = (
     ("epoch of a stage", "validation", "best accuracy; the start of the stage counts as epoch 0"),
     ("settings of set C", "validation", "best accuracy of the kept models of B"),
     ("kept or rejected", "train", "the 10 % rule: training loss against that of the backbone"),
     ("chosen model, best of A, best LHC-NetC", "validation", "best accuracy; ties: lower loss, then the name"),
-    ("Table 7", "test", "ranks by the test score, as the paper's does: it compares sets and chooses no model"),
+    ("Table 7", "test", "ranks by the test accuracy, as the paper's does: it compares sets and chooses no model"),
     ("all other test figures", "nothing is chosen on test", "test images are read once, by the step evaluate"),
 )
+Row = dict[str, object]
 
 
 def official(data_report: Mapping[str, Any]) -> bool:
-    """Whether the splits are FER2013's, by their counts: else the paper's figures are of other images."""
+    """Whether the splits are FER2013's own, by their counts; only then can results be compared with the paper's."""
     counts = [[data_report["counts"][split][name] for name in CLASSES] for split in SPLITS]
     return bool(counts == OFFICIAL_COUNTS.tolist())
 
 
 def data_chapter(report: Mapping[str, Any]) -> Chapter:
-    """Of the data report that the step prepare wrote."""
+    """The data, from the report that the step prepare wrote."""
     counts = report["counts"]
-    rows: list[Row] = [
-        {"split": split}
-        | {name: f"{counts[split][name]:,}" for name in CLASSES}
-        | {"all": f"{sum(counts[split].values()):,}"}
+    rows = [
+        {"split": split} | counts[split] | {"all": sum(counts[split].values()), "mean_grey": report["mean_grey"][split]}
         for split in SPLITS
     ]
     found = {
@@ -45,74 +42,70 @@ def data_chapter(report: Mapping[str, Any]) -> Chapter:
         "byte-identical repeats": report["repeats"],
         "distinct images in more than one split": report["in_several_splits"],
         "distinct images with more than one label": report["with_several_labels"],
-        **{f"{split} images with a twin in train": n for split, n in sorted(report["twin_in_train"].items())},
+        **{f"{split} images duplicated in train": n for split, n in sorted(report["twin_in_train"].items())},
         **{f"blank images in {split}": report["blank"][split] for split in SPLITS},
     }
-    like: list[Row] = [{"what": what, "how many": f"{n:,}"} for what, n in found.items()]
-    like += [{"what": f"mean grey value of {s}", "how many": f"{report['mean_grey'][s]:.2f}"} for s in SPLITS]
+    texts = [f"Read as {report['shape']}; the validation split is {report['validation']}."]
+    if report["twin_in_train"]["test"]:
+        texts.append(
+            "A test image with a byte-identical duplicate in train can be remembered instead of recognised. Therefore "
+            "test scores are also given for the images without such a duplicate."
+        )
     return Chapter(
         "Data",
+        texts,
         [
-            f"Read as {report['shape']}; the validation split is {report['validation']}. A test image with a "
-            "byte-identical twin in train can be remembered instead of recognised, so beside every test score stands "
-            "the score on the test images that have none.",
-        ],
-        [
-            ("Images", "How many images of each class the splits hold.", rows),
-            ("What the images are like", "Counted over all splits; a blank image has grey values within 3.", like),
+            Table("Images of each class", "", frame(rows)),
+            Table(
+                "Repeats and blank images",
+                "A blank image has grey values that differ by 3 at most.",
+                frame([{"what": what, "number": n} for what, n in found.items()]),
+            ),
         ],
     )
 
 
-def protocol_chapter(selection: SelectionReport, evaluation: EvaluationReport) -> Chapter:
-    choices: list[Row] = [{"what": w, "chosen on": on, "by": by} for w, on, by in CHOICES]
+def protocol_chapter(results: Results) -> Chapter:
+    """What was done, compared with the paper."""
+    stages = (
+        "Tables 3-6 of the paper: cross-entropy, early stopping on validation accuracy. The flip and the training of "
+        "LHC-NetC are only in the paper's code, not in its tables."
+    )
+    variants = (
+        "LHC1 to LHC5 in every variant of set B, and Table 2; the paper does not list the other settings it tried."
+    )
+    other = "A dash where the paper says nothing. Its text rotates the second TTA views by 0.4 rad, its code by 0.15."
+    chosen_on = [{"what": what, "chosen_on": on, "by": by} for what, on, by in CHOICES]
     return Chapter(
         "Protocol",
+        [f"{differing(results)} of the settings below differ from the paper's."],
         [
-            "What was done, as the trained models tell it. "
-            f"{differing(selection, evaluation)} of the settings below differ from the paper's."
-        ],
-        [
-            (
-                "Training stages",
-                "Tables 3-6 of the paper beside what was done here: cross-entropy, early stopping on validation "
-                "accuracy. The flip and the training of LHC-NetC are not in the paper's tables but in its code.",
-                _stages(selection, evaluation),
-            ),
-            (
-                "LHC modules",
-                "Settings of LHC1 to LHC5 in every variant of set B, beside Table 2; the paper does not list the "
-                "others it tried.",
-                _variants(selection),
-            ),
-            (
-                "Other settings",
-                "A dash where the paper is silent. Its text turns the second TTA views by 0.4 rad, its code by 0.15.",
-                _settings(selection, evaluation),
-            ),
-            ("What was chosen on which split", "No test image took part in a choice.", choices),
+            Table("Training stages", stages, frame(_stages(results))),
+            Table("Settings of the LHC modules", variants, frame(_variants(results))),
+            Table("Other settings", other, frame(_settings(results))),
+            Table("What was chosen on which split", "No test image took part in a choice.", frame(chosen_on)),
         ],
     )
 
 
-def differing(selection: SelectionReport, evaluation: EvaluationReport) -> int:
+def differing(results: Results) -> int:
     """How many rows of the protocol differ from the paper. Of the variants only the lack of Table 2 does."""
-    rows = [*_stages(selection, evaluation), *_settings(selection, evaluation)]
-    lacks_table_2 = not any(row[COMPARED] == SAME for row in _variants(selection))
-    return sum(row[COMPARED].startswith("differs") for row in rows) + lacks_table_2
+    rows = [*_stages(results), *_settings(results)]
+    lacks_table_2 = not any(row["compared"] == SAME for row in _variants(results))
+    return sum(str(row["compared"]).startswith("differs") for row in rows) + lacks_table_2
 
 
-def _stages(selection: SelectionReport, evaluation: EvaluationReport) -> list[Row]:
-    paper = Config()
+def _stages(results: Results) -> list[Row]:
+    paper, selection = Config(), results.selection
     trained: dict[str, tuple[Stage, Iterable[Stage | None]]] = {
         f"stage {i} (Table {i + 2})": (
             paper.stages[i - 1],
-            [model.training for model in selection.backbone if model.id.endswith(f"stage{i}")],
+            [model.provenance.training for model in selection.backbone if model.provenance.stage == i],
         )
         for i in (1, 2, 3)
     }
-    trained["stage 4 (Table 6)"] = paper.stage4, [entry.training for entry in selection.entries]
-    controlled = [model.control.training for model in evaluation.models if model.control]
+    trained["stage 4 (Table 6)"] = paper.stage4, [entry.record.provenance.training for entry in selection.entries]
+    controlled = [one.record.provenance.training for one in results.evaluation.control]
     trained["LHC-NetC"] = paper.control.training, controlled
     rows: list[Row] = []
     for name, (stage, done) in trained.items():
@@ -120,54 +113,54 @@ def _stages(selection: SelectionReport, evaluation: EvaluationReport) -> list[Ro
         for training in dict.fromkeys(done):
             if training is not None:
                 here = _stage(training)
-                names = ", ".join(key for key in here if here[key] != there[key])
-                rows.append(
-                    {"stage": name, "where": "here"} | here | {COMPARED: f"differs: {names}" if names else SAME}
-                )
-        said = there | {"augmentation": there["augmentation"].replace("flip", "(code: flip)")}
-        where = "paper's code" if name == "LHC-NetC" else "paper"
-        rows.append({"stage": name, "where": where} | said | {COMPARED: "-"})
+                different = ", ".join(key.replace("_", " ") for key in here if here[key] != there[key])
+                compared = f"differs: {different}" if different else SAME
+                rows.append({"stage": name, "source": "here"} | here | {"compared": compared})
+        flip = {"augmentation": str(there["augmentation"]).replace("flip", "(code: flip)")}
+        source = "paper's code" if name == "LHC-NetC" else "paper"
+        rows.append({"stage": name, "source": source} | there | flip | {"compared": None})
     return rows
 
 
-def _stage(stage: Stage) -> dict[str, str]:
+def _stage(stage: Stage) -> Row:
     moves = stage.augmentation.to_dict()
     drawn = [f"{name} {moves[name]:g}" for name in ("rotation", "shift", "zoom") if moves[name]]
     return {
         "optimiser": stage.optimizer,
-        "learning rate": f"{stage.learning_rate:g}",
-        "batch": str(stage.batch_size),
-        "patience": str(stage.patience),
-        "epochs": str(stage.epochs),
+        "learning_rate": stage.learning_rate,
+        "batch": stage.batch_size,
+        "patience": stage.patience,
+        "epochs": stage.epochs,
         "augmentation": ", ".join([*drawn, *(["flip"] if moves["flip"] else [])]) or "none",
     }
 
 
-def _variants(selection: SelectionReport) -> list[Row]:
+def _variants(results: Results) -> list[Row]:
     table_2 = _modules(TABLE_2)
-    rows: list[Row] = [{"variant": "paper, Table 2"} | table_2 | {COMPARED: "-"}]
-    for entry in selection.entries:
-        if entry.set == "B" and entry.architecture.modules is not None:
-            here = _modules(entry.architecture.modules)
-            others = ", ".join(key for key in here if here[key] != table_2[key])
-            rows.append({"variant": entry.variant or ""} | here | {COMPARED: f"other {others}" if others else SAME})
+    rows: list[Row] = [{"variant": "paper, Table 2"} | table_2 | {"compared": None}]
+    for entry in results.selection.entries:
+        modules = entry.record.architecture.modules
+        if entry.set == "B" and modules is not None:
+            here = _modules(modules)
+            different = ", ".join(key for key in here if here[key] != table_2[key])
+            compared = f"other {different}" if different else SAME
+            rows.append({"variant": entry.record.provenance.variant} | here | {"compared": compared})
     return rows
 
 
-def _modules(modules: Sequence[LHCSettings | BaselineSettings]) -> dict[str, str]:
-    """Columns of five words each; what stands for LHC in a place is named under the heads."""
-    columns = {"heads": "heads", "d": "dim", "pool": "pool", "g": "scale", "kernel": "kernel"}
-    columns |= {"split": "cut", "norm": "norm", "second_conv": "second convolution"}
+def _modules(modules: Sequence[LHCSettings | BaselineSettings]) -> Row:
+    """Settings of the five slots, one value if they are equal; other attention than LHC is named under the heads."""
+    columns = {"heads": "heads", "d": "d", "pool": "pool", "g": "g", "kernel": "kernel"}
+    columns |= {"split": "split", "norm": "norm", "second_conv": "second convolution"}
     rows = [row.to_dict() if isinstance(row, LHCSettings) else {"heads": row.attention} for row in modules]
     written = {title: [_word(row.get(key)) for row in rows] for key, title in columns.items()}
     return {title: words[0] if len(set(words)) == 1 else " ".join(words) for title, words in written.items()}
 
 
-def _settings(selection: SelectionReport, evaluation: EvaluationReport) -> list[Row]:
-    paper, first, last = Config(), selection.backbone[0], selection.backbone[-1]
-    here, there = last.architecture, paper.network
-    start = "random" if first.start == "none" else f"weights {first.start[:12]}"
-    compute = last.compute.to_dict() if last.compute else {}
+def _settings(results: Results) -> list[Row]:
+    selection, settings = results.selection, results.evaluation.settings
+    paper, first, last = Config(), selection.backbone[0].provenance, selection.start.provenance
+    here, there = selection.start.architecture, paper.network
     known: list[tuple[str, object, object]] = [
         ("input size", here.input_size, there.input_size),
         ("depths", here.depths, there.depths),
@@ -175,35 +168,32 @@ def _settings(selection: SelectionReport, evaluation: EvaluationReport) -> list[
         ("head", here.head, there.head),
         ("dropout", here.dropout, there.dropout),
         ("momentum of BatchNorm", here.bn_momentum, there.bn_momentum),
-        ("loss rule", selection.loss_factor, paper.selection.loss_factor),
+        ("factor of the loss rule", selection.loss_factor, paper.selection.loss_factor),
     ]
-    rows: list[Row] = [
-        {
-            "setting": name,
-            "here": _words(ours),
-            "paper": _words(theirs),
-            COMPARED: SAME if ours == theirs else "differs",
-        }
-        for name, ours, theirs in known
-    ]
-    angle = evaluation.settings.tta_rotation
-    as_paper = SAME if angle in (0.4, paper.evaluation.tta_rotation) else "differs"
-    rows.append(
-        {"setting": "second TTA rotation", "here": _word(angle), "paper": "0.4 (code: 0.15)", COMPARED: as_paper}
-    )
-    if first.id.endswith("stage1"):
-        as_paper = SAME if first.start != "none" else "differs"
-        rows.append({"setting": f"start of {first.id}", "here": start, "paper": "ImageNet weights", COMPARED: as_paper})
-    seeds = {f"data seeds of {name}": sorted({e.seed for e in selection.entries if e.set == name}) for name in "ABC"}
-    silent = {f"data seed of {last.id}": last.seed, **seeds, "TTA for": evaluation.settings.tta, **compute}
-    return rows + [{"setting": name, "here": _words(v), "paper": "-", COMPARED: "-"} for name, v in silent.items()]
+    rows: list[Row] = [_setting(name, ours, theirs, ours == theirs) for name, ours, theirs in known]
+    angle = settings.tta_rotation
+    as_paper = angle in (0.4, paper.evaluation.tta_rotation)
+    rows.append(_setting("second TTA rotation", angle, "0.4 (code: 0.15)", as_paper))
+    if first.stage == 1:
+        start = "random" if first.start == "none" else f"weights {first.start[:12]}"
+        rows.append(_setting(f"start of {first.id}", start, "ImageNet weights", first.start != "none"))
+    seeds = {
+        f"data seeds of {name}": sorted({e.record.provenance.seed for e in selection.entries if e.set == name})
+        for name in "ABC"
+    }
+    compute = last.compute.to_dict() if last.compute else {}
+    silent = {f"data seed of {last.id}": last.seed, **seeds, "TTA for": settings.tta, **compute}
+    silent["lhcnet that trained"] = ", ".join(sorted({record.provenance.lhcnet for record in results.records.values()}))
+    return rows + [{"setting": name, "here": _word(v), "paper": None, "compared": None} for name, v in silent.items()]
 
 
-def _words(value: object) -> str:
-    return " ".join(map(_word, value)) if isinstance(value, list | tuple) else _word(value)
+def _setting(name: str, ours: object, theirs: object, same: bool) -> Row:
+    return {"setting": name, "here": _word(ours), "paper": _word(theirs), "compared": SAME if same else "differs"}
 
 
 def _word(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(map(_word, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return MISSING if value is None else f"{value:g}" if isinstance(value, float) else str(value)

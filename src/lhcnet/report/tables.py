@@ -1,230 +1,242 @@
-"""What `compare` says as tables: every model, the paper's tables beside ours, every comparison with its verdict.
-
-A table is (title, note, rows): the note says in words what it shows and how models were chosen. The same tables are
-CSV files, `report.md` and part of the HTML report.
-"""
+"""The tables of a comparison, from saved results: models, spread, comparisons, LHC-NetC, classes, calibration."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from lhcnet.data.fer2013 import CLASSES
-from lhcnet.protocol.comparisons import Predictions, Statistics
-from lhcnet.protocol.results import Evaluated, EvaluationReport
+from lhcnet.protocol.comparisons import Comparison, Question, Statistics
+from lhcnet.protocol.results import ModelScores, Results
 from lhcnet.protocol.score import LABELS
-from lhcnet.protocol.selection import SelectionReport
-from lhcnet.protocol.statistics import Permuted, p_text, wilson
-from lhcnet.report.formatting import Table, bounds, markdown, percent, points, write_csv
+from lhcnet.protocol.statistics import Permuted, wilson
+from lhcnet.report.formatting import Table, frame, markdown, score_columns, write_csv
 from lhcnet.report.paper_tables import table_7, table_a2
+from lhcnet.report.wording import HOW_CHOSEN, QUESTIONS, names
+
+SPREAD_SCORES = {
+    "test_accuracy": "test",
+    "test_distinct_accuracy": "test excluding duplicates",
+    "test_accuracy_tta": "test with TTA",
+    "test_distinct_accuracy_tta": "test with TTA excluding duplicates",
+}
 
 
-def all_tables(
-    selection: SelectionReport,
-    evaluation: EvaluationReport,
-    predictions: Predictions,
-    statistics: Statistics,
-    *,
-    official: bool,
-) -> dict[str, Table]:
-    """Every table by the name of its CSV file, in the order of the report.
+def all_tables(results: Results, statistics: Statistics, *, official: bool) -> dict[str, Table]:
+    """Every table by the name of its CSV file.
 
-    `official` says whether the test split is FER2013's: on other images the paper's figures can be no comparison.
+    Args:
+        results: of the execution.
+        statistics: made from them.
+        official: whether the splits are FER2013's own; only then are there rows of the paper.
     """
+    models = models_table(results)
     tables = {
-        "models": models_table(selection, evaluation),
-        "spread": spread_table(statistics),
-        "table7": table_7(selection, evaluation, official=official),
-        "table_a2": table_a2(selection, evaluation, official=official),
-        "differences": comparisons_table(statistics),
-        "control": control_table(evaluation),
-        "classes": classes_table(evaluation, predictions),
-        "calibration": calibration_table(statistics),
+        "best": best_table(results, models),
+        "spread": spread_table(results, statistics),
+        "models": models,
+        "table7": table_7(results, official=official),
+        "table_a2": table_a2(results, official=official),
+        "differences": differences_table(statistics),
+        "control": control_table(results),
+        "classes": classes_table(results),
+        "calibration": calibration_table(results, statistics),
     }
-    return {name: table for name, table in tables.items() if table[2]}
+    return {name: table for name, table in tables.items() if len(table.data)}
 
 
-def models_table(selection: SelectionReport, evaluation: EvaluationReport) -> Table:
-    scores = {model.id: model for model in evaluation.models}
-    rows = []
-    for entry in selection.entries:
-        kept = {"set": entry.set, "model": entry.id, "kept": "yes" if entry.kept else "no"}
-        losses = {"train loss": "-" if entry.train_loss is None else f"{entry.train_loss:.4f}"}
-        model = scores.get(entry.id)
-        val = {"val": percent(model.validation.accuracy if model else entry.val_accuracy)}
-        rows.append(kept | losses | val | _tests(model) | {"reason": entry.reason})
-    for model in evaluation.models:
-        if model.control:
-            known = {"set": "-", "model": model.id, "kept": "-", "train loss": "-"}
-            val = {"val": percent(model.validation.accuracy)}
-            rows.append(known | val | _tests(model) | {"reason": f"five w trained from {model.control.of}"})
-    n = evaluation.models[0].test.n, evaluation.models[0].test_distinct.n
-    note = (
-        "Accuracy in per cent of every trained model, and why it was kept or rejected: training loss decides, and a "
-        f"rejected model never meets the test images. The {n[0]:,} test images chose nothing; 'no twin' leaves out the "
-        f"{n[0] - n[1]:,} of them that stand byte for byte in train."
-    )
-    return "Sets A, B and C, and LHC-NetC", note, rows
+def best_table(results: Results, models: Table) -> Table:
+    """The rows of the best models on validation, the chosen one first."""
+    ids = sorted(results.best.values(), key=lambda id_: id_ != results.selection.chosen)
+    data = models.data.set_index("model", drop=False).loc[ids].drop(columns=["kept", "reason"])
+    note = "The best model of each network on validation: of B ∪ C (the chosen one), of set A, and of the LHC-NetCs."
+    return Table("Best models", note, data.dropna(axis="columns", how="all"))
 
 
-def _tests(model: Evaluated | None) -> dict[str, str]:
+def models_table(results: Results) -> Table:
+    """Every model, kept or rejected."""
+    scored = {model.id: model for model in results.evaluation.models}
+    same = {id_: f"= {other}" for id_, other in results.same_weights().items()}
+    rows: list[dict[str, object]] = []
+    for entry in results.selection.entries:
+        metrics = entry.record.metrics
+        row = {"set": entry.set, "model": entry.id, "kept": entry.kept, "train_loss": metrics.train_loss}
+        scores = _scores(scored.get(entry.id)) or {"val": metrics.val_accuracy}
+        rows.append(row | scores | {"weights": same.get(entry.id), "reason": entry.reason})
+    for one in results.evaluation.control:
+        record = one.record
+        row = {"set": "LHC-NetC", "model": record.id, "kept": None, "train_loss": record.metrics.train_loss}
+        said = {"weights": same.get(record.id), "reason": f"five weights w trained from {one.of}"}
+        rows.append(row | _scores(scored.get(record.id)) | said)
+    note = "All models. A rejected model is never scored on test."
+    return Table("Models", note, _tidy(rows, results))
+
+
+def _scores(model: ModelScores | None) -> dict[str, object]:
     if model is None:
-        return dict.fromkeys(("test", "ci95", "no twin", "val TTA", "test TTA", "no twin TTA"), "-")
+        return {}
     return {
-        "test": points(model.test),
-        "ci95": bounds(model.test.ci95),
-        "no twin": points(model.test_distinct),
-        "val TTA": points(model.validation_tta),
-        "test TTA": points(model.test_tta),
-        "no twin TTA": points(model.test_distinct_tta),
+        "val": model.validation.accuracy,
+        **score_columns(model.test, "test"),
+        "test_distinct": model.test_distinct.accuracy,
+        "val_tta": model.validation_tta.accuracy if model.validation_tta else None,
+        "test_tta": model.test_tta.accuracy if model.test_tta else None,
+        "test_distinct_tta": model.test_distinct_tta.accuracy if model.test_distinct_tta else None,
     }
 
 
-def spread_table(statistics: Statistics) -> Table:
-    titles = {
-        "test_accuracy": "test",
-        "test_distinct_accuracy": "test, no twin",
-        "test_accuracy_tta": "test, TTA",
-        "test_distinct_accuracy_tta": "test, TTA, no twin",
-    }
+def _tidy(rows: Sequence[Mapping[str, object]], results: Results) -> pd.DataFrame:
+    """Without columns that hold nothing, and without those on duplicates if there are none."""
+    data = frame(rows).dropna(axis="columns", how="all")
+    return data if results.duplicates else data[[name for name in data if "distinct" not in str(name)]]
+
+
+def spread_table(results: Results, statistics: Statistics) -> Table:
+    """Mean and standard deviation of each set."""
     rows = [
         {
             "set": name,
             "score": title,
-            "models": str(one.n),
-            "mean": percent(one.mean),
-            "sd": percent(one.sd),
-            "lowest": percent(one.min),
-            "highest": percent(one.max),
+            "models": one.models,
+            "different": one.n,
+            "mean": one.mean,
+            "sd": one.sd,
+            "lowest": one.min,
+            "highest": one.max,
         }
+        for key, title in SPREAD_SCORES.items()
+        if results.duplicates or "distinct" not in key
         for name, scores in statistics.spread.items()
-        for key, title in titles.items()
         if (one := scores.get(key))
     ]
     note = (
-        "Mean and sample standard deviation of accuracy in per cent over the kept models of a set. A and C differ in "
-        "their data seed, B in the settings of its modules. Nothing was picked, except where TTA was asked for the "
-        "best on validation only."
+        "Accuracy of the kept models of each set: mean and sample standard deviation over the models with different "
+        "weights. A and C differ in their data seed, B in the settings of its modules. With TTA only the models that "
+        "were predicted with it."
     )
-    return "Mean and spread over seeds", note, rows
+    return Table("Means of the sets", note, frame(rows))
 
 
-def comparisons_table(statistics: Statistics) -> Table:
-    rows = []
-    for one in statistics.comparisons:
-        if isinstance(one.test, Permuted):
-            counts = f"{one.test.n_a} / {one.test.n_b} models"
-        else:
-            counts = f"{one.test.b} / {one.test.c} images"
-        rows.append(
-            {
-                "first": one.first,
-                "second": one.second,
-                "test": one.test.kind,
-                "points": f"{one.test.difference:+.2f}",
-                "on": counts,
-                "p": p_text(one.test.p),
-                "which is": one.verdict,
-                "no twin: points": f"{one.distinct.difference:+.2f}",
-                "no twin: p": p_text(one.distinct.p),
-                "no twin: which is": one.distinct_verdict,
-                "how chosen": one.how_chosen,
-            }
-        )
-    note = (
-        f"First minus second, in points of test accuracy; beyond noise means p < {statistics.alpha:g}. McNemar's exact "
-        "test is on the discordant images, those that only the first or only the second had right; the permutation "
-        "test is on the models, the means of the two sets. The p are not corrected for their number: of "
-        f"{len(rows)} such tests {statistics.alpha * len(rows):.1f} would be beyond noise by chance alone."
-    )
-    return "Comparisons", note, rows
+def differences_table(statistics: Statistics, question: Question | None = None) -> Table:
+    """All comparisons, or those of one question."""
+    wanted = [one for one in statistics.comparisons if question in (None, one.question)]
+    data = frame([_difference(one) for one in wanted])
+    if len(data) and data["difference_distinct"].isna().all():
+        data = data[[name for name in data if "distinct" not in str(name)]]
+    if question is None:
+        return Table("Comparisons", "First minus second, in points of test accuracy.", data)
+    test = "Permutation test" if question == "sets" else "McNemar's exact test"
+    hidden = [name for name in ("question", "test_used") if name in data]
+    return Table(QUESTIONS[question], f"{test}; {HOW_CHOSEN[question]}.", data.drop(columns=hidden))
 
 
-def control_table(evaluation: EvaluationReport) -> Table:
+def _difference(one: Comparison) -> dict[str, object]:
+    first, second = names(one)
+    if isinstance(one.test, Permuted):
+        counts: dict[str, object] = {"n_first": one.test.n_a, "n_second": one.test.n_b}
+    else:
+        counts = {"first_alone": one.test.b, "second_alone": one.test.c}
+    return {
+        "question": one.question,
+        "first": first,
+        "second": second,
+        "test_used": one.test.kind,
+        "difference": one.test.difference,
+        **counts,
+        "p": one.test.p,
+        "significant": one.test.significant,
+        "difference_distinct": one.distinct.difference if one.distinct else None,
+        "p_distinct": one.distinct.p if one.distinct else None,
+        "significant_distinct": one.distinct.significant if one.distinct else None,
+    }
+
+
+def control_table(results: Results) -> Table:
+    """The weights w of the LHC-NetCs and the factors they give."""
     from lhcnet.models.lhcnet import CONTROL_START  # torch
 
-    start = {f"w{i}": f"{w:g}" for i, w in enumerate(CONTROL_START, 1)}
-    factors = {f"1+tanh(w{i})": f"{1 + np.tanh(w):.3f}" for i, w in enumerate(CONTROL_START, 1)}
-    rows = [{"model": "start"} | start | factors]
-    for model in evaluation.models:
-        if model.control:
-            w = {f"w{i}": f"{w:.3f}" for i, w in enumerate(model.control.w, 1)}
-            learnt = {f"1+tanh(w{i})": f"{1 + np.tanh(w):.3f}" for i, w in enumerate(model.control.w, 1)}
-            rows.append({"model": model.id} | w | learnt)
-    note = (
-        "The five weights w that LHC-NetC learns, and the factor 1 + tanh(w) they give the output of LHC1 to LHC5, "
-        "beside their start. Each was trained from the LHC-Net it is named after, and keeps its best epoch on "
-        "validation."
-    )
-    return "The five weights of LHC-NetC", note, rows if len(rows) > 1 else []
+    weights = {"start": CONTROL_START} | {one.record.id: one.w for one in results.evaluation.control}
+    rows = [
+        {"model": name}
+        | {f"w{i}": value for i, value in enumerate(w, 1)}
+        | {f"factor{i}": float(1 + np.tanh(value)) for i, value in enumerate(w, 1)}
+        for name, w in weights.items()
+    ]
+    note = "The weights w of LHC1 to LHC5, and the factor 1 + tanh(w) of the output of each module; the start first."
+    return Table("The five weights of LHC-NetC", note, frame(rows if len(rows) > 1 else []))
 
 
-def classes_table(evaluation: EvaluationReport, predictions: Predictions) -> Table:
+def classes_table(results: Results) -> Table:
+    """Precision, recall and F1 of the chosen model."""
     from sklearn.metrics import precision_recall_fscore_support
 
-    labels, own = predictions["labels/test"], ~predictions["twin/test"]
-    predicted = predictions[f"{evaluation.chosen}/test"].argmax(1)
+    labels, own = results.labels, results.distinct
+    predicted = results.predictions[f"{results.selection.chosen}/test"].argmax(1)
 
-    def figures(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+    def figures(rows: NDArray[np.bool]) -> tuple[np.ndarray, ...]:
         found: tuple[np.ndarray, ...] = precision_recall_fscore_support(
             labels[rows], predicted[rows], labels=LABELS, zero_division=np.nan
         )
         return found
 
     precision, recall, f1, count = figures(np.ones_like(own))
-    twinless = figures(own)
+    _, recall_distinct, f1_distinct, count_distinct = figures(own)
     rows = []
     for i, name in enumerate(CLASSES):
         hits, n = int((predicted[labels == i] == i).sum()), int(count[i])
+        low, high = wilson(hits, n) if n else (None, None)
         rows.append(
             {
                 "class": name,
-                "n": f"{n:,}",
-                "precision": percent(precision[i]),
-                "recall": percent(recall[i]),
-                "recall ci95": "-" if not n else bounds(wilson(hits, n)),
-                "F1": percent(f1[i]),
-                "no twin: n": f"{twinless[3][i]:,}",
-                "no twin: recall": percent(twinless[1][i]),
-                "no twin: F1": percent(twinless[2][i]),
+                "n": n,
+                "precision": precision[i],
+                "recall": recall[i],
+                "recall_ci95_low": low,
+                "recall_ci95_high": high,
+                "f1": f1[i],
+                "n_distinct": int(count_distinct[i]),
+                "recall_distinct": recall_distinct[i],
+                "f1_distinct": f1_distinct[i],
             }
         )
     note = (
-        f"Test split, no TTA, the chosen {evaluation.chosen} (best on validation), in per cent: of the images called "
-        "so how many are (precision), of those that are how many were called so (recall), and their harmonic mean (F1)."
+        f"{results.selection.chosen}, test split, without TTA. Precision: share of the images predicted as this class "
+        "that are of it. Recall: share of the images of this class that are predicted as it. F1: their harmonic mean."
     )
-    return "Scores of each class", note, rows
+    return Table("Scores of each class", note, _tidy(rows, results))
 
 
-def calibration_table(statistics: Statistics) -> Table:
+def calibration_table(results: Results, statistics: Statistics) -> Table:
+    """Confidence and accuracy of the best models."""
     rows = [
         {
             "model": one.model,
-            "views": "TTA" if one.tta else "plain",
-            "images": one.images,
-            "n": f"{one.n:,}",
-            "confidence": percent(one.confidence),
-            "accuracy": percent(one.accuracy),
-            "difference": f"{100 * (one.confidence - one.accuracy):+.2f}",
-            "Brier": f"{one.brier:.4f}",
-            "log loss": f"{one.log_loss:.4f}",
+            "tta": one.tta,
+            **({"images": "all" if one.duplicates else "excluding duplicates"} if results.duplicates else {}),
+            "n": one.n,
+            "confidence": one.confidence,
+            "accuracy": one.accuracy,
+            "difference": one.confidence - one.accuracy,
+            "brier": one.brier,
+            "log_loss": one.log_loss,
         }
         for one in statistics.calibration
     ]
     note = (
-        "Mean confidence (the largest probability) and accuracy in per cent: a positive difference is overconfidence. "
-        "The Brier score runs from 0 to 2 over the seven classes, log loss is in nats; less is better for both. The "
-        "best on validation of A, of B u C and of the LHC-NetCs."
+        "Mean confidence (the largest probability) minus accuracy: a positive difference is overconfidence. The Brier "
+        "score (0 to 2 with seven classes) and the log loss (natural logarithm) are better the lower they are."
     )
-    return "Calibration", note, rows
+    return Table("Calibration", note, _tidy(rows, results))
 
 
-def write_tables(folder: Path, tables: Mapping[str, Table]) -> None:
-    """One CSV file each, and all of them as `report.md`."""
-    text = "# Comparison\n"
-    for name, (title, note, rows) in tables.items():
-        write_csv(folder / f"{name}.csv", rows)
-        text += f"\n## {title}\n\n{note}\n\n{markdown(rows)}"
+def write_tables(folder: Path, tables: Mapping[str, Table], headline: Sequence[str]) -> None:
+    """One CSV file each, and all of them as `report.md` after the headline."""
+    text = "# Comparison\n" + "".join(f"\n{line}\n" for line in headline)
+    for name, table in tables.items():
+        write_csv(folder / f"{name}.csv", table.data)
+        text += f"\n## {table.title}\n\n{table.note}\n\n{markdown(table.data)}"
     (folder / "report.md").write_text(text, encoding="utf-8")

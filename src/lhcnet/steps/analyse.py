@@ -8,8 +8,6 @@ from pathlib import Path
 from lhcnet.config import Analysis, Evaluation
 from lhcnet.data.store import open_store
 from lhcnet.errors import LhcnetError
-from lhcnet.io.atomic import atomic_directory
-from lhcnet.io.files import write_json
 from lhcnet.saved import open_model
 from lhcnet.steps.context import RunContext
 from lhcnet.tracking.record import tracked
@@ -37,6 +35,7 @@ def analyse(
         LhcnetError: the model was trained on other data than `trainval`.
     """
     from lhcnet.analysis import run
+    from lhcnet.analysis.results import MARKER, Skipped, write
 
     saved, store = open_model(model), open_store(trainval)
     if saved.info.provenance.data != store.digest:
@@ -45,17 +44,15 @@ def analyse(
     with tracked(context.execution, store.digest, "analyse") as tracking:
         if saved.info.architecture.has_lhc:
             images, labels = store.split("validation")
-            rows = run.spread(len(labels), analysis.images)
+            rows = run.evenly_spaced(len(labels), analysis.images)
             device = context.device()
             found = run.analyse(saved, images[rows], labels[rows], device=device, batch_size=evaluation.batch_size)
-            run.write(found, out)
+            write(found, out)
             heads = sum(found.report.necessity.heads)
             for needed in found.report.necessity.needed:
-                log.info("%s: %d of %d heads needed (the others %s)", saved.id, needed.heads, heads, needed.way)
+                log.info("%s: %d of %d heads needed (the others %s)", saved.id, needed.heads, heads, needed.kind)
         else:
-            with atomic_directory(out, "analysis.json") as folder:
-                write_json(folder / "analysis.json", {"skipped": f"{saved.id} has no LHC modules"})
+            write(Skipped(skipped=f"{saved.id} has no LHC modules"), out)
         if tracking:
             tracking.params({"analysis": analysis.to_dict(), "model": saved.id})
-            for file in sorted(out.glob("*.csv")):  # `compare` draws its figures from them
-                tracking.file(file)
+            tracking.file(out / MARKER)

@@ -12,7 +12,7 @@ from lhcnet.data.store import open_store
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory
 from lhcnet.io.files import read_json, write_json
-from lhcnet.protocol.selection import SelectionReport
+from lhcnet.protocol.selection import read_selection
 from lhcnet.saved import ModelInfo, Provenance, SavedModel, open_model
 from lhcnet.steps.context import RunContext
 from lhcnet.steps.fit_model import fit_model, refuse_other_data
@@ -49,8 +49,8 @@ def control(
     """
     from lhcnet.models.lhcnet import add_control, freeze_all_but_control
 
-    chosen = parse(SelectionReport, read_json(selection), str(selection))
-    with_lhc = {entry.id for entry in chosen.entries if entry.kept and entry.set != "A"}
+    chosen = read_selection(selection)
+    with_lhc = {model.id for model in chosen.kept if model.set != "A"}
     wanted = {"none": set(), "chosen": {chosen.chosen}, "kept": with_lhc}[control.models]
     starts = {model.id: model for path in models if (model := open_model(path)).id in wanted}
     if lost := sorted(wanted - set(starts)):

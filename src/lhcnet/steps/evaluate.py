@@ -6,26 +6,24 @@ import csv
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lhcnet.config import Evaluation, parse
+from lhcnet.config import Evaluation
 from lhcnet.data.fer2013 import CLASSES
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory
-from lhcnet.io.files import read_json, write_json
-from lhcnet.protocol.results import Controlled, Evaluated, EvaluationReport
+from lhcnet.io.files import write_json
+from lhcnet.protocol.results import ControlModel, EvaluationReport, ModelScores
 from lhcnet.protocol.score import Score
-from lhcnet.protocol.selection import SelectionReport, best_on_validation, trained
-from lhcnet.saved import MARKER, SavedModel, open_model
+from lhcnet.protocol.selection import best_on_validation, read_selection
+from lhcnet.protocol.sizes import sizes
+from lhcnet.saved import MARKER, open_model
 from lhcnet.steps.context import RunContext
 from lhcnet.steps.control import CONTROL_PREFIX, open_controlled
 from lhcnet.steps.scored_splits import ScoredSplits
 from lhcnet.tracking.record import restore, tracked
 
-if TYPE_CHECKING:
-    from lhcnet.models.resnetv2 import ResNetV2
 log = logging.getLogger("lhcnet")
 
 
@@ -60,16 +58,17 @@ def evaluate(
     Raises:
         LhcnetError: a kept model is not in `models`, or the stores are of other data than the selection.
     """
-    from lhcnet.report.paper_tables import sizes
+    from lhcnet.models.lhcnet import control_weights
 
-    chosen = parse(SelectionReport, read_json(selection), str(selection))
-    kept = {entry.id for entry in chosen.entries if entry.kept}
+    chosen = read_selection(selection)
+    kept = {model.id for model in chosen.kept}
     saved = {model.id: model for path in models if (model := open_model(path)).id in kept}
     if lost := sorted(kept - set(saved)):
         raise LhcnetError(f"{selection}: selects models that are missing from the input: {', '.join(lost)}")
     controlled = open_controlled(control) if control else []
     saved |= {model.id: model for model in controlled}
-    chosen_control = best_on_validation([trained(model) for model in controlled]).id if controlled else None
+    records = {model.id: model.record() for model in controlled}
+    chosen_control = best_on_validation(list(records.values())).id if records else None
     splits = ScoredSplits.open(trainval, test)
     if splits.data != chosen.data:
         raise LhcnetError(f"{trainval}: is of data {splits.data[:12]}, but {selection} of {chosen.data[:12]}")
@@ -78,21 +77,24 @@ def evaluate(
 
     with tracked(context.execution, chosen.data, "evaluate") as run:
         device = context.device()
-        scored = []
+        scored, control_models = [], []
         arrays = splits.arrays()
         for id_ in sorted(saved):
             network, size = saved[id_].network(), saved[id_].info.architecture.input_size
             scores, predicted = splits.score(network, size, evaluation, device, tta=id_ in with_tta)
             arrays |= {f"{id_}/{name}": p for name, p in predicted.items()}
             log.info("%s: accuracy on %s", id_, ", ".join(f"{name} {s.accuracy:.4f}" for name, s in scores.items()))
-            set_: Any = saved[id_].info.provenance.set
-            scored.append(Evaluated(id=id_, set=set_, control=_controlled(saved[id_], network), **scores))
+            scored.append(ModelScores(id=id_, **scores))
+            if id_ in records:
+                of, w = id_.removeprefix(CONTROL_PREFIX), control_weights(network)
+                control_models.append(ControlModel(record=records[id_], of=of, w=w))
         report = EvaluationReport(
             chosen=chosen.chosen,
             chosen_control=chosen_control,
             data=chosen.data,
             settings=evaluation,
-            sizes=next(sizes(entry.architecture) for entry in chosen.entries if entry.id == chosen.chosen),
+            sizes=sizes(chosen.chosen_model.architecture),
+            control=tuple(control_models),
             models=tuple(scored),
         )
         labels, p = arrays["labels/test"], arrays[f"{chosen.chosen}/test"]
@@ -136,16 +138,3 @@ def evaluate_weights(
     network = open_model(weights).network() if (weights / MARKER).is_file() else open_published(weights)
     splits = ScoredSplits.open(trainval, test)
     return splits.score(network, network.input_size, evaluation, device, tta=True)[0]
-
-
-def _controlled(model: SavedModel, network: ResNetV2) -> Controlled | None:
-    from lhcnet.models.lhcnet import control_weights
-
-    if not model.info.architecture.control:
-        return None
-    return Controlled(
-        of=model.id.removeprefix(CONTROL_PREFIX),
-        w=control_weights(network),
-        training=model.info.provenance.training,
-        history=model.history,
-    )

@@ -6,16 +6,16 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from lhcnet.config import parse
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_file
-from lhcnet.io.files import read_json, write_json
+from lhcnet.io.files import write_json
 from lhcnet.protocol.results import EvaluationReport
 from lhcnet.saved import open_model
 from lhcnet.tracking.delivery import deliver
 from lhcnet.tracking.journal import Execution, journaled
 from lhcnet.tracking.record import restore
 from lhcnet.tracking.registry import register as register_model
+from lhcnet.versioned import read_versioned
 
 log = logging.getLogger("lhcnet")
 
@@ -37,7 +37,7 @@ def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution:
         LhcnetError: the evaluation was made for another model, or MLflow does not answer.
     """
     saved = open_model(chosen)
-    scored = parse(EvaluationReport, read_json(evaluation / "evaluation.json"), str(evaluation / "evaluation.json"))
+    scored = read_versioned(EvaluationReport, evaluation / "evaluation.json")
     if scored.chosen != saved.id:
         raise LhcnetError(f"{chosen}: is {saved.id}, but {evaluation} was made for {scored.chosen}")
     accuracies = scored.chosen_model().accuracies()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from lhcnet.runtime import Device
 log = logging.getLogger("lhcnet")
 
+DISTINCT = "test excluding duplicates in train"
+
 
 @dataclass(frozen=True)
 class ScoredSplits:
@@ -30,12 +32,12 @@ class ScoredSplits:
     Args:
         data: digest of the data.
         splits: (images (N, 48, 48), labels (N,)) of validation and test.
-        twin: (N,) of each split, whether the same image, byte for byte, is in train.
+        train_duplicate: (N,) of each split, whether the same image, byte for byte, is in train.
     """
 
     data: str
     splits: dict[str, tuple[Bytes, Bytes]]
-    twin: dict[str, NDArray[np.bool]]
+    train_duplicate: dict[str, NDArray[np.bool]]
 
     @classmethod
     def open(cls, trainval: Path, test: Path) -> ScoredSplits:
@@ -54,7 +56,7 @@ class ScoredSplits:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Labels and duplicates in train, under their names in `predictions.npz`."""
         found: dict[str, NDArray[Any]] = {f"labels/{name}": labels for name, (_, labels) in self.splits.items()}
-        return found | {f"twin/{name}": rows for name, rows in self.twin.items()}
+        return found | {f"train_duplicate/{name}": rows for name, rows in self.train_duplicate.items()}
 
     def score(
         self, network: ResNetV2, input_size: int, evaluation: Evaluation, device: Device, *, tta: bool
@@ -84,8 +86,11 @@ class ScoredSplits:
                 )
                 predicted[f"{split}{suffix}"] = p
                 scores[f"{split}{suffix}"] = score(p, labels, split=split, views=len(views))
-            own, labels = ~self.twin["test"], self.splits["test"][1]
+            own, labels = ~self.train_duplicate["test"], self.splits["test"][1]
             scores[f"test_distinct{suffix}"] = score(
-                predicted[f"test{suffix}"][own], labels[own], split="test without twins in train", views=len(views)
+                predicted[f"test{suffix}"][own],
+                labels[own],
+                split="test excluding duplicates in train",
+                views=len(views),
             )
         return scores, predicted

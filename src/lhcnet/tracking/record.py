@@ -8,6 +8,7 @@ from typing import Any
 
 from lhcnet.saved import Epoch, Metrics, SavedModel
 from lhcnet.tracking.journal import Execution, StepRun, journaled
+from lhcnet.tracking.timings import timed
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def tracked(
     if execution is None:
         yield None
         return
-    with journaled(Execution(execution, data), step, tags=tags or {}) as run:
+    with journaled(Execution(execution, data), step, tags=tags or {}) as run, timed(execution, step):
         yield run
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,10 @@ from support.naive_lhc import naive
 from lhcnet import steps
 from lhcnet.analysis import heads, necessity, run, switching
 from lhcnet.analysis import parameter_counts as sizes
-from lhcnet.analysis.ablation import WAYS, Change, Way, keep_first, lose_head, lose_module
-from lhcnet.analysis.necessity import Kept, needed, plan, verdict
-from lhcnet.analysis.results import QUANTILES, read
-from lhcnet.analysis.switching import changed, initial_network
+from lhcnet.analysis.ablation import KINDS, Ablation, AblationKind, keep_first, lose_head, lose_module
+from lhcnet.analysis.necessity import FirstHeadsKept, needed, plan
+from lhcnet.analysis.results import QUANTILES, Skipped, read, write
+from lhcnet.analysis.switching import ablated, initial_network
 from lhcnet.config import Config, Stage
 from lhcnet.data.store import open_store
 from lhcnet.errors import LhcnetError
@@ -30,7 +30,7 @@ from lhcnet.models.resnetv2 import SLOTS, ResNetV2
 from lhcnet.protocol.paper import PAPER_TABLE_A2
 from lhcnet.protocol.score import score
 from lhcnet.report import analysis_plots as figures
-from lhcnet.report.analysis_tables import tables
+from lhcnet.report.analysis_tables import analysis_tables
 from lhcnet.runtime import Device
 from lhcnet.saved import Metrics, ModelInfo, SavedModel, open_model, save
 
@@ -125,7 +125,7 @@ def test_networks_without_lhc_are_refused(saved: SavedModel) -> None:
     other.attention[2] = torch.nn.SiLU()
     with (
         pytest.raises(ValueError, match="its slots hold ResidualLHC, SiLU"),
-        changed(other, lose_module(HEADS, 0, "off")),
+        ablated(other, lose_module(HEADS, 0, "off")),
     ):
         pass
 
@@ -144,18 +144,18 @@ def test_changes_of_table_2() -> None:
 
 
 @pytest.mark.parametrize("control", [False, True])
-@pytest.mark.parametrize("place", range(3))
-def test_a_head_off_is_its_slice_of_lhc_zero(place: int, control: bool) -> None:
+@pytest.mark.parametrize("slot_index", range(3))
+def test_a_head_off_is_its_slice_of_lhc_zero(slot_index: int, control: bool) -> None:
     network = trained(1, control).double()
-    slot = network.attention[place]
+    slot = network.attention[slot_index]
     x = torch.rand(1, slot.lhc.channels, slot.lhc.height, slot.lhc.width, dtype=torch.float64)
     y = naive(slot.lhc, x[0].numpy()).reshape(slot.lhc.channels, -1)
-    L = y.shape[1] // HEADS[place]
+    L = y.shape[1] // HEADS[slot_index]
     y[:, L : 2 * L] = 0
     factor = 1 + np.tanh(slot.w.item()) if control else 1
     expected = x[0].numpy() + factor * y.reshape(x.shape[1:])
-    with changed(network, lose_head(HEADS, place, 1, "off")), torch.no_grad():
-        found = network.attention[place](x)[0].numpy()
+    with ablated(network, lose_head(HEADS, slot_index, 1, "off")), torch.no_grad():
+        found = network.attention[slot_index](x)[0].numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -165,8 +165,8 @@ def test_the_heads_add_up_to_the_module(split: str) -> None:
     whole = network.attention[0].lhc(x)
     total = torch.zeros_like(whole)
     for head in range(4):
-        alone = Change("off", (frozenset(range(4)) - {head}, *[frozenset[int]()] * 4))
-        with changed(network, alone):
+        alone = Ablation("off", (frozenset(range(4)) - {head}, *[frozenset[int]()] * 4))
+        with ablated(network, alone):
             total += network.attention[0](x) - x
     torch.testing.assert_close(total, whole)
 
@@ -177,9 +177,9 @@ def test_a_module_off_is_a_module_that_adds_nothing() -> None:
     silent = copy.deepcopy(network)
     for parameter in silent.attention[1].lhc.conv.parameters():
         parameter.zero_()
-    with changed(network, lose_module(HEADS, 1, "off")):
+    with ablated(network, lose_module(HEADS, 1, "off")):
         torch.testing.assert_close(network(x), silent(x))
-    one_by_one = Change("off", (frozenset(), frozenset(range(4)), *[frozenset[int]()] * 3))
+    one_by_one = Ablation("off", (frozenset(), frozenset(range(4)), *[frozenset[int]()] * 3))
     assert one_by_one == lose_module(HEADS, 1, "off")
 
 
@@ -187,7 +187,7 @@ def test_a_module_off_is_a_module_that_adds_nothing() -> None:
 def test_all_modules_set_back_are_the_initial_network(saved: SavedModel) -> None:
     network, initial, x = saved.network(), initial_network(saved), pixels()
     everything = [slot.lhc.heads for slot in network.attention]
-    with changed(network, keep_first(everything, 0, "reset"), initial):
+    with ablated(network, keep_first(everything, 0, "reset"), initial):
         assert torch.equal(network(x), initial(x))
     assert not torch.equal(network(x), initial(x))
 
@@ -199,10 +199,10 @@ def test_a_head_set_back_has_its_own_first_weights(control: bool) -> None:
     by_hand = copy.deepcopy(network)
     for name in ("w1", "b1"):
         getattr(by_hand.attention[2].lhc, name)[1] = getattr(initial.attention[2].lhc, name)[1]
-    with changed(network, lose_head(HEADS, 2, 1, "reset"), initial):
+    with ablated(network, lose_head(HEADS, 2, 1, "reset"), initial):
         assert torch.equal(network(x), by_hand(x))
         assert not torch.equal(network.attention[2].lhc.w2.weight, initial.attention[2].lhc.w2.weight)
-    with changed(network, lose_module(HEADS, 2, "reset"), initial):
+    with ablated(network, lose_module(HEADS, 2, "reset"), initial):
         for name, tensor in initial.attention[2].state_dict().items():
             assert torch.equal(network.attention[2].state_dict()[name], tensor)
         assert network.attention[2].w is by_hand.attention[2].w is None or control
@@ -218,21 +218,21 @@ def test_a_module_set_back_takes_norms_and_second_convolution_with_it() -> None:
     network.attention[0].norm1.running_mean += 1
     by_hand = copy.deepcopy(network)
     by_hand.attention[0] = initial.attention[0]
-    with changed(network, lose_module(HEADS, 0, "reset"), initial):
+    with ablated(network, lose_module(HEADS, 0, "reset"), initial):
         assert torch.equal(network(x), by_hand(x))
-    with changed(network, lose_module(HEADS, 0, "off")):
+    with ablated(network, lose_module(HEADS, 0, "off")):
         assert torch.equal(network.attention[0](x), x)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("way", WAYS)
-def test_the_network_comes_back_bit_for_bit(way: Way) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_network_comes_back_bit_for_bit(kind: AblationKind) -> None:
     network, initial, x = trained(6, control=True), LHCNet(**SHAPE, modules=ROWS, seed=6), pixels()
     slots, before = list(network.attention), copy.deepcopy(network.state_dict())
     start, logits = copy.deepcopy(initial.state_dict()), network(x)
     for change in plan(HEADS):
-        if change.way == way:
-            with pytest.raises(RuntimeError, match="expanded size"), changed(network, change, initial):
+        if change.kind == kind:
+            with pytest.raises(RuntimeError, match="expanded size"), ablated(network, change, initial):
                 network(torch.cat([x, x], dim=1))
     assert list(network.attention) == slots
     assert list(network.state_dict()) == list(before)
@@ -245,10 +245,10 @@ def test_changes_that_cannot_be() -> None:
     network = trained(0)
     with (
         pytest.raises(ValueError, match=r"LHC3 has the heads 0..1, not \[5\]"),
-        changed(network, lose_head(HEADS, 2, 5, "off")),
+        ablated(network, lose_head(HEADS, 2, 5, "off")),
     ):
         pass
-    with pytest.raises(ValueError, match="needs the network"), changed(network, lose_module(HEADS, 0, "reset")):
+    with pytest.raises(ValueError, match="needs the network"), ablated(network, lose_module(HEADS, 0, "reset")):
         pass
     assert all(isinstance(slot.lhc.partition, torch.nn.Module) for slot in network.attention)
 
@@ -260,31 +260,45 @@ def test_probabilities_under_all_changes_are_those_of_the_changed_networks() -> 
     found = switching.probabilities(network, changes, initial, images, **common)
     np.testing.assert_allclose(found[0], predict(network, images, plain_views(), **common), atol=1e-6)
     for p, change in zip(found[1:], changes, strict=True):
-        with changed(network, change, initial):
+        with ablated(network, change, initial):
             np.testing.assert_allclose(p, predict(network, images, plain_views(), **common), atol=1e-6)
 
 
 # what it costs
 
 
-def test_verdicts_have_a_direction() -> None:
-    assert (verdict(1, 8, 0.04), verdict(8, 1, 0.04), verdict(8, 1, 0.05)) == ("better", "worse", "within noise")
-
-
-def kept(verdicts: dict[int, necessity.Verdict]) -> list[Kept]:
+def kept(worse: Sequence[int], better: Sequence[int] = ()) -> list[FirstHeadsKept]:
+    """Networks with 0 to 31 heads of which some are significantly worse or better than the full one."""
     bounds = [0, 8, 16, 23, 30, 31]
     perfect = score(np.eye(7, dtype=np.float32), np.arange(7, dtype=np.uint8), split="validation", views=1)
-    common = {"way": "off", "score": perfect, "lost": 0, "won": 0, "p": 1.0}
     whole = {bound: modules for modules, bound in enumerate(bounds)}
-    return [Kept(**common, verdict=verdicts.get(m, "within noise"), heads=m, modules=whole.get(m)) for m in range(32)]
+    return [
+        FirstHeadsKept(
+            kind="off",
+            score=perfect,
+            lost=9 if m in worse else 0,
+            won=9 if m in better else 0,
+            p=0.01 if m in worse or m in better else 0.05,
+            heads=m,
+            modules=whole.get(m),
+        )
+        for m in range(32)
+    ]
+
+
+def test_an_ablated_network_is_worse_only_if_that_is_significant() -> None:
+    one = kept([])[0]
+    figures = [(1, 8, 0.04), (8, 1, 0.04), (8, 1, 0.05)]
+    made = [one.model_copy(update={"lost": lost, "won": won, "p": p}) for lost, won, p in figures]
+    assert [(x.significant, x.worse) for x in made] == [(True, False), (True, True), (False, False)]
 
 
 def test_heads_needed_are_those_behind_the_last_that_is_worse() -> None:
     found = [
-        needed(kept(dict.fromkeys(range(16), "worse"))),
-        needed(kept({0: "worse", 8: "worse", 12: "worse", 20: "better"})),
-        needed(kept({})),
-        needed(kept(dict.fromkeys(range(31), "worse"))),
+        needed(kept(range(16))),
+        needed(kept([0, 8, 12], better=[20])),
+        needed(kept([])),
+        needed(kept(range(31))),
     ]
     assert [(n.heads, n.modules) for n in found] == [(16, 2), (13, 2), (0, 0), (31, 5)]
 
@@ -297,19 +311,19 @@ def test_scores_belong_to_their_changes() -> None:
     for i in range(len(changes)):
         p[i + 1, :i] = np.roll(p[i + 1, :i], 1, axis=1)
     report = necessity.necessity(TABLE_2, p, labels, split="validation")
-    spoilt = {change: i for i, change in enumerate(changes)} | {keep_first(TABLE_2, 31, way): 0 for way in WAYS}
+    spoilt = {change: i for i, change in enumerate(changes)} | {keep_first(TABLE_2, 31, kind): 0 for kind in KINDS}
     assert (report.full.accuracy, report.full.n, report.full.split) == (1.0, n, "validation")
     assert (len(report.modules), len(report.single), len(report.kept)) == (10, 62, 64)
     changes_of = (
-        [(part, lose_module(TABLE_2, SLOTS.index(part.place), part.way)) for part in report.modules]
-        + [(x, lose_head(TABLE_2, SLOTS.index(x.place), (x.head or 0) - 1, x.way)) for x in report.single]
-        + [(x, keep_first(TABLE_2, x.heads, x.way)) for x in report.kept]
+        [(part, lose_module(TABLE_2, SLOTS.index(part.slot), part.kind)) for part in report.modules]
+        + [(x, lose_head(TABLE_2, SLOTS.index(x.slot), (x.head or 0) - 1, x.kind)) for x in report.single]
+        + [(x, keep_first(TABLE_2, x.heads, x.kind)) for x in report.kept]
     )
     for compared, change in changes_of:
         assert (compared.lost, compared.won) == (spoilt[change], 0)
         assert compared.score.accuracy == pytest.approx(1 - spoilt[change] / n)
-        assert compared.verdict == ("worse" if spoilt[change] > 5 else "within noise")  # 2 / 2^6 < 0.05 < 2 / 2^5
-    assert [k.heads for k in report.kept if k.modules is not None and k.way == "off"] == [0, 8, 16, 23, 30, 31]
+        assert compared.worse == (spoilt[change] > 5)  # 2 / 2^6 < 0.05 < 2 / 2^5
+    assert [k.heads for k in report.kept if k.modules is not None and k.kind == "off"] == [0, 8, 16, 23, 30, 31]
 
 
 # the heads
@@ -372,21 +386,33 @@ def test_heads_that_agree_correlate() -> None:
 
 
 def test_what_is_written_comes_back(analysed: run.Analysis, tmp_path: Path) -> None:
-    run.write(analysed, tmp_path / "out")
+    write(analysed, tmp_path / "out")
     back = read(tmp_path / "out")
+    assert isinstance(back, run.Analysis)
     assert back.report == analysed.report
     assert set(back.arrays) == set(analysed.arrays)
     assert all(np.array_equal(array, back.arrays[name], equal_nan=True) for name, array in analysed.arrays.items())
-    for title, note, rows in tables(tmp_path / "out"):
-        assert title
-        assert note.endswith(".")
-        assert len({tuple(row) for row in rows}) == 1, title
-        assert ("verdict" in rows[0]) == ("McNemar" in note), title
-    written = {path.stem: list(csv.DictReader(path.open())) for path in (tmp_path / "out").glob("*.csv")}
-    assert sorted(map(str, written.values())) == sorted(str(rows) for _, _, rows in tables(tmp_path / "out"))
     (tmp_path / "out" / "arrays.npz").write_bytes(b"no arrays")
     with pytest.raises(LhcnetError, match=r"arrays\.npz"):
         read(tmp_path / "out")
+    write(Skipped(skipped="B/se has no LHC modules"), tmp_path / "out")
+    assert read(tmp_path / "out") == Skipped(skipped="B/se has no LHC modules")
+
+
+def test_tables_are_numbers(analysed: run.Analysis) -> None:
+    found = analysis_tables(analysed.report)
+    heads = found["heads"].data
+    single = analysed.report.necessity.single
+    assert heads["accuracy"].tolist() == [x.score.accuracy for x in single]
+    assert heads["significant"].tolist() == [x.significant for x in single]
+    assert heads["difference"].tolist() == [x.score.accuracy - analysed.report.necessity.full.accuracy for x in single]
+    correlation = found["correlation"].data
+    assert correlation["correlation"].isna().tolist() == [False] * 4 + [True, False, True]  # LHC5 has one head
+    assert found["needed"].data["heads_needed"].tolist()[-1] == 16
+    for table in found.values():
+        numbers = table.data.select_dtypes("number")
+        assert len(table.data) > 0
+        assert numbers.shape[1] >= 2, table.title
 
 
 def test_the_report_is_what_the_arrays_say(
@@ -412,17 +438,18 @@ def test_the_report_is_what_the_arrays_say(
 
 def test_figures_are_drawn_from_the_folder(analysed: run.Analysis, tmp_path: Path) -> None:
     report = analysed.report
-    first, *others = (part.model_copy(update={"verdict": "within noise"}) for part in report.necessity.modules)
-    parts = {"modules": (first.model_copy(update={"verdict": "worse"}), *others)}
+    first, *others = (part.model_copy(update={"p": 0.5}) for part in report.necessity.modules)
+    parts = {"modules": (first.model_copy(update={"p": 0.01}), *others)}
     report = report.model_copy(update={"necessity": report.necessity.model_copy(update=parts)})
-    run.write(run.Analysis(report, analysed.arrays), tmp_path / "out")
-    drawn = figures.figures(tmp_path / "out")
-    assert len(drawn) == len({title for title, _, _ in drawn}) == 8
-    for _, caption, figure in drawn:
-        assert caption.endswith(".")
-        figure.draw_without_rendering()
-    modules, single, curve = (figure for _, _, figure in drawn[:3])
-    off = [100 * x.score.accuracy for x in report.necessity.modules if x.way == "off"]
+    write(run.Analysis(report, analysed.arrays), tmp_path / "out")
+    read_back = read(tmp_path / "out")
+    assert isinstance(read_back, run.Analysis)
+    drawn = figures.figures(read_back)
+    assert len({drawing.title for drawing in drawn}) == 8
+    for drawing in drawn:
+        drawing.figure.draw_without_rendering()
+    modules, single, curve = (drawing.figure for drawing in drawn[:3])
+    off = [100 * x.score.accuracy for x in report.necessity.modules if x.kind == "off"]
     points = [c for c in modules.axes[0].collections if np.allclose(np.shape(c.get_offsets()), (5, 2))]
     assert np.allclose(points[0].get_offsets()[:, 1], off)
     hollow = [(colour[:3] == 1).all() for colour in points[0].get_facecolors()]
@@ -440,12 +467,12 @@ def test_blocks_are_means() -> None:
 
 def test_rows_are_spread_over_the_classes(stores: tuple[Path, Path]) -> None:
     _, labels = open_store(stores[0]).split("train")
-    assert (np.diff(labels) >= 0).all()  # the order that `spread` relies on
-    chosen = labels[run.spread(len(labels), 100)]
+    assert (np.diff(labels) >= 0).all()  # the order that `evenly_spaced` relies on
+    chosen = labels[run.evenly_spaced(len(labels), 100)]
     assert len(chosen) == 100
     share, whole = (np.bincount(x, minlength=7) / len(x) for x in (chosen, labels))
     np.testing.assert_allclose(share, whole, atol=0.011)
-    assert run.spread(5, 9).tolist() == [0, 1, 2, 3, 4]
+    assert run.evenly_spaced(5, 9).tolist() == [0, 1, 2, 3, 4]
 
 
 # Table A2

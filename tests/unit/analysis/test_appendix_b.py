@@ -6,7 +6,9 @@ from fractions import Fraction
 
 import pytest
 
-from lhcnet.analysis.appendix_b import G1, G2, L1, L2, D, H, N, W, combinations, figure_a1, table
+from lhcnet.analysis.appendix_b import G1, G2, L1, L2, D, H, N, W, combinations
+from lhcnet.report.analysis_plots import figure_a1
+from lhcnet.report.analysis_tables import appendix_b_table
 
 
 def exact(A: int, B: int, n: int = N, d: int = D) -> tuple[Fraction, Fraction]:
@@ -62,9 +64,9 @@ def test_numbers_of_slices_that_cannot_be(slices: tuple[int, int, int]) -> None:
 
 
 def test_table_and_figure_show_every_combination() -> None:
-    rows = table()
-    assert len(rows) == len({(row["A"], row["B"]) for row in rows}) == 44  # all A + B <= 8 but A = B = 0
-    assert {row["A"] for row in rows[:9] if row["by L1"] == "global"} == {"0", "1"}
+    rows = appendix_b_table().data
+    assert len(rows) == len(rows[["A", "B"]].drop_duplicates()) == 44  # all A + B <= 8 but A = B = 0
+    assert set(rows[(rows["C"] == 0) & (rows["by_L1"] == "global")]["A"]) == {0, 1}
     line, grid = figure_a1().axes
     curve, level = line.get_lines()
     assert curve.get_ydata()[3] == pytest.approx(L1(H, W, D, N, 3, 5, 0))

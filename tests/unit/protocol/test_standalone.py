@@ -11,7 +11,9 @@ import torch
 from lhcnet import steps
 from lhcnet.config import PLAIN, Config
 from lhcnet.errors import LhcnetError
+from lhcnet.protocol.standalone import StandaloneReport
 from lhcnet.saved import SavedModel
+from lhcnet.versioned import read_versioned
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +57,15 @@ def test_comparison_after_every_stage(
         context=steps.RunContext(compute=tiny.compute),
     )
     assert [(pair.stage, pair.seed) for pair in report.pairs] == [(1, 5), (2, 5), (3, 5)]
-    by_id = {model.id: model for model in report.models}
+    by_id = {model.record.id: model for model in report.models}
     for pair in report.pairs:
         first, second = (by_id[f"standalone/{name}/seed-5/stage{pair.stage}"].test for name in ("wide", PLAIN))
-        assert pair.paired.difference == pytest.approx(100 * (first.accuracy - second.accuracy))
-        assert "noise" in pair.sentence
+        assert pair.test.difference == pytest.approx(first.accuracy - second.accuracy)
     with (tmp_path / "report" / "standalone.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 6
     page = (tmp_path / "report" / "report.html").read_text()
-    assert all(pair.sentence.split(":")[0] in page for pair in report.pairs)
+    assert all(f"Stage {pair.stage}, seed {pair.seed}: " in page for pair in report.pairs)
+    assert read_versioned(StandaloneReport, tmp_path / "report" / "standalone.json") == report
 
 
 def test_models_of_the_sets_are_refused(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import json
 import re
 from html.parser import HTMLParser
@@ -11,37 +10,43 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from support.drawn_results import Results, draw_results
+from support.drawn_results import Drawn, change_record, draw_results
 
 from lhcnet import steps
+from lhcnet.analysis.results import Skipped, write
 from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
 from lhcnet.io.files import write_json
 from lhcnet.profiles import profile
 from lhcnet.protocol.paper import PAPER_TABLE_7
+from lhcnet.protocol.results import Results
 from lhcnet.protocol.statistics import wilson
 from lhcnet.report import plots
-from lhcnet.report.page import Chapter, columns, page
+from lhcnet.report.formatting import Table, frame
+from lhcnet.report.page import Chapter, Drawing, page
 from lhcnet.report.protocol_chapter import differing, official
+from lhcnet.report.terminal import print_report
 from lhcnet.saved import Epoch
+from lhcnet.tracking.timings import timed, wall_times
 
 TINY = {"seeds.a": [0, 1], "seeds.c": [1]}
 COUNTS = [[10] * 7, [20] * 7, [30] * 7]
 CHAPTERS = (
-    "In short",
-    "Data",
-    "Protocol",
-    "Training",
-    "Kept and rejected",
-    "Accuracy",
-    "Beside the paper",
+    "Summary",
+    "Models",
+    "Comparison with the paper",
     "Comparisons",
     "LHC-NetC",
     "Classes",
     "Calibration",
     "Analyses",
+    "Training",
+    "Data",
+    "Protocol",
+    "Hardware, versions and times",
 )
 
 
@@ -77,18 +82,19 @@ class Page(HTMLParser):
         self.sections[self._section] = self.sections.get(self._section, "") + data
 
 
-def save(results: Results, folder: Path) -> Path:
+def save(drawn: Drawn, folder: Path) -> Path:
     """The files that `compare` reads."""
     (folder / "ev").mkdir(parents=True)
+    results = drawn.results
     write_json(folder / "selection.json", results.selection.to_dict())
     write_json(folder / "ev" / "evaluation.json", results.evaluation.to_dict())
-    write_json(folder / "data_report.json", results.data_report)
+    write_json(folder / "data_report.json", drawn.data_report)
     np.savez(folder / "ev" / "predictions.npz", **results.predictions)
     return folder
 
 
-def compare(results: Results, folder: Path, **more: Any) -> Path:
-    save(results, folder)
+def compare(drawn: Drawn, folder: Path, **more: Any) -> Path:
+    save(drawn, folder)
     steps.compare(
         folder / "selection.json", folder / "ev", folder / "out", data_report=folder / "data_report.json", **more
     )
@@ -107,17 +113,21 @@ def config() -> Config:
 
 
 @pytest.fixture(scope="module")
-def results(config: Config) -> Results:
-    """Drawn faces; the rejected model has a hostile name and reason."""
-    drawn = draw_results(config, counts=COUNTS, accuracy=0.6, reason="<script>alert(1)</script> & <b>no</b>")
-    hostile = {"id": "B/<img src=//x>"}
-    entries = tuple(e if e.kept else e.model_copy(update=hostile) for e in drawn.selection.entries)
-    return drawn._replace(selection=drawn.selection.model_copy(update={"entries": entries}))
+def drawn(config: Config) -> Drawn:
+    """Drawn faces; the rejected model has a hostile reason."""
+    return draw_results(config, counts=COUNTS, accuracy=0.6, reason="<script>alert(1)</script> & <b>no</b>")
 
 
 @pytest.fixture(scope="module")
-def report(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compare(results, tmp_path_factory.mktemp("full"))
+def results(drawn: Drawn) -> Results:
+    return drawn.results
+
+
+@pytest.fixture(scope="module")
+def report(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCE_DATE_EPOCH", "0")
+        return compare(drawn, tmp_path_factory.mktemp("full"))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +139,7 @@ def test_every_chapter_is_there_and_filled(html: str, results: Results) -> None:
     found = Page(html)
     for number, title in enumerate(CHAPTERS, 1):
         assert found.sections[f"s{number}"].strip().startswith(f"{number}. {title}")
-        assert len(found.sections[f"s{number}"]) > len(title) + 40, title
+        assert len(found.sections[f"s{number}"]) > len(title) + 30, title
         assert f'href="#s{number}"' in html
     assert html.count("<img ") == 6
     chosen = results.evaluation.chosen_model()
@@ -153,144 +163,216 @@ def test_nothing_is_loaded_from_elsewhere(html: str) -> None:
 def test_hostile_words_stay_words(html: str) -> None:
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &lt;b&gt;no&lt;/b&gt;" in html
-    assert "B/&lt;img src=//x&gt;" in html
-    tables = [("<a>", "<s>", [{"<k>": "<v>"}])]
-    made = page("<i>", [Chapter("<u>", ["<p>&"], tables, [("<q>", '"><img src=x>', Figure())])])
+    tables = [Table("<a>", "<s>", frame([{"<k>": "<v>"}]))]
+    made = page("<i>", [Chapter("<u>", ["<p>&"], tables, [Drawing("<q>", '"><img src=x>', Figure())])])
     found = Page(made)
     assert not {"i", "u", "s", "k", "v", "q"} & set(found.tags)
     assert [address[:10] for address in found.loaded] == ["data:image"]
     assert '"><img src=x>' in found.sections["s1"]
 
 
-def test_the_same_results_give_the_same_bytes(results: Results, report: Path, tmp_path: Path) -> None:
-    again = compare(results, tmp_path)
+def test_the_same_results_give_the_same_bytes(
+    drawn: Drawn, report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    again = compare(drawn, tmp_path)
     assert sorted(p.name for p in again.iterdir()) == sorted(p.name for p in report.iterdir())
     for file in report.iterdir():
         assert file.read_bytes() == (again / file.name).read_bytes(), file.name
 
 
-def test_figures_beside_the_paper_are_not_judged_on_other_images(html: str) -> None:
-    beside = texts(html)["Beside the paper"]
-    assert "not judged" in beside
-    assert "beyond noise\n" not in beside
+def test_there_are_no_rows_of_the_paper_for_other_images(html: str, report: Path) -> None:
     assert "These are not FER2013's official splits" in Page(html).sections["head"]
-    assert "73.39" in beside
+    assert "73.39" not in texts(html)["Comparison with the paper"]
+    for name in ("table7", "table_a2"):
+        data = pd.read_csv(report / f"{name}.csv")
+        assert {source.partition(",")[0] for source in data["source"]} == {"here"}, name
+        assert not {"paper_in_ci", "difference", "compared_with"} & set(data), name
 
 
 @pytest.fixture(scope="module")
 def plain(config: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
-    """FER2013's own splits, without TTA, LHC-NetC and analyses."""
+    """FER2013's own splits, without duplicates, TTA, LHC-NetC and analyses."""
     folder = tmp_path_factory.mktemp("plain")
-    write_json(folder / "analysis.json", {"skipped": "B/se has no LHC modules"})
-    drawn = draw_results(config, accuracy=0.73, control=False, tta=False)
-    return drawn, compare(drawn, folder / "x", analysis=folder)
-
-
-def test_on_the_official_splits_every_figure_of_the_paper_is_judged(plain: tuple[Results, Path]) -> None:
-    drawn, out = plain
+    write(Skipped(skipped="B/se has no LHC modules"), folder / "analysis")
+    drawn = draw_results(config, accuracy=0.73, control=False, tta=False, duplicates=0.0)
     assert official(drawn.data_report)
+    return drawn.results, compare(drawn, folder / "x", analysis=folder / "analysis")
+
+
+def test_on_the_official_splits_every_figure_of_the_paper_is_compared(plain: tuple[Results, Path]) -> None:
+    results, out = plain
     assert "official splits" not in Page((out / "report.html").read_text()).sections["head"]
-    rows = list(csv.DictReader((out / "table_a2.csv").open()))
-    chosen = drawn.evaluation.chosen_model().test
+    rows = pd.read_csv(out / "table_a2.csv")
+    chosen = results.evaluation.chosen_model().test
     low, high = wilson(round(chosen.accuracy * chosen.n), chosen.n)
-    for row in rows:
-        if row["source"] == "paper" and row["tta"] == "no":
-            inside = low <= float(row["accuracy"]) / 100 <= high
-            assert row["which is"] == ("within noise" if inside else "beyond noise"), row
-            assert float(row["difference"]) == pytest.approx(100 * chosen.accuracy - float(row["accuracy"]), abs=0.011)
-        elif row["source"] == "paper":
-            assert row["which is"] == "-"  # nothing with TTA to compare with
-    assert {row["which is"] for row in rows} == {"within noise", "beyond noise", "-"}
-    seventh = list(csv.DictReader((out / "table7.csv").open()))
-    assert [r["against the paper's"] for r in seventh if r["source"].startswith("here (")] == ["within noise"] * 2
-    for row in seventh:
-        if row["source"] == "paper":
-            assert tuple(float(v) for v in list(row.values())[2:7]) == PAPER_TABLE_7[row["model"]]
+    paper = rows[(rows["source"] == "paper") & ~rows["tta"]]
+    assert len(paper) == 7
+    assert paper["paper_in_ci"].tolist() == [low <= accuracy <= high for accuracy in paper["accuracy"]]
+    assert np.allclose(paper["difference"], chosen.accuracy - paper["accuracy"])
+    with_tta = rows[(rows["source"] == "paper") & rows["tta"]]
+    assert len(with_tta) == 19
+    assert with_tta["paper_in_ci"].isna().all()  # no result with TTA to compare with
+    seventh = pd.read_csv(out / "table7.csv")
+    assert seventh["source"].tolist().count("here") == 2
+    for _, row in seventh[seventh["source"] == "paper"].iterrows():
+        figures = row[["top_40", "top_40_without_best", "top_25", "top_25_without_best", "best"]].astype(float)
+        assert np.allclose(figures, np.array(PAPER_TABLE_7[row["network"]]) / 100)
 
 
 def test_what_was_not_computed_is_said(plain: tuple[Results, Path], html: str) -> None:
     _, out = plain
     found = texts((out / "report.html").read_text())
     assert "control.models: none" in found["LHC-NetC"]
-    assert "Nothing was analysed: B/se has no LHC modules." in found["Analyses"]
-    assert "No analyses were made" in texts(html)["Analyses"]
-    assert "TTA against plain inference" in found["Comparisons"]
-    assert found["Comparisons"].count("Nothing to show.") == 2  # no TTA, no LHC-NetC
+    assert "B/se has no LHC modules." in found["Analyses"]
+    assert "No analysis was made" in texts(html)["Analyses"]
     assert not (out / "control.csv").exists()
     assert json.loads((out / "summary.json").read_text())["test_accuracy_tta"] is None
 
 
-def test_the_summary_has_the_score_without_twins(results: Results, report: Path) -> None:
+def test_columns_on_duplicates_are_there_where_there_are_any(plain: tuple[Results, Path], report: Path) -> None:
+    _, without = plain
+    for folder, wanted in ((report, True), (without, False)):
+        columns = {
+            name: set(pd.read_csv(folder / f"{name}.csv")) for name in ("best", "models", "classes", "differences")
+        }
+        assert [any("distinct" in column for column in found) for found in columns.values()] == [wanted] * 4
+        assert ("duplicates" in (folder / "report.html").read_text()) == wanted
+
+
+def test_csv_files_hold_the_numbers(results: Results, report: Path) -> None:
+    rows = pd.read_csv(report / "models.csv").set_index("model")
+    for model in results.evaluation.models:
+        assert rows.loc[model.id, "test"] == pytest.approx(model.test.accuracy, abs=1e-12)
+        assert rows.loc[model.id, "test_distinct"] == pytest.approx(model.test_distinct.accuracy, abs=1e-12)
+        assert rows.loc[model.id, "ci95_low"] == pytest.approx(model.test.ci95[0], abs=1e-12)
+    assert {entry.id for entry in results.selection.entries} <= set(rows.index)
+
+
+def test_the_summary_has_the_score_without_duplicates(results: Results, report: Path) -> None:
     summary = json.loads((report / "summary.json").read_text())
     chosen = results.evaluation.chosen_model()
     assert summary["test_accuracy"] == chosen.test.accuracy
     assert summary["test_distinct_accuracy"] == chosen.test_distinct.accuracy != chosen.test.accuracy
     assert chosen.test_distinct_tta is not None
     assert summary["test_distinct_accuracy_tta"] == chosen.test_distinct_tta.accuracy
-    rows = {row["model"]: row for row in csv.DictReader((report / "models.csv").open())}
-    for model in results.evaluation.models:
-        assert rows[model.id]["test"] == f"{100 * model.test.accuracy:.2f}"
-        assert rows[model.id]["no twin"] == f"{100 * model.test_distinct.accuracy:.2f}"
-    assert {entry.id for entry in results.selection.entries} <= set(rows)
+
+
+def test_the_first_lines_say_what_a_reader_would_misunderstand(config: Config, tmp_path: Path) -> None:
+    drawn = draw_results(config, counts=COUNTS, tta=False, control=False, duplicates=0.0)
+    results = drawn.results
+    for id_ in ("A/seed-0", "A/seed-1"):
+        results = change_record(results, id_, weights=results.selection.start.weights, best_epoch=0)
+    perfect = results.evaluation.chosen_model().validation.model_copy(update={"accuracy": 1.0})
+    models = tuple(
+        model.model_copy(update={"validation": perfect}) if model.id == "A/seed-1" else model
+        for model in results.evaluation.models
+    )
+    evaluation = results.evaluation.model_copy(update={"models": models})
+    out = compare(drawn._replace(results=Results(results.selection, evaluation, results.predictions)), tmp_path)
+    head = Page((out / "report.html").read_text()).sections["head"]
+    first_lines = (out / "report.md").read_text().partition("##")[0]
+    for text in (head, first_lines):
+        assert "not the best one on validation: A/seed-1 has 100.00 %" in text
+        assert "did not improve A/seed-0, A/seed-1" in text
+    rows = pd.read_csv(out / "models.csv").set_index("model")
+    assert rows["weights"].dropna().to_dict() == {"A/seed-0": "= start", "A/seed-1": "= start"}
+    spread = pd.read_csv(out / "spread.csv").set_index("set")
+    assert spread.loc["A", ["models", "different"]].tolist() == [2, 1]
+
+
+def test_the_report_says_where_when_and_how_long(drawn: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    monkeypatch.setenv("LHCNET_COMMIT", "0123456789abcdef")
+    monkeypatch.setenv("LHCNET_JOURNAL", str(tmp_path / "record" / "journal"))
+    monkeypatch.setenv("LHCNET_TRACKING_WAIT", "0")
+    with timed("named", "train/A/seed-0"):
+        pass
+    found = texts((compare(drawn, tmp_path / "x", execution="named") / "report.html").read_text())[CHAPTERS[-1]]
+    said = ("2023-11-14 22:13 UTC", "0123456789ab", "Python 3", "torch ", "cores", "train/A/seed-0", "0.0 s")
+    assert [part for part in said if part not in found] == []
+    assert set(wall_times("named")) == {"train/A/seed-0", "compare"}
+    assert wall_times("other") == {}
 
 
 def test_the_protocol_marks_what_differs(results: Results, html: str) -> None:
     assert "differs: learning rate, batch, patience, epochs, augmentation" in texts(html)["Protocol"]
-    assert differing(results.selection, results.evaluation) > 5
-    paper = draw_results(profile("paper", TINY), counts=COUNTS, tta=False)
-    assert differing(paper.selection, paper.evaluation) == 0
-    random = paper.selection.backbone[0].model_copy(update={"start": "none"})
-    started = paper.selection.model_copy(update={"backbone": (random, *paper.selection.backbone[1:])})
-    assert differing(started, paper.evaluation) == 1
+    assert differing(results) > 5
+    paper = draw_results(profile("paper", TINY), counts=COUNTS, tta=False).results
+    assert differing(paper) == 0
+    first, *rest = paper.selection.backbone
+    random = first.model_copy(update={"provenance": first.provenance.model_copy(update={"start": "none"})})
+    started = paper.selection.model_copy(update={"backbone": (random, *rest)})
+    assert differing(Results(started, paper.evaluation, paper.predictions)) == 1
 
 
-@pytest.mark.parametrize("spoil", ["predictions", "data", "chosen"])
-def test_results_that_do_not_belong_together_are_refused(spoil: str, results: Results, tmp_path: Path) -> None:
-    folder = save(results, tmp_path)
+@pytest.mark.parametrize("spoil", ["predictions", "data", "chosen", "version"])
+def test_results_that_do_not_belong_together_are_refused(spoil: str, drawn: Drawn, tmp_path: Path) -> None:
+    folder, results = save(drawn, tmp_path), drawn.results
     if spoil == "predictions":
         (folder / "ev" / "predictions.npz").write_bytes(b"PK broken")
         says = r"predictions\.npz: expected"
     elif spoil == "data":
-        write_json(folder / "data_report.json", results.data_report | {"digest": "f" * 64})
+        write_json(folder / "data_report.json", drawn.data_report | {"digest": "f" * 64})
         says = r"data_report\.json: expected the report on the data dddd"
+    elif spoil == "version":
+        write_json(folder / "selection.json", results.selection.to_dict() | {"schema_version": 2})
+        says = r"selection\.json: has schema version 2.* run the step that wrote it again"
     else:
-        write_json(folder / "selection.json", results.selection.to_dict() | {"chosen": "B/other"})
+        other = next(model.id for model in results.selection.kept if model.id != results.selection.chosen)
+        write_json(folder / "selection.json", results.selection.to_dict() | {"chosen": other})
         says = "was made for"
     with pytest.raises(LhcnetError, match=says):
         steps.compare(folder / "selection.json", folder / "ev", folder / "out", data_report=folder / "data_report.json")
     assert not (folder / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["summary.json", "statistics.json"])
+def test_show_refuses_another_schema_version(name: str, drawn: Drawn, tmp_path: Path) -> None:
+    out = compare(drawn, tmp_path)
+    values = json.loads((out / name).read_text())
+    (out / name).write_text(json.dumps(values | {"schema_version": 7}))
+    with pytest.raises(LhcnetError, match=rf"{name}: has schema version 7"):
+        print_report(out)
+
+
 def test_a_first_loss_in_the_hundreds_leaves_the_axis_readable(results: Results) -> None:
-    figure = plots.backbone_curves(results.selection)
-    loss = figure.axes[0]
+    backbone = results.selection.backbone
+    loss = plots.backbone_curves(backbone).axes[0]
     assert loss.get_ylim()[1] < 5
     assert [text.get_text() for text in loss.texts] == ["up to 312.4"]
-    calm = [stage.model_copy(update={"history": stage.history[1:]}) for stage in results.selection.backbone]
-    quiet = plots.backbone_curves(results.selection.model_copy(update={"backbone": tuple(calm)}))
-    assert not quiet.axes[0].texts
+    calm = [stage.model_copy(update={"history": stage.history[1:]}) for stage in backbone]
+    assert not plots.backbone_curves(calm).axes[0].texts
 
 
 def test_curves_of_runs_that_diverged_or_ended_at_once_are_drawn(results: Results) -> None:
     histories = ((Epoch(epoch=0, val_accuracy=0.1),), (Epoch(epoch=0, val_loss=1e30, val_accuracy=0.1),))
     entries = tuple(
-        entry.model_copy(update={"history": histories[i % 2]}) for i, entry in enumerate(results.selection.entries)
+        entry.model_copy(update={"record": entry.record.model_copy(update={"history": histories[i % 2]})})
+        for i, entry in enumerate(results.selection.entries)
     )
-    figure = plots.set_curves(results.selection.model_copy(update={"entries": entries}), results.evaluation)
+    selection = results.selection.model_copy(update={"entries": entries})
+    figure = plots.set_curves(Results(selection, results.evaluation, results.predictions))
     assert len(figure.axes) == 4 * 3
 
 
-def test_columns_of_numbers_stand_apart_from_words() -> None:
-    rows: list[dict[str, object]] = [
-        {"a": "1,234", "b": "+0.12", "c": "71.20-74.63", "d": "< 0.001", "e": "-", "f": "8 8 7 7 1", "g": 0.5},
-        {"a": "-", "b": "-1", "c": "-", "d": "1e-05", "e": "-", "f": "x " * 30, "g": 7},
-    ]
-    assert columns(rows) == dict.fromkeys("abcdg", "number") | {"e": "", "f": "words"}
+def test_panels_that_are_compared_have_equal_axes(results: Results) -> None:
+    axes = np.array(plots.set_curves(results).axes).reshape(4, 3)
+    for column in axes.T:
+        assert len({panel.get_ylim() for panel in column}) == 1
+    for row in np.array(plots.backbone_curves(results.selection.backbone).axes).reshape(2, 3):
+        assert len({panel.get_ylim() for panel in row}) == 1
+
+
+def test_long_tables_are_folded() -> None:
+    rows = [{"a": i} for i in range(13)]
+    short, long = (page("x", [Chapter("y", tables=[Table("t", "", frame(rows[:n]))])]) for n in (12, 13))
+    assert ["<details>" in html for html in (short, long)] == [False, True]
 
 
 def test_a_figure_of_many_strokes_becomes_pixels() -> None:
     figure = Figure(figsize=(3, 2))
     figure.subplots().plot(np.random.default_rng(0).random(40_000), ".")
-    made = page("x", [Chapter("y", figures=[("dots", "", figure)])])
+    made = page("x", [Chapter("y", figures=[Drawing("dots", "", figure)])])
     assert "data:image/png;base64," in made
     assert len(made) < 400_000

@@ -104,13 +104,14 @@ def test_kept_takes_every_network_with_lhc_and_none_takes_nothing(
         context=context,
         control=tmp_path / "kept",
     )
-    assert [model.id for model in scored.models if model.set == "control"] == [model.id for model in trained]
+    assert [one.record.id for one in scored.control] == [model.id for model in trained]
     best = max(trained, key=lambda model: (model.metrics.val_accuracy, -model.metrics.val_loss))
     assert scored.chosen_control == best.id
-    found = scored.model(best.id)
-    assert found.control is not None
-    assert found.control.w == control_weights(best.network())
-    assert found.test_tta is not None
+    found = next(one for one in scored.control if one.record.id == best.id)
+    assert found.w == control_weights(best.network())
+    assert found.of == best.id.removeprefix("LHC-NetC/")
+    assert found.record.weights == best.weights_digest()
+    assert scored.model(best.id).test_tta is not None
     without = steps.evaluate(
         *selected,
         *stores,

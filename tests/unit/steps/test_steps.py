@@ -120,7 +120,7 @@ def test_a_diverged_seed_is_rejected_and_the_pipeline_continues(
     for file in ("report.md", "report.html", "models.csv"):
         assert "B/narrow" in (tmp_path / "report" / file).read_text(), file
     statistics = json.loads((tmp_path / "report" / "statistics.json").read_text())
-    assert "LHC-Net against ResNet34v2: no model of set A was kept." in statistics["untested"]
+    assert any("no model of set A was kept" in text for text in statistics["untested"])
 
 
 def test_training_on_other_data_than_the_start_is_refused(

@@ -89,7 +89,7 @@ def test_a_model_with_a_dead_module_is_rejected(
     monkeypatch.setattr(training, "fit", dying)
     saved = steps.train_stage(stores[0], begun.path, tmp_path / "out", stage_number=4, stage=tiny.stage4, **common)
     assert open_model(saved.path).metrics.status == "dead"
-    kept, reason = apply_loss_rule(saved, 1e9, 1.1)
+    kept, reason = apply_loss_rule(saved.record(), 1e9, 1.1)
     assert not kept
     assert reason == "dead: attention of LHC5 is uniform everywhere"
     assert saved.metrics.attention_entropy["LHC5"] == pytest.approx(1)
