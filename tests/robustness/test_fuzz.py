@@ -1,6 +1,6 @@
-"""A short campaign of hostile inputs against every reader, and that its harness notices what it is for.
+"""A short fuzzing campaign against every reader, and tests of its harness: each kind of violation is noticed.
 
-The campaign that docs/reliability.md reports is `python benchmarks/fuzz.py`; tests/support/hostile says what is tried.
+The whole campaign is `python benchmarks/campaign.py fuzz`; tests/support/hostile says what is tried.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_campaign(tmp_path: Path) -> None:
-    program = ROOT / "benchmarks" / "fuzz.py"
-    options = ["--share", "0.01", "--seed", "1", "--patience", "120", "--folder", tmp_path / "work"]
+    program = ROOT / "benchmarks" / "campaign.py"
+    options = ["fuzz", "--share", "0.01", "--seed", "1", "--patience", "120", "--folder", tmp_path / "work"]
     done = subprocess.run([sys.executable, program, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-9000:] + done.stderr[-3000:]
     print(done.stdout)
@@ -85,7 +85,8 @@ PROGRAM = """
 import ctypes, sys, time
 from pathlib import Path
 sys.path[:0] = [{benchmarks!r}]
-import fuzz, hostile
+import fuzz
+from support import hostile
 fuzz.SECONDS = 1
 def wrong(choices, folder):
     if choices.raw(1):

@@ -2,7 +2,7 @@
 
 An input is a short string of bytes, the decisions (`Choices`) by which a valid input is spoilt. The same bytes spoil it
 in the same way everywhere, random bytes spoil it at random, and a fuzzer guided by coverage can learn which bytes lead
-to new lines of code. `benchmarks/fuzz.py` runs them by the thousand, under limits of memory and time.
+to new lines of code. `benchmarks/campaign.py fuzz` runs them by the thousand, under limits of memory and time.
 
 `choices` has what all of them need, every other module the inputs of a few readers and the checks of their answers.
 """
