@@ -23,7 +23,6 @@ import outages
 import typer
 
 
-
 def as_written(text: str | None) -> str:
     """A help text whose lines click does not join."""
     return (text or "").replace("\n\n", "\n\n\b\n")
