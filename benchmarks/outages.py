@@ -112,11 +112,11 @@ def outcome(fault: Callable[[Server, Path], tuple[Step, tuple[str, str]]], serve
         server.forget()
     step, (printed, warned) = fault(server, folder)
     found = ["step ended well"] * (step.process.returncode == 0 and printed == UNTOUCHED)
-    found += ["record whole at its end"] * (not lacking_now(server, step))
+    found += ["record complete at its end"] * (not lacking_now(server, step))
     found += ["warned"] * ("lhcnet tracking replay" in warned)
     replay(step.journals)
     first = record(server.database, server.artifacts)
-    found += ["whole after replay"] * (
+    found += ["complete after replay"] * (
         not lacking(server.database, server.artifacts) and not pending_journals(step.journals)
     )
     replay(step.journals)
@@ -130,9 +130,9 @@ def lacking_now(server: Server, step: Step) -> bool:
 # the first and the last two must come true every time
 COLUMNS = (
     "step ended well",
-    "record whole at its end",
+    "record complete at its end",
     "warned",
-    "whole after replay",
+    "complete after replay",
     "a second replay changes nothing",
 )
 

@@ -214,7 +214,7 @@ class Delivery:
                 try:
                     entry = json.loads(line)
                 except ValueError:  # the disk was full
-                    log.warning("%s: an entry is not whole and is left out: %r", self.folder, line[:80])
+                    log.warning("%s: an entry is damaged and is left out: %r", self.folder, line[:80])
                 else:
                     yield entry
                 self._offset += len(line)

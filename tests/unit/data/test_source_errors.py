@@ -204,7 +204,7 @@ def test_path_twice_in_zip(tmp_path: Path) -> None:
     name = next(iter(pngs()))
     with zipfile.ZipFile(path, "a") as file:
         file.writestr(name, b"other")
-    assert f"{name} stands twice" in message(path)
+    assert f"{name} occurs twice" in message(path)
 
 
 def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,8 +308,8 @@ MISPLACED = {
     "train/x.jpg": "is misplaced",
     "train/angry/deep/x.png": "is misplaced",
     "train/contempt/Training_1.png": "unknown class folder contempt",
-    "train/angry/PublicTest_1.png": "lies in train but is named PublicTest_1.png",
-    "test/angry/Training_1.png": "lies in test but is named Training_1.png",
+    "train/angry/PublicTest_1.png": "is in train but is named PublicTest_1.png",
+    "test/angry/Training_1.png": "is in test but is named Training_1.png",
     "test/angry/im7.png": "im7.png has no split in its name",
     "copy/train/angry/Training_1.png": "image folders (., copy)",
 }
@@ -372,7 +372,7 @@ def test_a_csv_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_column_that_stands_twice(tmp_path: Path) -> None:
     lines = [f"{line.split(',')[0]},{line}" for line in csv_lines()]
-    assert "column emotion stands twice" in message(folder(tmp_path, {"fer.csv": text(lines)}) / "fer.csv")
+    assert "column emotion occurs twice" in message(folder(tmp_path, {"fer.csv": text(lines)}) / "fer.csv")
 
 
 @pytest.mark.filterwarnings("error")
