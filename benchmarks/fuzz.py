@@ -1,12 +1,13 @@
-"""Hostile inputs by the thousand: every answer of every reader is right, or one clean error.
+"""Fuzzing of every reader: the answer to a hostile input is the right value or one clean error.
 
-python benchmarks/fuzz.py                        # the campaign of docs/reliability.md, about ten minutes of one core
-python benchmarks/fuzz.py zip model --runs 5000  # some readers
-python benchmarks/fuzz.py --engine atheris --patience 60  # guided by coverage: half an hour (pip install -e '.[fuzz]')
-python benchmarks/fuzz.py --repeat FILE          # one input that was found
+python benchmarks/campaign.py fuzz                        # ten minutes of one core
+python benchmarks/campaign.py fuzz zip model --runs 5000  # some readers
+python benchmarks/campaign.py fuzz --engine atheris --patience 60  # guided by coverage (pip install -e '.[fuzz]')
+python benchmarks/campaign.py fuzz --repeat FILE          # one input that caused a violation
 
-Inputs and checks are in tests/support/hostile. A child process runs the inputs of one reader under a limit of memory
-and a time for each input; if it dies, the input is kept and another child goes on. Exit status 1 if anything was found.
+Inputs and checks are in tests/support/hostile. A child process runs the inputs of one reader, with a limit on memory
+and on the time of each input; if it dies, the input is saved and another child continues. Exit status 1 if there is a
+violation.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ RUNS = {
 
 
 class Child:
-    """Runs inputs and keeps those that go wrong; `now` holds the counts and the input that is being run."""
+    """Runs inputs in this process; the file `now` holds the counts and the input that is being run."""
 
     def __init__(self, target: str, work: Path) -> None:
         from support import hostile
@@ -56,7 +57,7 @@ class Child:
         self.runs, self.accepted = HEAD.unpack(self.now.read(HEAD.size))
 
     def limit(self) -> None:
-        """Once everything is loaded."""
+        """Limit the memory; called once everything is loaded."""
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         room = pages * resource.getpagesize() + ROOM
         resource.setrlimit(resource.RLIMIT_AS, (room, room))
@@ -77,26 +78,26 @@ class Child:
 
 
 def corpus(target: str, folder: Path, seed: int) -> Path:
-    """Inputs to begin with, as the random engine draws them; what leads to new lines of code is put beside them."""
+    """The folder of first inputs, drawn as by the random engine; atheris adds inputs that reach new code."""
     if not folder.exists():
         folder.mkdir()
-        drawn = drawer(target, seed)
+        drawn = random_inputs(target, seed)
         for number in range(50):
             (folder / str(number)).write_bytes(next(drawn))
     return folder
 
 
-def drawer(target: str, seed: int) -> Iterator[bytes]:
+def random_inputs(target: str, seed: int) -> Iterator[bytes]:
     drawn = random.Random(f"{target}/{seed}")
     while True:
         yield drawn.randbytes(drawn.randint(4, LONGEST))
 
 
 def keep(work: Path, target: str, data: bytes, why: str) -> None:
-    """Keep an input for --repeat; of one kind (the last line of the program and the exception) the first is enough."""
+    """Save an input for --repeat, once for each kind: last lines of the traceback and the exception."""
     lines = [line.strip() for line in why.splitlines() if line.strip()]
-    places = [line for line in lines if line.startswith("File ")]
-    kind = hashlib.sha256("".join([target, *places[-2:], lines[-1][:40]]).encode()).hexdigest()[:12]
+    frames = [line for line in lines if line.startswith("File ")]
+    kind = hashlib.sha256("".join([target, *frames[-2:], lines[-1][:40]]).encode()).hexdigest()[:12]
     file = work.parent / "found" / f"{target}-{kind}"
     file.parent.mkdir(exist_ok=True)
     if not file.exists():
@@ -107,6 +108,7 @@ def keep(work: Path, target: str, data: bytes, why: str) -> None:
 
 
 def child(target: str, work: Path, runs: int, seed: int, engine: str) -> None:
+    """Run the inputs of one reader in this process."""
     if engine == "atheris":
         import atheris
 
@@ -117,16 +119,16 @@ def child(target: str, work: Path, runs: int, seed: int, engine: str) -> None:
             f"-runs={runs}",
             f"-seed={seed}",
             f"-max_len={LONGEST}",
-            "-len_control=0",  # else thousands of inputs have four bytes
+            "-len_control=0",  # otherwise thousands of inputs have four bytes
             "-rss_limit_mb=0",
-            f"-timeout={24 * 3600}",  # ours watches; 0 ends any input in which a second begins before its alarm looks
+            f"-timeout={24 * 3600}",  # our own limit is used; 0 would end inputs at random
             str(corpus(target, work / "corpus", seed)),
         ]
         atheris.Setup([sys.argv[0], *options], run)
         atheris.Fuzz()  # does not come back
     run = Child(target, work)
     run.limit()
-    drawn = drawer(target, seed)
+    drawn = random_inputs(target, seed)
     while run.runs < runs:
         run(next(drawn))
     run.now.seek(0)
@@ -134,7 +136,11 @@ def child(target: str, work: Path, runs: int, seed: int, engine: str) -> None:
 
 
 def campaign(target: str, folder: Path, runs: int, seed: int, engine: str) -> dict[str, str | int]:
-    """Inputs run, how many were accepted, seconds, and branches of the library that were reached, of one reader."""
+    """Run the inputs of one reader in child processes.
+
+    Returns:
+        number of inputs, how many were accepted, seconds, and with atheris the branches that were reached.
+    """
     work = folder / target
     work.mkdir()
     now, printed = work / "now", work / "printed"
@@ -175,17 +181,18 @@ def campaign(target: str, folder: Path, runs: int, seed: int, engine: str) -> di
 
 def main(
     targets: Annotated[list[str] | None, typer.Argument(help=f"Some of {', '.join(RUNS)}; default: all.")] = None,
-    runs: Annotated[int, typer.Option(help="Inputs for each; default: as in the campaign.")] = 0,
+    runs: Annotated[int, typer.Option(help="Inputs for each reader; default: as in the campaign.")] = 0,
     seed: int = 0,
     engine: Annotated[str, typer.Option(help="random, or atheris: guided by coverage.")] = "random",
-    share: Annotated[float, typer.Option(help="Of the campaign's inputs.")] = 1.0,
-    folder: Annotated[Path | None, typer.Option(help="For work, on a fast disk; default: memory.")] = None,
-    repeat: Annotated[Path | None, typer.Option(help="An input that was found.")] = None,
+    share: Annotated[float, typer.Option(help="Share of the campaign's inputs.")] = 1.0,
+    folder: Annotated[Path | None, typer.Option(help="For temporary files, on a fast disk; default: memory.")] = None,
+    repeat: Annotated[Path | None, typer.Option(help="A saved input that caused a violation.")] = None,
     patience: Annotated[
-        float, typer.Option(help="Seconds for an input; coverage makes them many times slower.")
+        float, typer.Option(help="Seconds for an input; coverage makes it many times slower.")
     ] = SECONDS,
     child_: Annotated[str, typer.Option("--child", hidden=True)] = "",
 ) -> None:
+    """Run the campaign, or repeat one input."""
     global SECONDS
     SECONDS = patience
     if child_ and folder:
@@ -204,8 +211,8 @@ def main(
         accepted = hostile.one(target, repeat.read_bytes(), folder / "input")
         print(f"{target}: {'accepted' if accepted else 'refused'} (what was read is in {folder})")
         return
-    if strangers := sorted(set(targets or ()) - set(RUNS)):
-        raise SystemExit(f"no reader {', '.join(strangers)}; expected some of {', '.join(RUNS)}")
+    if unknown := sorted(set(targets or ()) - set(RUNS)):
+        raise SystemExit(f"no reader {', '.join(unknown)}; expected some of {', '.join(RUNS)}")
     total = 0
     for target in targets or RUNS:
         row = campaign(target, folder, runs or int(share * RUNS[target]), seed, engine)

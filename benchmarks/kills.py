@@ -1,15 +1,15 @@
-"""Trainings of the demo profile killed by SIGKILL at random moments, and what the same command makes of them.
+"""Trainings killed by SIGKILL at random moments, then repeated by the same command: do they give the same bytes?
 
-    .venv/bin/python benchmarks/kills.py                    # 50 kills, about 20 minutes
-    .venv/bin/python benchmarks/kills.py --kills 5 --seed 1
-    .venv/bin/python benchmarks/kills.py --kubeflow         # a whole pipeline, about 10 minutes
+python benchmarks/campaign.py kills                    # 50 kills, about 20 minutes
+python benchmarks/campaign.py kills --kills 5 --seed 1
+python benchmarks/campaign.py kills --kubeflow         # a whole pipeline, about 10 minutes
 
-Each of the demo's trainings (stages 1-4, the fourth with and without LHC) is run once whole. Then one of them is
-started, killed after a random time (anything from its start to its end), and started again by the same command. All
-files of its model directory have to be those of the whole run, byte for byte, and no checkpoint may be left.
+Each training of the demo profile (stages 1-4, the fourth with and without LHC) runs once without interruption. Then one
+of them is started, killed after a random time between its start and its end, and started again by the same command. All
+files of its model directory have to equal those of the uninterrupted run, and no checkpoint may be left.
 
-With --kubeflow the demo's pipeline runs twice through kfp's local runner, the second time with retries, and every
-training of it is killed up to three times once it has begun. All models and the final metrics have to be the same.
+With --kubeflow the demo pipeline runs twice through kfp's local runner. The second time each training is killed up to
+three times after it has begun, and retried by the runner. All models and the final metrics have to be equal.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ from lhcnet.training.optimizer import make_optimizer
 from lhcnet.training.state import EpochTotals, TrainingState
 
 ROOT = Path(__file__).parents[1]
-TRAININGS = {  # name -> arguments of `lhcnet train` behind the store
+KILLS = 50
+TRAININGS = {  # name -> arguments of `lhcnet train` after the store
     "stage 1": ["out/1", "--stage", "1"],
     "stage 2": ["out/2", "--stage", "2", "--start", "whole/1"],
     "stage 3": ["out/3", "--stage", "3", "--start", "whole/2"],
@@ -56,7 +57,7 @@ def lhcnet(*arguments: str, cwd: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, cwd=cwd, stdout=log, stderr=log, start_new_session=True)
 
 
-def finished(process: subprocess.Popen[bytes], cwd: Path) -> None:
+def wait_for(process: subprocess.Popen[bytes], cwd: Path) -> None:
     if process.wait():
         raise SystemExit(f"{' '.join(map(str, process.args))} failed:\n{(cwd / 'log.txt').read_text()[-2000:]}")
 
@@ -66,7 +67,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def cost() -> str:
-    """Of a checkpoint of the paper's LHC-Net with Adam, the largest that a training of the profile `paper` writes."""
+    """Size and time of a checkpoint of the paper's LHC-Net with Adam, the largest one of the profile `paper`."""
     network = LHCNet(seed=0)
     state = TrainingState(
         network, make_optimizer(network, Stage(optimizer="adam")), EpochTotals.zero(torch.device("cpu")), epoch=1
@@ -76,7 +77,7 @@ def cost() -> str:
     state.optimizer.step()
     state.best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     seconds = Checkpoints().seconds
-    with tempfile.TemporaryDirectory(dir=".") as folder:  # on a disk: the temporary folder may lie in memory
+    with tempfile.TemporaryDirectory(dir=".") as folder:  # on a disk: the temporary folder may be in memory
         checkpoint = Checkpoint(Path(folder), "cost", {}, seconds)
         took = medians({"write": lambda: checkpoint.write(state.tensors(), state.progress())})["write"]
         size = checkpoint.path.stat().st_size / 1e6
@@ -84,12 +85,21 @@ def cost() -> str:
 
 
 TASK = re.compile(r'"outputFile": ?"([^"]*/(?:train[^/]*|control)/)')  # in the command of a task that trains
-MOST, LONGEST = 3, 2.0  # kills of one task; seconds from its first checkpoint, or that of one beside it, to a kill
+MAX_KILLS, MAX_DELAY = 3, 2.0  # kills of one task; seconds from a first checkpoint to a kill
 
 
 def pipeline(cwd: Path, root: str, chance: random.Random | None) -> tuple[dict[str, bytes], Counter[str]]:
-    """Files of the models and the report's metrics, by their places in the run; and the kills of each task."""
-    command = [sys.executable, "-m", "pipeline", "local", "--root", root, "--retries", str(MOST)]
+    """Run the demo pipeline.
+
+    Args:
+        cwd: working directory.
+        root: folder for the runs.
+        chance: decides when trainings are killed; None: none is.
+
+    Returns:
+        files of the models and the metrics digest, by path; and the number of kills of each task.
+    """
+    command = [sys.executable, "-m", "pipeline", "local", "--root", root, "--retries", str(MAX_KILLS)]
     at: dict[int, float] = {}  # process -> when it is killed
     kills: Counter[str] = Counter()
     checkpoints = cwd / ".lhcnet" / "checkpoints"
@@ -100,17 +110,17 @@ def pipeline(cwd: Path, root: str, chance: random.Random | None) -> tuple[dict[s
             for child in process.children(recursive=True) if chance else ():
                 try:
                     task = TASK.search(" ".join(child.cmdline()))
-                    if task is None or child.name() == "sh" or kills[task[1]] == MOST:
+                    if task is None or child.name() == "sh" or kills[task[1]] == MAX_KILLS:
                         continue
                     written = [file.stat().st_mtime for file in checkpoints.glob("*.safetensors")]
                     if child.pid not in at and max(written, default=0.0) > child.create_time():
-                        at[child.pid] = time.monotonic() + chance.uniform(0, LONGEST)
+                        at[child.pid] = time.monotonic() + chance.uniform(0, MAX_DELAY)
                     if time.monotonic() > at.get(child.pid, math.inf):
                         child.kill()
                         kills[task[1]] += 1
                 except (psutil.NoSuchProcess, FileNotFoundError):
                     continue
-    finished(process, cwd)
+    wait_for(process, cwd)
     (run,) = (cwd / root).glob("*/*/")
     models = [folder for name in ("model", "models/*", "chosen") for folder in run.glob(f"**/{name}/")]
     found = {str(file.relative_to(run)): file.read_bytes() for folder in models for file in folder.glob("*.*")}
@@ -119,6 +129,7 @@ def pipeline(cwd: Path, root: str, chance: random.Random | None) -> tuple[dict[s
 
 
 def kubeflow(cwd: Path, seed: int) -> None:
+    """Compare a pipeline whose trainings are killed with an uninterrupted one; ends the process."""
     whole, _ = pipeline(cwd, "whole", None)
     found, kills = pipeline(cwd, "killed", random.Random(seed))
     resumed = (cwd / "killed").glob("*/log.txt")
@@ -130,11 +141,12 @@ def kubeflow(cwd: Path, seed: int) -> None:
 
 
 def main(
-    kills: int = 50,
+    kills: int = KILLS,
     seed: int = 0,
     seconds: Annotated[float, typer.Option(help="Between checkpoints.")] = 0.5,
     through_kubeflow: Annotated[bool, typer.Option("--kubeflow", help="A whole pipeline, with retries.")] = False,
 ) -> None:
+    """Kill trainings, repeat them, and compare their files with those of uninterrupted runs."""
     print(machine("torch"))
     if not through_kubeflow:
         print(cost())
@@ -146,18 +158,18 @@ def main(
         config = profile("demo", {"data.source": "faces.zip"})
         config = config.model_copy(update={"checkpoints": Checkpoints(seconds=seconds)})
         (cwd / "params.yaml").write_text(to_yaml(config))
-        finished(lhcnet("faces", "faces.zip", cwd=cwd), cwd)
+        wait_for(lhcnet("faces", "faces.zip", cwd=cwd), cwd)
         if through_kubeflow:
             kubeflow(cwd, seed)
-        finished(lhcnet("prepare", "trainval", "test", "data_report.json", cwd=cwd), cwd)
+        wait_for(lhcnet("prepare", "trainval", "test", "data_report.json", cwd=cwd), cwd)
         took = {}
         for name, (out, *arguments) in TRAININGS.items():
             if name == "stage 4 (LHC-Net)":
                 variant = next(iter(config.variants))
-                finished(lhcnet("insert", "whole/3", "inserted", "--variant", variant, cwd=cwd), cwd)
+                wait_for(lhcnet("insert", "whole/3", "inserted", "--variant", variant, cwd=cwd), cwd)
             begun = time.monotonic()
             whole = out.replace("out", "whole")
-            finished(lhcnet("train", "trainval", whole, *arguments, cwd=cwd), cwd)
+            wait_for(lhcnet("train", "trainval", whole, *arguments, cwd=cwd), cwd)
             took[name] = time.monotonic() - begun
         chance = random.Random(seed)
         hit: Counter[str] = Counter()
@@ -174,7 +186,7 @@ def main(
                 continue  # it was faster
             hit[name] += 1
             resumed[name] += any((cwd / ".lhcnet" / "checkpoints").glob("*"))
-            finished(lhcnet(*command, cwd=cwd), cwd)
+            wait_for(lhcnet(*command, cwd=cwd), cwd)
             expected, found = contents(cwd / out.replace("out", "whole")), contents(cwd / out)
             left = list((cwd / ".lhcnet" / "checkpoints").iterdir()) if resumed[name] else []
             equal[name] += found == expected and not left

@@ -1,10 +1,10 @@
-"""MLflow away, killed, hanging, locked, over and over: how often a step ends well and its record is whole in the end.
+"""MLflow that is down, killed, hanging or locked: how often a step ends well, and how often its record is complete.
 
-python benchmarks/outages.py       # each fault five times: some minutes
-python benchmarks/outages.py 20
+python benchmarks/campaign.py outages             # each fault five times: some minutes
+python benchmarks/campaign.py outages --times 20
 
-The faults are those of tests/test_outages.py, made with a real server process. A step logs three epochs, a file and
-additions to other runs; at its end it waits for MLflow so long as the fault leaves it time to.
+The faults are those of tests/robustness/test_outages.py, with a real server process. A step logs three epochs, a file
+and additions to other runs. Exit status 1 if a step did not end well, or if a record was incomplete after the replay.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from measure import RUNS, machine
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +30,8 @@ from support.outage import UNTOUCHED, Server, Step, lacking, one_epoch_written, 
 
 from lhcnet.tracking.delivery import pending_journals, replay  # noqa: E402
 
-SHORT, LONG = 0.5, 300.0  # seconds at a step's end, where MLflow does not come back meanwhile and where it does
+TIMES = RUNS
+SHORT, LONG = 0.5, 300.0  # LHCNET_TRACKING_WAIT where MLflow comes back later, and where it comes back in time
 
 
 def down_at_start(server: Server, folder: Path) -> tuple[Step, tuple[str, str]]:
@@ -64,7 +67,7 @@ def hanging(server: Server, folder: Path) -> tuple[Step, tuple[str, str]]:
 
 
 def slow(server: Server, folder: Path) -> tuple[Step, tuple[str, str]]:
-    """Hangs for a while, over and over."""
+    """Hangs for a while after each epoch."""
     step = one_epoch_written(server, folder, LONG)
     for epoch in (1, 2):
         with server.hanging():
@@ -76,7 +79,7 @@ def slow(server: Server, folder: Path) -> tuple[Step, tuple[str, str]]:
 
 
 def locked(server: Server, folder: Path) -> tuple[Step, tuple[str, str]]:
-    """The database of the server, by somebody else."""
+    """The server's database is locked by another process."""
     step = one_epoch_written(server, folder, SHORT)
     with closing(sqlite3.connect(server.database, timeout=60)) as other:
         other.execute("begin exclusive")
@@ -103,17 +106,17 @@ FAULTS: dict[str, Callable[[Server, Path], tuple[Step, tuple[str, str]]]] = {
 
 
 def outcome(fault: Callable[[Server, Path], tuple[Step, tuple[str, str]]], server: Server, folder: Path) -> list[str]:
-    """What can be said of this time: each of it is counted."""
+    """Make one fault; returns which of COLUMNS came true."""
     if server.database.exists():
         server.start()
         server.forget()
     step, (printed, warned) = fault(server, folder)
     found = ["step ended well"] * (step.process.returncode == 0 and printed == UNTOUCHED)
-    found += ["record whole at its end"] * (not lacking_now(server, step))
+    found += ["record complete at its end"] * (not lacking_now(server, step))
     found += ["warned"] * ("lhcnet tracking replay" in warned)
     replay(step.journals)
     first = record(server.database, server.artifacts)
-    found += ["whole after replay"] * (
+    found += ["complete after replay"] * (
         not lacking(server.database, server.artifacts) and not pending_journals(step.journals)
     )
     replay(step.journals)
@@ -124,19 +127,19 @@ def lacking_now(server: Server, step: Step) -> bool:
     return bool(pending_journals(step.journals) or lacking(server.database, server.artifacts))
 
 
+# the first and the last two must come true every time
 COLUMNS = (
     "step ended well",
-    "record whole at its end",
+    "record complete at its end",
     "warned",
-    "whole after replay",
+    "complete after replay",
     "a second replay changes nothing",
 )
 
 
-def main() -> None:
-    if len(sys.argv) > 2 or not all(argument.isdigit() for argument in sys.argv[1:]):
-        raise SystemExit(__doc__)
-    times = int(sys.argv[1]) if sys.argv[1:] else RUNS
+def main(times: Annotated[int, typer.Option(help="Of each fault.")] = TIMES) -> None:
+    """Make each fault several times and count what came of it."""
+    failed = False
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     print(machine("mlflow", "sqlalchemy"))
@@ -146,14 +149,16 @@ def main() -> None:
         try:
             for name, fault in FAULTS.items():
                 counted: Counter[str] = Counter()
-                for time_ in range(times):
-                    folder = Path(temporary) / f"{fault.__name__}-{time_}"
+                for repetition in range(times):
+                    folder = Path(temporary) / f"{fault.__name__}-{repetition}"
                     counted.update(outcome(fault, server, folder))
+                failed = failed or any(counted[column] < times for column in (COLUMNS[0], *COLUMNS[-2:]))
                 cells = [str(counted[column]) for column in COLUMNS]
                 print(f"| {name} | {times} | {' | '.join(cells)} |", flush=True)
         finally:
             server.kill()
+    raise typer.Exit(failed)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -1,11 +1,11 @@
-"""How long one waits for all but the arithmetic: help, imports, logging, DVC, and each step in Kubeflow's local runner.
+"""Time of everything but the computation: help, imports, logging, DVC, and each step in Kubeflow's local runner.
 
 python benchmarks/startup.py quick       # help, imports, logging: two minutes
 python benchmarks/startup.py steps       # the overhead of every step: three minutes
 python benchmarks/startup.py demo        # the demo through Kubeflow's local runner and DVC: ten minutes
 python benchmarks/startup.py             # all of it
 
-Nothing but the project is needed: the faces are drawn. Leave the machine idle meanwhile.
+No data are needed: the faces are drawn. The machine should be idle.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def quick() -> list[Row]:
 
 
 def starts(folder: Path) -> list[Row]:
-    """A process each: what a command or a step has loaded before it begins, and what the writer of its record loads."""
+    """Start of a process: what a command or a step loads before it begins, and what the writer of its record loads."""
     client = "from lhcnet.tracking.mlflow_runs import open_client; open_client()"
     programs = {  # as the executor of a component, which needs little of kfp
         "what every step loads (kfp's executor, lhcnet.steps)": "import kfp.dsl.executor_main, lhcnet.steps",
         "and torch": "import kfp.dsl.executor_main, lhcnet.steps, torch",
-        "beside it, the writer of its record: MLflow with its local store": client,
+        "in a second process, the writer of its record: MLflow with its local store": client,
     }
     tune_gc = "from lhcnet.runtime import tune_gc; tune_gc()"
     runtime = {"_KFP_RUNTIME": "true", "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'starts.db'}"}
@@ -79,10 +79,10 @@ def starts(folder: Path) -> list[Row]:
 
 
 def logged(folder: Path) -> list[Row]:
-    """What logging an epoch takes, beside the epoch it logs.
+    """Time to log an epoch, compared with the epoch itself.
 
-    Epochs are timed by when the training says it has finished them, on drawn faces. Those of the profile cpu are
-    stretched to the number of FER2013's training images: an epoch of stage 1 computes the same for every image.
+    Epochs on drawn faces are timed by the training's log lines. Those of the profile cpu are scaled to the number of
+    FER2013's training images: an epoch of stage 1 computes the same for every image.
     """
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'logged.db'}"
     os.environ["LHCNET_JOURNAL"] = str(folder / "journal")
@@ -124,10 +124,10 @@ def epochs(config: Config, trainval: Path, out: Path) -> list[float]:
 
 
 def overhead() -> list[Row]:
-    """What a step costs beside its arithmetic, for every component.
+    """Overhead of each component: its time minus the time of its computation.
 
     A pipeline with one epoch a stage, few faces and one model in each loop, so that no two tasks run at once. A task is
-    timed by the runner's log, from its start to its end; its arithmetic is the same call of `lhcnet.steps` in this
+    timed by the runner's log, from its start to its end. Its computation is the same call of `lhcnet.steps` in this
     process, which has loaded everything, without MLflow. The rest is the process, imports, MLflow and files of kfp.
     """
     module = {"heads": 4, "d": 3}
@@ -149,8 +149,8 @@ def overhead() -> list[Row]:
         call(sys.executable, "-m", "pipeline", "local", cwd=folder)
         (log,) = folder.glob("runs/*/log.txt")
         whole = task_seconds(log.read_text())
-        arithmetic(config, folder / "first")
-        own = arithmetic(config, folder / "second")
+        computation(config, folder / "first")
+        own = computation(config, folder / "second")
     rows = []
     for name, computing in own.items():
         here = f"{whole[name] - computing:.1f} s ({whole[name]:.1f} s, {computing:.1f} s of it computing)"
@@ -159,7 +159,7 @@ def overhead() -> list[Row]:
 
 
 def task_seconds(log: str) -> dict[str, float]:
-    """Name of a task -> from its start to its end; of tasks with a number behind their name (train-2), the median."""
+    """Seconds by name of task, from the runner's log; the median of tasks with a number after their name (train-2)."""
     plain = re.sub(r"\x1b\[\d+m", "", log)
     line = re.compile(r"^([\d:.]+) - INFO - (?:Executing task|Task) '([a-z-]+?)(-\d+)?'(.*)$", re.MULTILINE)
     begun: dict[str, datetime] = {}
@@ -170,11 +170,11 @@ def task_seconds(log: str) -> dict[str, float]:
             begun[name + number] = now
         elif end.startswith(" finished"):
             past = now - begun[name + number]
-            taken.setdefault(name, []).append((past % timedelta(days=1)).total_seconds())  # midnight may lie between
+            taken.setdefault(name, []).append((past % timedelta(days=1)).total_seconds())  # midnight may be in between
     return {name: median(values) for name, values in taken.items()}
 
 
-def arithmetic(config: Config, at: Path) -> dict[str, float]:
+def computation(config: Config, at: Path) -> dict[str, float]:
     """Seconds of the steps, named as the components, called one after the other without tracking."""
     taken: dict[str, list[float]] = {}
     trainval, test, report = at / "trainval", at / "test", at / "data_report.json"
@@ -213,12 +213,12 @@ def arithmetic(config: Config, at: Path) -> dict[str, float]:
     timed("evaluate", steps.evaluate, models, selection, trainval, test, scores, control=gates, **settings)
     timed("analyse", steps.analyse, chosen, trainval, at / "analysis", analysis=config.analysis, **settings)
     timed("compare", steps.compare, selection, scores, at / "out", data_report=report, analysis=at / "analysis")
-    taken["register"] = [0.0]  # is all tracking
+    taken["register"] = [0.0]  # all of it is tracking
     return {name: median(values) for name, values in taken.items()}
 
 
 def pipelines() -> list[Row]:
-    """The demo from end to end in both drivers, and what DVC takes to find that there is nothing to do."""
+    """The demo from end to end in both drivers, and `dvc repro` when nothing has changed."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name in ("dvc.yaml", "standalone", "src", ".dvcignore"):

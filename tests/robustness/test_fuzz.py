@@ -1,6 +1,6 @@
-"""A short campaign of hostile inputs against every reader, and that its harness notices what it is for.
+"""A short fuzzing campaign against every reader, and tests of its harness: each kind of violation is noticed.
 
-The campaign that docs/reliability.md reports is `python benchmarks/fuzz.py`; tests/support/hostile says what is tried.
+The whole campaign is `python benchmarks/campaign.py fuzz`; tests/support/hostile says what is tried.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support import hostile
 from support.hostile import TARGETS, one
-from support.hostile.choices import Choices, Wrong, answer, spoilt_json
+from support.hostile.choices import Choices, Wrong, altered_json, answer
 from support.hostile.tables import ROWS, check_faces, faces_of
 
 from lhcnet.errors import LhcnetError
@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_campaign(tmp_path: Path) -> None:
-    program = ROOT / "benchmarks" / "fuzz.py"
-    options = ["--share", "0.01", "--seed", "1", "--patience", "120", "--folder", tmp_path / "work"]
+    program = ROOT / "benchmarks" / "campaign.py"
+    options = ["fuzz", "--share", "0.01", "--seed", "1", "--patience", "120", "--folder", tmp_path / "work"]
     done = subprocess.run([sys.executable, program, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-9000:] + done.stderr[-3000:]
     print(done.stdout)
@@ -34,18 +34,18 @@ def test_campaign(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_is_not_spoilt_is_accepted(target: str, tmp_path: Path) -> None:
+def test_unaltered_inputs_are_accepted(target: str, tmp_path: Path) -> None:
     hostile.load(target, tmp_path / "input")
     assert one(target, b"", tmp_path / "input")
 
 
-def test_the_same_decisions_spoil_in_the_same_way() -> None:
-    """Also after others: what one input puts in and spoils again is its own."""
+def test_the_same_decisions_alter_in_the_same_way() -> None:
+    """Also after others: what one input puts in and alters again is its own."""
     content = b'{"a": {"b": [1, 2], "c": 3}, "d": [4, {"e": null}]}'
     drawn = random.Random(0)
     decisions = [drawn.randbytes(24) for _ in range(5000)]
-    forward = [spoilt_json(Choices(data), content) for data in decisions]
-    backward = [spoilt_json(Choices(data), content) for data in reversed(decisions)]
+    forward = [altered_json(Choices(data), content) for data in decisions]
+    backward = [altered_json(Choices(data), content) for data in reversed(decisions)]
     assert forward == backward[::-1]
 
 
@@ -85,7 +85,8 @@ PROGRAM = """
 import ctypes, sys, time
 from pathlib import Path
 sys.path[:0] = [{benchmarks!r}]
-import fuzz, hostile
+import fuzz
+from support import hostile
 fuzz.SECONDS = 1
 def wrong(choices, folder):
     if choices.raw(1):

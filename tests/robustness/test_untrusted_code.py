@@ -24,8 +24,8 @@ from lhcnet.config import Config, load
 from lhcnet.data.store import open_store, write_stores
 from lhcnet.errors import LhcnetError
 from lhcnet.models.lhcnet import LHCNet
+from lhcnet.protocol.results import read_predictions
 from lhcnet.saved import open_model
-from lhcnet.steps.compare import _predictions
 from lhcnet.weights import published as published_module
 from lhcnet.weights.imagenet import fill_backbone
 
@@ -150,7 +150,7 @@ def test_arrays_of_objects(stores: tuple[Path, Path], tmp_path: Path) -> None:
     np.save(store / "labels.npy", np.array([Payload(tmp_path)], dtype=object), allow_pickle=True)
     refused(lambda: open_store(store), str(store), tmp_path)
     np.savez(tmp_path / "predictions.npz", **{"labels/test": np.array([Payload(tmp_path)], dtype=object)})
-    refused(lambda: _predictions(tmp_path / "predictions.npz", SimpleNamespace(models=())), "predictions.npz", tmp_path)
+    refused(lambda: read_predictions(tmp_path / "predictions.npz"), "predictions.npz", tmp_path)
 
 
 def test_checkpoints_of_tensorflow_are_read_where_they_are_asked_for(

@@ -91,14 +91,14 @@ def _folder_entries(source: Path) -> list[ArchiveEntry]:
             if not _ignored(name) and stat.S_ISREG((status := path.stat()).st_mode):
                 entries.append(ArchiveEntry(name, str(path), status.st_size, path, partial(io.FileIO, path)))
         if len(entries) > _MAX_FILES:  # a home directory, or a link that leads back up
-            raise LhcnetError(f"{source} holds more than {_MAX_FILES:,} files, {EXPECTED}")
+            raise LhcnetError(f"{source} has more than {_MAX_FILES:,} files, {EXPECTED}")
     return sorted(entries, key=lambda entry: entry.name)
 
 
 def _zip_entries(source: Path, archive: zipfile.ZipFile) -> list[ArchiveEntry]:
     entries: dict[str, ArchiveEntry] = {}
     if len(archive.filelist) > _MAX_FILES:
-        raise LhcnetError(f"{source} holds more than {_MAX_FILES:,} files, {EXPECTED}")
+        raise LhcnetError(f"{source} has more than {_MAX_FILES:,} files, {EXPECTED}")
     for info in archive.filelist:
         name = info.filename.replace("\\", "/").removeprefix("./")  # some Windows tools write backslashes
         where = f"{source}/{name}"
@@ -107,7 +107,7 @@ def _zip_entries(source: Path, archive: zipfile.ZipFile) -> list[ArchiveEntry]:
         if stat.S_ISLNK(info.external_attr >> 16):
             raise LhcnetError(f"{where} is a symbolic link, expected plain files in the zip")
         if name in entries:
-            raise LhcnetError(f"{where} stands twice in the zip, expected every path once")
+            raise LhcnetError(f"{where} occurs twice in the zip, expected every path once")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others inflate without a limit
             raise LhcnetError(f"{where} is packed by method {info.compress_type}, expected it stored or deflated")
         if not name.endswith("/") and not _ignored(name):

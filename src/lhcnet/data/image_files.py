@@ -42,7 +42,7 @@ def read_image_files(source: Path, entries: list[ArchiveEntry]) -> tuple[Bytes, 
     located = [_locate(entry) for entry in entries]
     if len(roots := {image.root for image in located}) > 1:
         names = ", ".join(sorted(root or "." for root in roots))
-        raise LhcnetError(f"{source} holds several image folders ({names}), expected one: name it")
+        raise LhcnetError(f"{source} has several image folders ({names}), expected one: name it")
     in_test = [image for image in located if image.in_test]
     split_in_names = any(image.split_in_name for image in in_test)
     if split_in_names and (unnamed := [image for image in in_test if not image.split_in_name]):
@@ -67,7 +67,7 @@ class _LocatedImage:
     """An image file, and what its path says about it."""
 
     entry: ArchiveEntry
-    root: str  # the folder that holds train/ and test/
+    root: str  # the folder that contains train/ and test/
     file: str  # the file's name
     in_test: bool  # below test/
     split: int
@@ -85,7 +85,7 @@ def _locate(entry: ArchiveEntry) -> _LocatedImage:
     usage, number = _SPLIT_IN_NAME.match(file), _NUMBER_IN_NAME.match(file)
     split = USAGE[usage[1]] if usage else (TRAIN if part == "train" else TEST)
     if (split == TRAIN) != (part == "train"):
-        raise LhcnetError(f"{entry.where} lies in {part} but is named {file}, expected them to agree")
+        raise LhcnetError(f"{entry.where} is in {part} but is named {file}, expected them to agree")
     return _LocatedImage(
         entry=entry,
         root=root,

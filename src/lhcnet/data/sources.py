@@ -96,7 +96,7 @@ def _recognise(source: Path, entries: list[ArchiveEntry]) -> tuple[Bytes, Bytes,
         found = [_read_csv(entry, headers[entry.name], _COLUMNS) for entry in complete]
         if len(found) > 1 and len({content_digest(*canonical(*table)) for table in found}) > 1:
             names = ", ".join(entry.name for entry in complete)
-            raise LhcnetError(f"{source} holds CSVs of different content ({names}), expected one: name it")
+            raise LhcnetError(f"{source} has CSVs of different content ({names}), expected one: name it")
         return *found[0], "csv with Usage"
 
     for name in tables:
@@ -135,7 +135,7 @@ def _read_csv(entry: ArchiveEntry, header: Sequence[str], columns: Sequence[str]
             "(or emotion and pixels in train.csv and test.csv side by side)"
         )
     if twice := [name for name in columns if header.count(name) > 1]:
-        raise LhcnetError(f"{entry.where}, line 1: column {', '.join(twice)} stands twice, expected it once")
+        raise LhcnetError(f"{entry.where}, line 1: column {', '.join(twice)} occurs twice, expected it once")
     with (
         require_unchanged(entry.path),
         decoding_errors(entry.where, "an undamaged CSV"),

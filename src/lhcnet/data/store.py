@@ -55,7 +55,7 @@ class Store:
         """
         if name not in self.meta["splits"]:
             available = " and ".join(self.meta["splits"])
-            raise LhcnetError(f"{self.path} has no split {name}, it holds {available}")
+            raise LhcnetError(f"{self.path} has no split {name}, it has {available}")
         code = SPLITS.index(name)
         start, stop = np.searchsorted(self.splits, [code, code + 1])
         return self.images[start:stop], self.labels[start:stop]
@@ -92,7 +92,7 @@ def _read(file: Path) -> Bytes:
         raise ValueError(f"{file.name} is of another format")
     shape, fortran, dtype = read_array_header_1_0(head)
     if fortran or dtype != np.uint8:
-        raise ValueError(f"{file.name} holds {dtype}")
+        raise ValueError(f"{file.name} has type {dtype}")
     return np.frombuffer(content, np.uint8, offset=head.tell()).reshape(shape)
 
 

@@ -86,6 +86,15 @@ class EvaluationReport(Versioned):
         return self.model(self.chosen)
 
 
+def read_predictions(file: Path) -> Predictions:
+    """Read `predictions.npz`. Raises `LhcnetError` if it is missing or damaged."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # whatever numpy and zipfile raise on damaged bytes
+        raise LhcnetError(f"{file}: expected the predictions that evaluate wrote: {error}") from None
+
+
 @dataclass(frozen=True)
 class Results:
     """Selection, scores and predictions of one execution; what statistics and report are made of."""
@@ -106,12 +115,7 @@ class Results:
         if (scored.chosen, scored.data) != (chosen.chosen, chosen.data):
             raise LhcnetError(f"{evaluation}: was made for {scored.chosen}, but {selection} chose {chosen.chosen}")
         file = evaluation / "predictions.npz"
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                predictions = dict(arrays)
-        except Exception as error:  # whatever numpy and zipfile raise on damaged bytes
-            raise LhcnetError(f"{file}: expected the predictions that evaluate wrote: {error}") from None
-        results = cls(chosen, scored, predictions)
+        results = cls(chosen, scored, read_predictions(file))
         if missing := results.missing():
             raise LhcnetError(f"{file}: lacks {', '.join(missing)}, which evaluation.json needs")
         if unknown := sorted({model.id for model in scored.models} - set(results.records)):

@@ -1,4 +1,4 @@
-"""The registered model: MLflow's pyfunc, made of this code and a model directory (safetensors and JSON)."""
+"""The registered model as MLflow serves it: a pyfunc made of this code and a model directory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 
 class FacialExpressions(PythonModel):
-    """Images (N, 48, 48), whole grey values 0..255 -> a probability a class."""
+    """A trained network behind MLflow's pyfunc interface."""
 
     def load_context(self, context: PythonModelContext) -> None:
+        """Open the model directory, which is the artifact "model"."""
         from lhcnet.saved import open_model
 
         self.saved = open_model(Path(context.artifacts["model"]))
@@ -22,6 +23,19 @@ class FacialExpressions(PythonModel):
 
     # MLflow warns of every type hint on model_input that is not a list: the signature says what it takes
     def predict(self, context, model_input, params=None) -> pd.DataFrame:  # type: ignore[no-untyped-def]
+        """Predict expressions.
+
+        Args:
+            context: not used.
+            model_input: images (N, 48, 48) or (N, 2304), whole grey values 0..255 of any numeric type.
+            params: not used.
+
+        Returns:
+            probabilities (N, 7), with the classes as columns.
+
+        Raises:
+            LhcnetError: the images have other shapes or values.
+        """
         from lhcnet.config import Compute
         from lhcnet.inference.predict import predict
         from lhcnet.inference.tta import plain_views
@@ -39,7 +53,7 @@ class FacialExpressions(PythonModel):
 
 
 def _grey(model_input: object) -> NDArray[np.uint8]:
-    """(N, 48, 48) of whatever was sent."""
+    """The request's images as (N, 48, 48) uint8, checked."""
     from lhcnet.errors import LhcnetError
 
     try:

@@ -60,8 +60,12 @@ def deliver(folder: Path, patience: float | None = None) -> int:
                     return delivery.written
                 pause = POLL
             except LhcnetError as error:
-                with suppress(OSError):  # a full disk
+                try:
                     (folder / PROBLEM).write_text(f"{error}\n", encoding="utf-8")
+                except FileNotFoundError:
+                    raise
+                except OSError:  # a full disk: the position cannot be saved either
+                    raise error from None
                 if patience is not None and not running(folder):
                     deadline = min(deadline, time.monotonic() + patience)
                 if patience is None or time.monotonic() > deadline:
@@ -210,7 +214,7 @@ class Delivery:
                 try:
                     entry = json.loads(line)
                 except ValueError:  # the disk was full
-                    log.warning("%s: an entry is not whole and is left out: %r", self.folder, line[:80])
+                    log.warning("%s: an entry is damaged and is left out: %r", self.folder, line[:80])
                 else:
                     yield entry
                 self._offset += len(line)
@@ -325,8 +329,10 @@ def main() -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # `deliver` tries again
     for line in sys.stdin:
-        with suppress(LhcnetError):  # the journal's folder has the reason
+        try:
             deliver(Path(line.removesuffix("\n")), wait_limit())
+        except LhcnetError as error:
+            sys.exit(str(error))  # the step may start another process
 
 
 if __name__ == "__main__":

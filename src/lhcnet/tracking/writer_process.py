@@ -50,7 +50,7 @@ class WriterProcess:
     def follow(self, folder: Path) -> None:
         """Let the process write a journal while its step runs."""
         if self._process is None or self._process.poll() is not None:
-            with (folder / _OUTPUT).open("w") as output:  # not ours: a reader of our output would wait for its end too
+            with (folder / _OUTPUT).open("w") as output:  # not ours: whoever reads our output would wait for its end
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "lhcnet.tracking.delivery"],
                     stdin=subprocess.PIPE,

@@ -1,10 +1,11 @@
-"""Hostile inputs for every reader, and what it may answer: the right value, or one LhcnetError that names the file.
+"""Hostile inputs for every reader. An answer has to be the right value, or one LhcnetError that names the file.
 
-An input is a short string of bytes, the decisions (`Choices`) by which a valid input is spoilt. The same bytes spoil it
-in the same way everywhere, random bytes spoil it at random, and a fuzzer guided by coverage can learn which bytes lead
-to new lines of code. `benchmarks/fuzz.py` runs them by the thousand, under limits of memory and time.
+An input is defined by a short string of bytes, the decisions (`Choices`) by which a valid input is damaged. The same
+bytes damage it in the same way everywhere, random bytes damage it at random, and a fuzzer guided by coverage can learn
+which bytes lead to new code. `benchmarks/campaign.py fuzz` runs thousands of them, with limits on memory and time.
 
-`choices` has what all of them need, every other module the inputs of a few readers and the checks of their answers.
+`choices` has the parts that all readers share; each other module has the inputs of a few readers and the checks of
+their answers.
 """
 
 from __future__ import annotations
@@ -43,15 +44,15 @@ TARGETS: Mapping[str, Callable[[Choices, Path], bool]] = {
     "checkpoint": checkpoint,
     "prediction": prediction,
 }
-"""Each makes an input below folder/in, has it read and checks the answer: True if accepted; raises for a violation."""
+"""Each writes an input to folder/in, has it read and checks the answer. True: accepted. It raises for a violation."""
 
 
 def load(target: str, folder: Path) -> None:
-    """Run what is not spoilt: the libraries that it loads take memory, which is none of the next input's."""
+    """Run the undamaged input first: the libraries that it loads take memory, which must not count for later inputs."""
     for name in ("in", "out"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    zeros()  # takes seconds, which are none of the next input's either
-    demand(TARGETS[target](Choices(b""), folder), "refused what is right")
+    zeros()  # takes seconds, which must not count either
+    demand(TARGETS[target](Choices(b""), folder), "refused a valid input")
 
 
 def one(target: str, data: bytes, folder: Path) -> bool:
@@ -65,7 +66,7 @@ def one(target: str, data: bytes, folder: Path) -> bool:
         warnings.simplefilter("always")
         made = Choices(data)
         accepted = TARGETS[target](made, folder)
-    # what makes the inputs warns too: zipfile of a name that stands twice, numpy of casts
+    # making the inputs warns too: zipfile of duplicate names, numpy of casts
     warned = [w for w in warned if "hostile" not in w.filename and "Duplicate name" not in str(w.message)]
     demand(not warned, f"warned: {warned[0].message if warned else ''}")
     sys.stderr.flush()

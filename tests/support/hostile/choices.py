@@ -1,4 +1,4 @@
-"""The decisions that make an input, ways to spoil one that serve several readers, and what every answer must be."""
+"""The decisions that make an input, ways to alter one that serve several readers, and what every answer must be."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def damaged(c: Choices, content: bytes) -> bytes:
 INTEGERS = (0, 1, -1, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64, 10**9, 10**30, 10**400)
 
 
-def spoilt_json(c: Choices, content: bytes) -> bytes:
+def altered_json(c: Choices, content: bytes) -> bytes:
     """A JSON object with a value replaced, taken away or added; or text that is no such thing."""
     if c.one_in(8):
         return c.pick([
@@ -80,25 +80,25 @@ def spoilt_json(c: Choices, content: bytes) -> bytes:
         return damaged(c, content)
     try:
         values: Any = json.loads(content)
-    except (ValueError, RecursionError):  # spoilt before
+    except (ValueError, RecursionError):  # altered before
         return content
     if not values or not isinstance(values, dict):
         return content
     for _ in range(1 + c.number(2)):
-        place: Any = values
-        key: Any = c.pick(list(place))
-        while isinstance(place[key], dict | list) and place[key] and c.number(4):
-            place = place[key]
-            key = c.pick(list(place) if isinstance(place, dict) else range(len(place)))
+        container: Any = values
+        key: Any = c.pick(list(container))
+        while isinstance(container[key], dict | list) and container[key] and c.number(4):
+            container = container[key]
+            key = c.pick(list(container) if isinstance(container, dict) else range(len(container)))
         kind = c.number(4)
-        if kind == 0 and isinstance(place, dict) and len(place) > 1:
-            del place[key]
-        elif kind == 1 and isinstance(place, dict):
-            place[c.pick(["", "a\nb", "__class__", "x" * 9999, "\ud800"])] = deepcopy(c.pick(JSON_VALUES))
-        elif kind == 2 and isinstance(place[key], int | float) and abs(place[key]) < 10**300:
-            place[key] += c.pick([1, -1, 0.5, 10**9])
+        if kind == 0 and isinstance(container, dict) and len(container) > 1:
+            del container[key]
+        elif kind == 1 and isinstance(container, dict):
+            container[c.pick(["", "a\nb", "__class__", "x" * 9999, "\ud800"])] = deepcopy(c.pick(JSON_VALUES))
+        elif kind == 2 and isinstance(container[key], int | float) and abs(container[key]) < 10**300:
+            container[key] += c.pick([1, -1, 0.5, 10**9])
         else:
-            place[key] = deepcopy(c.pick([*JSON_VALUES, *INTEGERS]))  # it may be spoilt too
+            container[key] = deepcopy(c.pick([*JSON_VALUES, *INTEGERS]))  # it may be altered too
     return json.dumps(values).encode()
 
 

@@ -36,7 +36,7 @@ def zeros() -> bytes:
     return b"".join(packer.compress(bytes(1 << 20)) for _ in range(256)) + packer.flush()
 
 
-def spoilt_image(c: Choices, pixels: bytes) -> tuple[bytes, bool]:
+def altered_image(c: Choices, pixels: bytes) -> tuple[bytes, bool]:
     """(an image file, whether it can only be read as those pixels or not at all)."""
     image = Image.frombytes("L", (48, 48), pixels)
     png = encoded(image)
@@ -99,7 +99,7 @@ PATHS = (
 )  # fmt: skip
 
 
-def spoilt_zip(c: Choices) -> tuple[bytes, bool]:
+def altered_zip(c: Choices) -> tuple[bytes, bool]:
     """(a zip, whether it can only be read as ROWS or not at all)."""
     same = True
     files = dict(IMAGE_FILES) if c.number(3) else {"fer2013.csv": "\n".join(LINES).encode()}
@@ -119,7 +119,7 @@ def spoilt_zip(c: Choices) -> tuple[bytes, bool]:
         elif kind == 4:
             entry[0].compress_type = c.pick([zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
         elif kind == 5 and name in PIXELS:
-            entry[1], faithful = spoilt_image(c, PIXELS[name])
+            entry[1], faithful = altered_image(c, PIXELS[name])
             same = same and faithful
         elif kind == 6:
             for other in entries:
@@ -167,7 +167,7 @@ def deflate_bomb(c: Choices) -> bytes:
 
 
 def archive(c: Choices, folder: Path) -> bool:
-    data, same = (deflate_bomb(c), True) if c.one_in(200) else spoilt_zip(c)
+    data, same = (deflate_bomb(c), True) if c.one_in(200) else altered_zip(c)
     path = folder / "in" / "fer.zip"
     path.write_bytes(data)
     return check_faces(answer(lambda: read(path), "fer.zip"), same=same)
@@ -179,7 +179,7 @@ def image_folder(c: Choices, folder: Path) -> bool:
     for _ in range(c.number(3)):
         name, kind = c.pick(list(IMAGE_FILES)), c.number(4)
         if kind < 3:
-            files[name], faithful = spoilt_image(c, PIXELS[name])
+            files[name], faithful = altered_image(c, PIXELS[name])
             same = same and faithful
         else:
             path = c.pick([path for path in PATHS if not path.startswith(("/", "..", ".")) and "/.." not in path])

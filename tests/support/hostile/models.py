@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from support.hostile.choices import INTEGERS, Choices, answer, damaged, demand, special, spoilt_json
+from support.hostile.choices import INTEGERS, Choices, altered_json, answer, damaged, demand, special
 from support.hostile.tables import VALID
 
 CANARY = "canary"  # a file that code from an input would leave in the folder
@@ -53,7 +53,7 @@ def model_files(kind: str) -> dict[str, bytes]:
     return files
 
 
-def spoilt_weights(c: Choices, content: bytes, folder: Path) -> bytes:
+def altered_weights(c: Choices, content: bytes, folder: Path) -> bytes:
     kind = c.number(6)
     if kind == 0:
         return damaged(c, content)
@@ -123,11 +123,11 @@ def model(c: Choices, folder: Path) -> bool:
             ["model.json", "model.safetensors", "model.safetensors", "model.json", "history.csv", "metrics.json"]
         )
         if name == "model.safetensors":
-            files[name] = spoilt_weights(c, whole[name], folder)
+            files[name] = altered_weights(c, whole[name], folder)
         elif name == "history.csv":
             files[name] = c.pick([damaged(c, files[name]), c.pick(HISTORY)])
         else:
-            files[name] = spoilt_json(c, whole[name])
+            files[name] = altered_json(c, whole[name])
     if c.one_in(8):
         code = f"import pathlib; pathlib.Path({str(folder / CANARY)!r}).touch()"
         for name in ("pyfunc.py", "__init__.py", "sitecustomize.py", "lhcnet.py"):

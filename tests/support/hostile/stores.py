@@ -15,9 +15,9 @@ import numpy as np
 
 from lhcnet.data.fer2013 import TRAIN, content_digest
 from lhcnet.data.store import open_store, write_stores
-from support.hostile.choices import Choices, answer, damaged, demand, special, spoilt_json
-from support.hostile.images import spoilt_zip
-from support.hostile.tables import LINES, VALID, spoilt_table
+from support.hostile.choices import Choices, altered_json, answer, damaged, demand, special
+from support.hostile.images import altered_zip
+from support.hostile.tables import LINES, VALID, altered_table
 
 
 def prepared(c: Choices, folder: Path) -> bool:
@@ -25,7 +25,7 @@ def prepared(c: Choices, folder: Path) -> bool:
     from lhcnet import steps
     from lhcnet.config import Data
 
-    data, name = (spoilt_zip(c)[0], "fer.zip") if c.number(2) else (spoilt_table(c, LINES), "fer.csv")
+    data, name = (altered_zip(c)[0], "fer.zip") if c.number(2) else (altered_table(c, LINES), "fer.csv")
     source, out = folder / "in" / name, folder / "out"
     source.write_bytes(data)
     targets = (out / "trainval", out / "test", out / "report.json")
@@ -46,7 +46,7 @@ def store_files() -> dict[str, bytes]:
     return files
 
 
-def spoilt_array(c: Choices, content: bytes) -> bytes:
+def altered_array(c: Choices, content: bytes) -> bytes:
     """A .npy with another header, or damaged."""
     if c.one_in(2):
         return damaged(c, content)
@@ -64,7 +64,7 @@ def store(c: Choices, folder: Path) -> bool:
     files = dict(store_files())
     for _ in range(c.number(3)):
         name = c.pick(list(files))
-        files[name] = spoilt_json(c, files[name]) if name == "store.json" else spoilt_array(c, files[name])
+        files[name] = altered_json(c, files[name]) if name == "store.json" else altered_array(c, files[name])
     if c.one_in(3):  # a forger who knows about the digest
         try:
             arrays = [np.load(io.BytesIO(files[f"{name}.npy"])) for name in ("images", "labels", "splits")]

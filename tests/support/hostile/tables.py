@@ -1,4 +1,4 @@
-"""The data set that all inputs hold before they are spoilt, and its CSVs."""
+"""The data set that all inputs hold before they are altered, and its CSVs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def columns(lines: list[str], order: Sequence[int]) -> list[str]:
     return [",".join([line.split(",")[i] for i in order]) for line in lines]
 
 
-def spoilt_table(c: Choices, lines: list[str]) -> bytes:
+def altered_table(c: Choices, lines: list[str]) -> bytes:
     """A CSV with some cells, rows or columns changed, or bytes damaged; now and then an endless one."""
     lines = list(lines)
     for _ in range(c.number(4)):
@@ -90,8 +90,8 @@ def spoilt_table(c: Choices, lines: list[str]) -> bytes:
     return content
 
 
-def plainest(content: bytes) -> list[tuple[int, int, bytes]]:
-    """The rows of a CSV by the plainest reader; any exception means that there is something wrong with it."""
+def reference_rows(content: bytes) -> list[tuple[int, int, bytes]]:
+    """The rows of a CSV by a simple reference reader; any exception means that there is something wrong with it."""
     header, *lines = content.removeprefix(b"\xef\xbb\xbf").decode("latin-1").split("\n")
     names = [cell.strip(' \t\r\n"').lower() for cell in header.split(",")]
     rows = []
@@ -122,13 +122,13 @@ def check_faces(faces: Faces | None, *, same: bool) -> bool:
 
 def of_csv(lines: list[str]) -> Callable[[Choices, Path], bool]:
     def csv(c: Choices, folder: Path) -> bool:
-        content = spoilt_table(c, lines)
+        content = altered_table(c, lines)
         path = folder / "in" / "fer.csv"
         path.write_bytes(content)
         faces = answer(lambda: read(path), "fer.csv")
         if faces is not None and faces.digest != VALID.digest:
             check_faces(faces, same=False)
-            demand(faces.digest == faces_of(plainest(content)).digest, "other rows than the plainest reader's")
+            demand(faces.digest == faces_of(reference_rows(content)).digest, "other rows than the reference reader's")
         return faces is not None
 
     return csv
@@ -136,11 +136,11 @@ def of_csv(lines: list[str]) -> Callable[[Choices, Path], bool]:
 
 def competition(c: Choices, folder: Path) -> bool:
     parts = {"train": columns(LINES[:8], (0, 1)), "test": columns([LINES[0], *LINES[8:]], (0, 1))}
-    spoilt = c.pick(list(parts))
+    altered = c.pick(list(parts))
     contents = {name: "\n".join(lines).encode() for name, lines in parts.items()}
     # a class needs two images in train, for one becomes validation
     contents["train"] += b"\n" + "\n".join(parts["train"][1:]).encode()
-    contents[spoilt] = spoilt_table(c, contents[spoilt].decode().split("\n"))
+    contents[altered] = altered_table(c, contents[altered].decode().split("\n"))
     for name, content in contents.items():
         (folder / "in" / f"{name}.csv").write_bytes(content)
     faces = answer(lambda: read(folder / "in"), str(folder / "in"))
@@ -150,6 +150,6 @@ def competition(c: Choices, folder: Path) -> bool:
         check_faces(faces, same=False)
         for name, rows in (("train", faces.splits != TEST), ("test", faces.splits == TEST)):
             found = sorted(zip(faces.labels[rows].tolist(), map(bytes, faces.images[rows]), strict=True))
-            expected = sorted(row[1:] for row in plainest(contents[name]))
-            demand(found == expected, f"other rows of {name}.csv than the plainest reader's")
+            expected = sorted(row[1:] for row in reference_rows(contents[name]))
+            demand(found == expected, f"other rows of {name}.csv than the reference reader's")
     return faces is not None

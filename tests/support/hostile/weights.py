@@ -41,7 +41,7 @@ def keras_file() -> tuple[Any, bytes]:
     return network, buffer.getvalue()
 
 
-def spoilt_hdf5(c: Choices, path: Path) -> None:
+def altered_hdf5(c: Choices, path: Path) -> None:
     """Change one thing of the file by HDF5's own means."""
     import h5py
 
@@ -97,7 +97,7 @@ def keras(c: Choices, folder: Path) -> bool:
     path = folder / "in" / "weights.h5"
     path.write_bytes(content)
     if c.one_in(3):
-        spoilt_hdf5(c, path)
+        altered_hdf5(c, path)
     elif c.number(32):
         path.write_bytes(damaged(c, content))
     special(c, folder / "in")
@@ -135,9 +135,9 @@ def checkpoint(c: Choices, folder: Path) -> bool:
 
     files, expected = checkpoint_files()
     path, honest = folder / "in", c.number(2)
-    spoilt = c.pick(list(files))
+    altered = c.pick(list(files))
     for ending, content in files.items():
-        (path / f"X.{ending}").write_bytes(damaged(c, content) if ending == spoilt and c.number(32) else content)
+        (path / f"X.{ending}").write_bytes(damaged(c, content) if ending == altered and c.number(32) else content)
     special(c, path)
     checksum = module._checksum
     try:
