@@ -8,12 +8,15 @@ python examples/train_and_predict.py
 
 import argparse
 
+import torch
+
 from lhcnet.config import Compute, Stage
 from lhcnet.data.drawn_faces import draw
 from lhcnet.data.fer2013 import CLASSES, SPLITS
 from lhcnet.inference.predict import predict
 from lhcnet.inference.tta import plain_views
-from lhcnet.models.lhcnet import build, insert_modules
+from lhcnet.models.lhcnet import insert_modules
+from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.protocol.score import score
 from lhcnet.runtime import open_device
 from lhcnet.training.loop import DataSplit, fit
@@ -48,8 +51,9 @@ def main() -> None:
             print(f"  epoch {row.epoch}: validation accuracy {row.val_accuracy:.3f}")
         print(f"  epoch {result.best_epoch} is kept: the best on validation")
 
-    network = build(
-        input_size=SIZE, depths=(1, 1, 1, 1), widths=(16, 32, 64, 128), head=(128,), bn_momentum=0.1, seed=0
+    torch.manual_seed(0)
+    network = ResNetV2(
+        input_size=SIZE, depths=(1, 1, 1, 1), widths=(16, 32, 64, 128), head=(128,), dropout=0.4, bn_momentum=0.1
     )
     print("ResNet")
     further(Stage(optimizer="adam", learning_rate=0.002, batch_size=32, epochs=args.epochs, patience=args.epochs))
