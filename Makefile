@@ -1,18 +1,34 @@
-# `make demo` and `make test` need nothing but Python 3.11+ and make: they set up .venv on first use.
+# Python 3.11 or newer and make are all that is needed: the first target that needs .venv sets it up.
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-export PYTHONDONTWRITEBYTECODE := # many short processes: each would compile all that it imports
+export PYTHONDONTWRITEBYTECODE := # empty: Python keeps the bytecode of its imports, which the many short processes need
 
-.PHONY: setup demo test check bench ui clean
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command "make lock" pyproject.toml
 
-setup: .venv/ready
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check docs bench ui lock clean
 
-.venv/ready: requirements.lock pyproject.toml
+help: ## this list
+	@echo "make TARGET [PYTHON=python3.12]"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/ready ## set up .venv; TORCH=cpu: torch without CUDA, for Linux without a GPU
+
+.venv/ready: requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("lhcnet needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --no-deps -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+ifeq ($(TORCH),cpu)
+	sed -e '/--hash=/d' -e 's/ \\$$//' requirements-dev.lock > .venv/constraints.txt
+	$(PIP) install --quiet --no-compile --no-deps -c .venv/constraints.txt --index-url $(TORCH_CPU_INDEX) torch torchvision
+	$(PIP) install --quiet --no-compile -c .venv/constraints.txt -e '.[dev]'
+else
+	$(PIP) install --quiet --no-compile --no-deps --require-hashes -r requirements-dev.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+endif
 	@touch $@
 
 demo: setup data/raw/faces.zip ## the whole pipeline on drawn faces, through Kubeflow's local runner
@@ -24,19 +40,32 @@ demo: setup data/raw/faces.zip ## the whole pipeline on drawn faces, through Kub
 data/raw/faces.zip: | setup
 	$(BIN)/lhcnet faces $@
 
-test: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile
+test: setup ## all tests that need neither FER2013 nor a cluster; ARGS="-k lhc" is passed on to pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not real and not cluster" $(ARGS)
 
-check: setup
+check: setup ## formatting, lint, types, workflows and CITATION.cff; works without network access
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/zizmor --offline --quiet --no-progress --strict-collection .
 
-bench: setup ## on an idle machine: every figure of docs/performance.md, half an hour
+docs: setup ## the documentation as a site, in site/
+	$(BIN)/mkdocs build --strict
+
+bench: setup ## all figures of docs/performance.md, on an idle machine, in half an hour
 	$(BIN)/python benchmarks
 
-ui: setup ## MLflow on http://127.0.0.1:5000
+ui: setup ## MLflow on http://127.0.0.1:5000; PORT=8080: another port
 	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db} --port $${PORT:-5000}
 
-clean: ## everything a run made, but not .venv and not data/
-	rm -rf artifacts runs build mlflow.db mlflow.db.lock mlartifacts .lhcnet standalone/.lhcnet
+lock: ## both lock files anew from pyproject.toml (needs uv); UPGRADE=--upgrade: newer versions
+	$(LOCK) $(UPGRADE) --extra timm --output-file requirements.lock
+	$(LOCK) $(UPGRADE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+
+clean: ## remove everything that a run or a build made, but not .venv and not data/
+	rm -rf artifacts runs build site mlflow.db mlflow.db.lock mlartifacts .lhcnet standalone/.lhcnet

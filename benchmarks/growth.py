@@ -16,9 +16,11 @@ from network import STAGE, noise
 
 from lhcnet.config import Compute
 from lhcnet.models.lhc import LHC
-from lhcnet.models.lhcnet import build
+from lhcnet.models.lhcnet import LHCNet
 from lhcnet.runtime import Device, open_device
-from lhcnet.training.loop import EpochTotals, make_optimizer, train_epoch
+from lhcnet.training.loop import train_epoch
+from lhcnet.training.optimizer import make_optimizer
+from lhcnet.training.state import EpochTotals
 
 SIZES = (48, 96, 144, 192, 224)
 IMAGES = (1000, 4000, 12000, 36000)
@@ -34,14 +36,13 @@ def epoch(device: Device, *, size: int, images: int, small: bool = False) -> Cal
     few = {"depths": (1, 1, 1, 1), "widths": (8, 8, 8, 8), "head": (16,)} if small else {}
     stage = STAGE.model_copy(update={"batch_size": 256}) if small else STAGE
     modules = [{"heads": 1, "d": 3}] * 5 if small else MODULES
-    model = build(input_size=size, modules=modules, seed=1, **few)
+    model = LHCNet(input_size=size, modules=modules, seed=1, **few)
     device.move(model)
     optimizer, split = make_optimizer(model, stage), noise(images)
     pixels = torch.from_numpy(split.images).to(device.torch)
     labels = torch.from_numpy(split.labels).long().to(device.torch)
-    return lambda: train_epoch(
-        model, optimizer, pixels, labels, stage, "growth", size, device, "", EpochTotals.zero(device.torch)
-    )
+    settings = {"stage": stage, "seed": "growth", "input_size": size, "device": device, "title": ""}
+    return lambda: train_epoch(model, optimizer, pixels, labels, totals=EpochTotals.zero(device.torch), **settings)
 
 
 def module(device: Device, heads: int) -> Callable[[], object]:

@@ -21,12 +21,12 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image
 
-from lhcnet.config import profile
 from lhcnet.data.fer2013 import SPLITS
 from lhcnet.data.sources import read
 from lhcnet.data.transforms import upscale
 from lhcnet.inference.predict import loss_and_accuracy, predict
 from lhcnet.inference.tta import plain_views
+from lhcnet.profiles import profile
 from lhcnet.protocol.statistics import mcnemar
 from lhcnet.report.wording import sentence
 from lhcnet.runtime import open_device
@@ -98,7 +98,7 @@ def main(
                 DataSplit(stored, faces.labels[rows]),
                 validation,
                 stage,
-                number=1,
+                stage_number=1,
                 seed=seed,
                 input_size=size,
                 device=device,

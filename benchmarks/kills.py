@@ -33,10 +33,12 @@ import torch
 import typer
 from measure import machine, medians
 
-from lhcnet.config import TABLE_2, Checkpoints, Stage, profile, to_yaml
-from lhcnet.models.lhcnet import build
+from lhcnet.config import Checkpoints, Stage
+from lhcnet.models.lhcnet import LHCNet
+from lhcnet.profiles import profile, to_yaml
 from lhcnet.training.checkpoint import Checkpoint
-from lhcnet.training.loop import EpochTotals, TrainingState, make_optimizer
+from lhcnet.training.optimizer import make_optimizer
+from lhcnet.training.state import EpochTotals, TrainingState
 
 ROOT = Path(__file__).parents[1]
 TRAININGS = {  # name -> arguments of `lhcnet train` behind the store
@@ -65,7 +67,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def cost() -> str:
     """Of a checkpoint of the paper's LHC-Net with Adam, the largest that a training of the profile `paper` writes."""
-    network = build(input_size=224, modules=[row.to_dict() for row in TABLE_2], seed=0)
+    network = LHCNet(seed=0)
     state = TrainingState(
         network, make_optimizer(network, Stage(optimizer="adam")), EpochTotals.zero(torch.device("cpu")), epoch=1
     )
@@ -120,7 +122,7 @@ def kubeflow(cwd: Path, seed: int) -> None:
     whole, _ = pipeline(cwd, "whole", None)
     found, kills = pipeline(cwd, "killed", random.Random(seed))
     resumed = (cwd / "killed").glob("*/log.txt")
-    on = sum(file.read_text(errors="replace").count(": goes on in epoch") for file in resumed)
+    on = sum(file.read_text(errors="replace").count(": resuming at epoch") for file in resumed)
     different = sorted(name for name in whole.keys() | found.keys() if whole.get(name) != found.get(name))
     print(f"{kills.total()} kills of {len(kills)} trainings, {on} went on from a checkpoint")
     print(f"{len(whole)} files compared, {len(different)} different: {', '.join(different) or '-'}")

@@ -21,13 +21,15 @@ import typer
 from measure import Row, machine, medians
 from torch.utils.flop_counter import FlopCounterMode
 
-from lhcnet.config import TABLE_2, Augmentation, Compute, Stage
+from lhcnet.config import Augmentation, Compute, Stage
 from lhcnet.inference.predict import predict
 from lhcnet.inference.tta import plain_views, tta_views
-from lhcnet.models.lhcnet import build
+from lhcnet.models.lhcnet import LHCNet
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.runtime import Device, open_device
-from lhcnet.training.loop import DataSplit, EpochTotals, fit, make_optimizer, train_epoch
+from lhcnet.training.loop import DataSplit, fit, train_epoch
+from lhcnet.training.optimizer import make_optimizer
+from lhcnet.training.state import EpochTotals
 
 SIZE = 224
 STAGE = Stage(batch_size=16, epochs=2, augmentation=Augmentation(rotation=10.0, shift=0.1, zoom=0.1, flip=True))
@@ -37,7 +39,7 @@ TTA_IMAGES = 2
 
 def network(*, lhc: bool, input_size: int = SIZE) -> ResNetV2:
     """ResNet34v2, or LHC-Net with Table 2's modules."""
-    return build(input_size=input_size, modules=[row.to_dict() for row in TABLE_2] if lhc else None, seed=1)
+    return LHCNet(input_size=input_size, seed=1) if lhc else ResNetV2(input_size=input_size, seed=1)
 
 
 def noise(n: int) -> DataSplit:
@@ -53,9 +55,8 @@ def training(device: Device, *, lhc: bool, steps: int, stage: Stage = STAGE) -> 
     optimizer, split = make_optimizer(model, stage), noise(steps * stage.batch_size)
     images = torch.from_numpy(split.images).to(device.torch)
     labels = torch.from_numpy(split.labels.astype(np.int64)).to(device.torch)
-    return lambda: train_epoch(
-        model, optimizer, images, labels, stage, "speed", SIZE, device, "", EpochTotals.zero(device.torch)
-    )
+    settings = {"stage": stage, "seed": "speed", "input_size": SIZE, "device": device, "title": ""}
+    return lambda: train_epoch(model, optimizer, images, labels, totals=EpochTotals.zero(device.torch), **settings)
 
 
 def bare_training(device: Device, *, steps: int, compiled: bool = False) -> Callable[[], object]:

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from support.outage import UNTOUCHED, Server, Step, lacking, one_epoch_written, record  # noqa: E402
 
-from lhcnet.tracking.writer import kept, replay  # noqa: E402
+from lhcnet.tracking.delivery import pending_journals, replay  # noqa: E402
 
 SHORT, LONG = 0.5, 300.0  # seconds at a step's end, where MLflow does not come back meanwhile and where it does
 
@@ -113,13 +113,15 @@ def outcome(fault: Callable[[Server, Path], tuple[Step, tuple[str, str]]], serve
     found += ["warned"] * ("lhcnet tracking replay" in warned)
     replay(step.journals)
     first = record(server.database, server.artifacts)
-    found += ["whole after replay"] * (not lacking(server.database, server.artifacts) and not kept(step.journals))
+    found += ["whole after replay"] * (
+        not lacking(server.database, server.artifacts) and not pending_journals(step.journals)
+    )
     replay(step.journals)
     return found + ["a second replay changes nothing"] * (record(server.database, server.artifacts) == first)
 
 
 def lacking_now(server: Server, step: Step) -> bool:
-    return bool(kept(step.journals) or lacking(server.database, server.artifacts))
+    return bool(pending_journals(step.journals) or lacking(server.database, server.artifacts))
 
 
 COLUMNS = (

@@ -25,10 +25,10 @@ import numpy as np
 import typer
 from measure import RUNS, Row, machine
 
-from lhcnet.config import profile, to_yaml
 from lhcnet.data.drawn_faces import draw, write_csv, write_zip
 from lhcnet.data.fer2013 import OFFICIAL_COUNTS, Faces
 from lhcnet.data.sources import read
+from lhcnet.profiles import profile, to_yaml
 
 IMAGES = int(OFFICIAL_COUNTS.sum())
 SIZES = (1_000, 4_000, 12_000, IMAGES)

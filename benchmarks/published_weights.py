@@ -218,7 +218,7 @@ def write(folder, tiny):
 def compare(folder):
     import torch
 
-    from lhcnet.models.lhcnet import build
+    from lhcnet.models.resnetv2 import ResNetV2
     from lhcnet.weights.imagenet import load_start
     from lhcnet.weights.published import open_published
 
@@ -237,7 +237,7 @@ def compare(folder):
 
     with torch.inference_mode():
         for file in ("resnet34_imagenet_1000_no_top.h5", "whole_model.h5"):
-            backbone, _ = load_start(str(folder / file), build(input_size=224, seed=0).eval())
+            backbone, _ = load_start(str(folder / file), ResNetV2(seed=0).eval())
             row(file, "features", backbone.forward_features(images).permute(0, 2, 3, 1).numpy(), "backbone")
         for file, name in (("LHC_Net/LHC_Net", "LHC_Net"), ("SavedModel", "LHC_Net"), ("LHC_NetC", "LHC_NetC")):
             if not list(folder.glob(f"{file}*")):

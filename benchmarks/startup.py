@@ -28,8 +28,9 @@ from typing import TypeVar
 from measure import RUNS, Row, machine, medians, seconds
 
 from lhcnet import steps
-from lhcnet.config import Config, Data, profile, to_yaml
+from lhcnet.config import Config, Data
 from lhcnet.data.fer2013 import OFFICIAL_COUNTS
+from lhcnet.profiles import profile, to_yaml
 from lhcnet.saved import Epoch, SavedModel
 from lhcnet.tracking.journal import Execution, journaled
 from lhcnet.tracking.record import curve

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from lhcnet.config import Config, load, profile
+from lhcnet.config import Config, load
 from lhcnet.errors import LhcnetError
+from lhcnet.profiles import profile
 from pipeline.cluster import Cluster, load_cluster
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)

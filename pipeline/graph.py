@@ -16,7 +16,8 @@ from components.register import register
 from components.select import select
 from components.train import train
 from components.train_backbone import train_backbone
-from lhcnet.config import Config, execution_name
+from lhcnet.code_version import execution_name
+from lhcnet.config import Config
 from pipeline.cluster import Cluster, place
 
 

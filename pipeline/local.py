@@ -20,10 +20,12 @@ from pathlib import Path
 from kfp import local
 from tqdm import tqdm
 
-from lhcnet.config import Config, execution_name
+from lhcnet.code_version import execution_name
+from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
 from lhcnet.report.terminal import print_report
-from lhcnet.tracking.journal import FOLDER, default_uri, journals
+from lhcnet.tracking.journal import FOLDER_VARIABLE, journal_root
+from lhcnet.tracking.target import default_uri
 from pipeline.cluster import Local
 from pipeline.graph import build
 from pipeline.standalone import build_standalone
@@ -90,7 +92,7 @@ def run(config: Config, source: Path | None, root: Path, *, standalone: bool = F
     if not source.exists():
         raise LhcnetError(f"{source}: is not there; expected FER2013 as a file, folder or zip")
     os.environ["MLFLOW_TRACKING_URI"] = default_uri()  # absolute, for the tasks
-    os.environ[FOLDER] = str(journals())
+    os.environ[FOLDER_VARIABLE] = str(journal_root())
     stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S-%f")[:-4]
     root = root.absolute() / stamp
     root.mkdir(parents=True)

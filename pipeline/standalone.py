@@ -8,7 +8,8 @@ from components.compare_standalone import compare_standalone
 from components.prepare import prepare
 from components.train import train
 from components.train_backbone import train_backbone
-from lhcnet.config import Config, execution_name
+from lhcnet.code_version import execution_name
+from lhcnet.config import Config
 from pipeline.cluster import Cluster, place
 
 

@@ -12,9 +12,10 @@ import pytest
 from support.drivers import ROOT, copy_project, dvc
 
 from lhcnet import config, steps
-from lhcnet.config import Config, Data, to_yaml
+from lhcnet.config import Config, Data
 from lhcnet.data.drawn_faces import draw, write_csv
 from lhcnet.data.store import write_stores
+from lhcnet.profiles import profile, to_yaml
 
 # one thread: the same bytes whatever machine and load; tests must not inherit somebody's tracking server
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -52,10 +53,20 @@ TINY = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of two folders; marked tests start first, so that no worker gets a long file at the end."""
+    for item in items:
+        if item.path.parent.name == "drivers":
+            item.add_marker(pytest.mark.drivers)
+        elif item.path.parent.name == "robustness":
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("drivers", "slow")])
+
+
 @pytest.fixture(scope="session")
 def tiny() -> config.Config:
     """The demo profile shrunk until all of its 20 tasks take seconds."""
-    return config.profile("demo", TINY)
+    return profile("demo", TINY)
 
 
 @pytest.fixture(scope="session")

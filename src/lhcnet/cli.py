@@ -72,8 +72,8 @@ def profile_(
 
     lhcnet profile cpu > params.yaml
     """
-    from lhcnet.config import profile, to_yaml
     from lhcnet.io.yaml import read_yaml
+    from lhcnet.profiles import profile, to_yaml
 
     overrides: dict[str, Any] = {}
     for item in change or []:
@@ -90,7 +90,8 @@ def check(params: Params = PARAMS) -> None:
 
     Prints the name its execution will have in MLflow.
     """
-    from lhcnet.config import execution_name, load
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import load
 
     typer.echo(execution_name(load(params)))
 
@@ -122,7 +123,8 @@ def prepare(trainval: Path, test: Path, report: Path, params: Params = PARAMS) -
     Writes the data REPORT (JSON) as well.
     """
     from lhcnet import steps
-    from lhcnet.config import execution_name, load
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import load
 
     config = load(params)
     steps.prepare(trainval, test, report, data=config.data, execution=execution_name(config))
@@ -142,7 +144,8 @@ def train(
 ) -> None:
     """Train one stage and write the model directory OUT."""
     from lhcnet import steps
-    from lhcnet.config import PLAIN, execution_name, load
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import PLAIN, load
 
     config = load(params)
     if standalone and stage == 4:
@@ -206,7 +209,8 @@ def select(
     The choice is made on validation accuracy.
     """
     from lhcnet import steps
-    from lhcnet.config import execution_name, load
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import load
 
     config = load(params)
     steps.select(
@@ -232,7 +236,8 @@ def control(
     From kept LHC-Nets (`control.models`).
     """
     from lhcnet import steps
-    from lhcnet.config import execution_name, load
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import load
 
     config = load(params)
     steps.control(
@@ -266,7 +271,8 @@ def evaluate(
     The kept models below FOLDER, or one model (--weights).
     """
     from lhcnet import steps
-    from lhcnet.config import Compute, execution_name, load, parse
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import Compute, load, parse
 
     config = load(params)
     changed = config.compute.to_dict() | ({"device": device} if device else {})
@@ -301,7 +307,8 @@ def analyse(
     On validation images: modules and heads off, correlation, T.
     """
     from lhcnet import steps
-    from lhcnet.config import execution_name, load
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import load
 
     config = load(params)
     steps.analyse(
@@ -329,7 +336,8 @@ def compare(
     Writes the tables beside the paper's figures, the statistics, and the report (report.html).
     """
     from lhcnet import steps
-    from lhcnet.config import execution_name, load
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import load
 
     steps.compare(
         selection,
@@ -351,7 +359,8 @@ def register(
 ) -> None:
     """Register the chosen model in MLflow as `champion`."""
     from lhcnet import steps
-    from lhcnet.config import execution_name, load
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import load
 
     config = load(params)
     steps.register(chosen, evaluation, out, name=config.registry.model, execution=execution_name(config))
@@ -370,7 +379,8 @@ def compare_standalone(
     With the same data seeds, after each of the stages 1-3.
     """
     from lhcnet import steps
-    from lhcnet.config import PLAIN, execution_name, load
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import PLAIN, load
 
     config = load(params)
     networks, seeds = (PLAIN, config.standalone.variant), config.standalone.seeds
@@ -428,10 +438,10 @@ def tracking_replay(
 
     Steps that MLflow did not answer left journals. Twice changes nothing.
     """
-    from lhcnet.tracking.journal import journals
-    from lhcnet.tracking.writer import replay
+    from lhcnet.tracking.delivery import replay
+    from lhcnet.tracking.journal import journal_root
 
-    root = folder or journals()
+    root = folder or journal_root()
     replayed = replay(root)
     for one in replayed:
         typer.echo(f"{one.execution}: {one.step}: {one.lacking or f'{one.entries} entries written'}")

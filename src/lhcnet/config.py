@@ -1,8 +1,7 @@
-"""The one configuration: `params.yaml`, validated into frozen models.
+"""Settings: `params.yaml`, validated into frozen models.
 
-Every default is the paper's value (Tables 2-6; what the paper leaves open follows the reference
-implementation), so the profile `paper` is `Config()` itself and the other profiles say only where they
-differ. Unknown keys, wrong types and values out of range are errors that name the key.
+Defaults are the paper's values (Tables 2-6); where the paper gives none, those of the reference implementation. Unknown
+keys, wrong types and values out of range are errors that name the key.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -25,43 +23,42 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from ruamel.yaml import YAML
 
 from lhcnet.errors import LhcnetError
-from lhcnet.geometry import Split, map_sides, partition_problem
+from lhcnet.geometry import PartitionName, map_sides, partition_problem
 from lhcnet.io.files import read_text
 from lhcnet.io.yaml import read_yaml
 
-PLAIN = "resnet34v2"  # the network without modules, where variants are named
-PROFILES = ("paper", "cpu", "demo")
-PROFILES_FOLDER = Path(__file__).parent / "profiles"
-_LONGEST_YAML = 1 << 20  # bytes
+SCHEMA_VERSION: Literal[1] = 1  # of params.yaml; increased when a key changes its name or meaning
+PLAIN = "resnet34v2"  # name of the network without modules, among the names of variants
+_MAX_YAML = 1 << 20  # bytes
 
 
 def whole(value: object) -> object:
-    """Kubeflow hands whole numbers inside a struct over as floats (48.0): take those, and only those, as ints."""
+    """Convert 48.0 to 48, and nothing else: Kubeflow passes whole numbers in a struct as floats."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 Count = Annotated[int, BeforeValidator(whole), Field(ge=1)]
 Seed = Annotated[int, BeforeValidator(whole), Field(ge=0, lt=2**31)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]  # no dots: DVC reads them as nesting
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]  # no dots: DVC reads them as nested keys
 SetName = Literal["backbone", "A", "B", "C", "control", "standalone"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 InputSize = Annotated[int, BeforeValidator(whole), Field(ge=32, le=1024)]
 
 
 class FrozenModel(BaseModel):
-    """Frozen, strict, and closed to unknown keys. `to_dict` is what travels to other processes."""
+    """Base of settings and records: frozen, strict about types, closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     def to_dict(self) -> dict[str, Any]:
+        """The values as plain JSON types, for files and other processes; :func:`parse` is the inverse."""
         return self.model_dump(mode="json")
 
 
 class Data(FrozenModel):
-    """Where FER2013 is. The two last settings matter only for copies without the official three-way split."""
+    """Where FER2013 is. The last two settings apply only to copies without the official three-way split."""
 
     source: Annotated[str, Field(min_length=1)] = "data/raw/fer2013.zip"
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.125
@@ -71,8 +68,8 @@ class Data(FrozenModel):
 class Network(FrozenModel):
     """ResNet34v2 with its head (Figure 1).
 
-    `weights` is the start of the backbone: the word `imagenet` (the file `resnet34_imagenet_1000_no_top.h5`, fetched
-    once into a cache), the path of that file, or the word `none` (random, said explicitly).
+    `weights` are the initial weights of the backbone: `imagenet` (the file `resnet34_imagenet_1000_no_top.h5`,
+    downloaded once into a cache), the path of that file, or `none` (random).
     """
 
     input_size: InputSize = 224
@@ -85,10 +82,10 @@ class Network(FrozenModel):
 
 
 class Compute(FrozenModel):
-    """Where and how the arithmetic runs. `cuda` without a GPU is an error, never a silent fallback.
+    """Device, precision and threads. `cuda` without a GPU is an error; there is no fallback to the CPU.
 
-    `threads` is the number of CPU threads, 0 leaves torch's choice (all cores): results are the same bytes only for the
-    same number. `deterministic` refuses algorithms whose sums come in another order every time: only a GPU has those.
+    `threads` is the number of CPU threads; 0 is torch's default (all cores). Results are the same bytes only for the
+    same number. `deterministic` allows only algorithms that sum in a fixed order; it matters only on a GPU.
     """
 
     device: Literal["cuda", "cpu"] = "cuda"
@@ -98,7 +95,7 @@ class Compute(FrozenModel):
 
 
 class Augmentation(FrozenModel):
-    """Drawn anew for every image and epoch: rotation in degrees, shift and zoom as fractions (Tables 3 and 4)."""
+    """Random augmentation of each image in each epoch (Tables 3, 4): rotation in degrees, shift, zoom as fractions."""
 
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
     shift: Fraction = 0.0
@@ -118,10 +115,10 @@ class Stage(FrozenModel):
 
 
 class LHCSettings(FrozenModel):
-    """One LHC module, a row of Table 2; the heads must fit the map at its place.
+    """One LHC module, a row of Table 2; the heads must fit the feature map at its slot.
 
-    The last three are what section 5 leaves open, off as in the paper: how the map is cut into heads (`split`),
-    BatchNorm before or after LHC (`norm`), a second convolution of size `kernel` before the residual sum.
+    The last three are options that section 5 leaves open; the defaults are the paper's: how the map is cut into heads
+    (`split`), BatchNorm before or after LHC (`norm`), a second convolution of size `kernel` before the residual sum.
     """
 
     heads: Count
@@ -129,28 +126,26 @@ class LHCSettings(FrozenModel):
     pool: Count = 3
     g: Annotated[float, Field(ge=0)] = 1.0
     kernel: Count = 3
-    split: Split = "horizontal"
+    split: PartitionName = "horizontal"
     norm: Literal["none", "before", "after", "both"] = "none"
     second_conv: bool = False
 
 
 class BaselineSettings(FrozenModel):
-    """Another attention module in the place of LHC, for comparison: Squeeze and Excitation, CBAM or ECA, from timm."""
+    """A baseline attention module instead of LHC: Squeeze and Excitation, CBAM or ECA, from timm."""
 
     attention: Literal["se", "cbam", "eca"]
 
 
-_TAGS = ("<lhc>", "<other>")  # no key can look like these, so `parse` can take them out of error messages
+_TAGS = ("<lhc>", "<baseline>")  # pydantic adds them to the location of an error; `parse` removes them
 
 
-def _kind(row: object) -> str:
-    is_other = "attention" in row if isinstance(row, Mapping) else isinstance(row, BaselineSettings)
-    return _TAGS[is_other]
+def _tag(row: object) -> str:
+    is_baseline = "attention" in row if isinstance(row, Mapping) else isinstance(row, BaselineSettings)
+    return _TAGS[is_baseline]
 
 
-Row = Annotated[
-    Annotated[LHCSettings, Tag(_TAGS[0])] | Annotated[BaselineSettings, Tag(_TAGS[1])], Discriminator(_kind)
-]
+Row = Annotated[Annotated[LHCSettings, Tag(_TAGS[0])] | Annotated[BaselineSettings, Tag(_TAGS[1])], Discriminator(_tag)]
 Modules = tuple[Row, Row, Row, Row, Row]
 
 TABLE_2: Modules = (
@@ -162,15 +157,20 @@ TABLE_2: Modules = (
 )
 
 
+def module_arguments(modules: Modules) -> list[dict[str, Any]]:
+    """Plain keyword arguments of the five modules, as :class:`lhcnet.LHCNet` and `insert_modules` take them."""
+    return [module.to_dict() for module in modules]
+
+
 class Variant(FrozenModel):
-    """One named setting of the five modules."""
+    """Named settings of the five modules."""
 
     name: Name
     modules: Modules
 
 
 class Seeds(FrozenModel):
-    """`backbone` drives stages 1-3, `a` and `c` are the seeds of sets A and C, `b` is the one seed of set B."""
+    """`backbone` is the seed of stages 1-3, `a` and `c` are the seeds of sets A and C, `b` is the one seed of set B."""
 
     backbone: Seed = 0
     a: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
@@ -189,17 +189,17 @@ class Seeds(FrozenModel):
 
 
 class Selection(FrozenModel):
-    """The 10 % loss rule: a run is kept if its training loss is below `loss_factor` x that of the start."""
+    """The 10 % loss rule: a model is kept if its training loss is below `loss_factor` x that of its start."""
 
     loss_factor: Annotated[float, Field(gt=0)] = 1.10
 
 
 class Evaluation(FrozenModel):
-    """How models are scored.
+    """How models are evaluated.
 
-    `tta_rotation` is the rotation (radians) of the second batch of views: 0.15 in the reference
-    implementation, whose figures were published; the paper's text says 0.4. `tta` says which kept models
-    get test-time augmentation: all of them, or the best on validation of A and of B u C.
+    `tta` selects the kept models that are evaluated with test-time augmentation: all of them, or the best on validation
+    of set A and of the sets B and C together. `tta_rotation` is the rotation (radians) of the zoomed views: 0.15 in the
+    reference implementation, which the published figures come from; the paper's text says 0.4.
     """
 
     tta: Literal["best", "kept"] = "kept"
@@ -208,9 +208,9 @@ class Evaluation(FrozenModel):
 
 
 class Control(FrozenModel):
-    """LHC-NetC: the five weights of the residual sums, trained from trained LHC-Nets; nothing else moves.
+    """LHC-NetC: the five control weights of a trained LHC-Net are trained, everything else is frozen.
 
-    `models`: from every kept LHC-Net (the paper gives it a row of Table 7), from the chosen one, or from none.
+    `models` selects the LHC-Nets: every kept one (as in the paper's Table 7), the chosen one, or none.
     """
 
     models: Literal["none", "chosen", "kept"] = "kept"
@@ -218,15 +218,15 @@ class Control(FrozenModel):
 
 
 class Analysis(FrozenModel):
-    """Analyses of the chosen model, on at most this many validation images."""
+    """Analyses of the chosen model, on at most `images` validation images."""
 
     images: Count = 3589
 
 
 class Standalone(FrozenModel):
-    """The pipeline of its own in which LHC-Net goes straight through stages 1-3, beside a ResNet34v2 (section 4.2).
+    """The stand-alone pipeline: LHC-Net is trained in stages 1-3 and compared with a ResNet34v2 (section 4.2).
 
-    `patience` replaces that of the stages, as in the reference implementation.
+    `patience` replaces the patience of stages 1-3, as in the reference implementation.
     """
 
     variant: Name = "table2"
@@ -235,9 +235,9 @@ class Standalone(FrozenModel):
 
 
 class Checkpoints(FrozenModel):
-    """Where an unfinished training leaves what it needs to go on, and how often (seconds). No result depends on it.
+    """Folder of the checkpoints, and the seconds between two of them. No result depends on these settings.
 
-    The environment variable LHCNET_CHECKPOINTS, for example a volume of a cluster, takes the place of `folder`.
+    The environment variable LHCNET_CHECKPOINTS replaces `folder`, for example by a volume of a cluster.
     """
 
     folder: Annotated[str, Field(min_length=1)] = ".lhcnet/checkpoints"
@@ -249,14 +249,15 @@ class Checkpoints(FrozenModel):
 
 
 class Registry(FrozenModel):
-    """Name of the registered model; the version registered last, new or registered again, is `champion`."""
+    """Name of the registered model in MLflow; the version registered last gets the alias `champion`."""
 
     model: Name = "lhcnet"
 
 
 class Config(FrozenModel):
-    """All of `params.yaml`."""
+    """All settings: the content of `params.yaml`."""
 
+    schema_version: Literal[1] = SCHEMA_VERSION
     profile: Name = "paper"
     data: Data = Data()
     network: Network = Network()
@@ -281,6 +282,17 @@ class Config(FrozenModel):
     checkpoints: Checkpoints = Checkpoints()
     registry: Registry = Registry()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _schema_version_is_supported(cls, values: object) -> object:
+        version = values.get("schema_version", SCHEMA_VERSION) if isinstance(values, dict) else SCHEMA_VERSION
+        if version != SCHEMA_VERSION:
+            raise ValueError(
+                f"schema_version {version!r} is not supported by this lhcnet (expected {SCHEMA_VERSION}): write a new "
+                "file with `lhcnet profile NAME --out params.yaml` and copy your values"
+            )
+        return values
+
     @property
     def stages(self) -> tuple[Stage, Stage, Stage, Stage]:
         return self.stage1, self.stage2, self.stage3, self.stage4
@@ -294,27 +306,27 @@ class Config(FrozenModel):
         )
 
     def variant(self, name: str) -> Variant:
+        """The variant of this name; raises LhcnetError if there is none."""
         if name not in self.variants:
-            raise LhcnetError(f"variants: has no {name!r}; expected one of {', '.join(self.variants)}")
+            raise LhcnetError(f"variants: there is no variant {name!r}; expected one of {', '.join(self.variants)}")
         return Variant(name=name, modules=self.variants[name])
 
     @model_validator(mode="after")
     def _heads_fit_maps(self) -> Config:
         sides = map_sides(self.network.input_size)
         for name, modules in self.variants.items():
-            for place, (module, side) in enumerate(zip(modules, sides, strict=True), 1):
-                problem = (
-                    partition_problem(module.split, module.heads, side, side) if isinstance(module, LHCSettings) else ""
-                )
-                if problem:
+            for slot, (module, side) in enumerate(zip(modules, sides, strict=True), 1):
+                if not isinstance(module, LHCSettings):
+                    continue
+                if problem := partition_problem(module.split, module.heads, side, side):
                     size = self.network.input_size
-                    raise ValueError(f"variants.{name}: LHC{place}: {problem} at input size {size}")
+                    raise ValueError(f"variants.{name}: LHC{slot}: {problem} at input size {size}")
         return self
 
     @model_validator(mode="after")
     def _variant_of_standalone_is_listed(self) -> Config:
         if PLAIN in self.variants:
-            raise ValueError(f"variants: {PLAIN} is the name of the network without modules; expected another name")
+            raise ValueError(f"variants: {PLAIN} is reserved for the network without modules; expected another name")
         if self.standalone.variant not in self.variants:
             listed = ", ".join(self.variants)
             raise ValueError(f"standalone.variant: {self.standalone.variant!r} is not one of the variants: {listed}")
@@ -322,12 +334,12 @@ class Config(FrozenModel):
 
     def digest(self) -> str:
         """First 12 hexadecimal digits of the SHA-256 of all settings that results depend on, as canonical JSON."""
-        values = self.model_dump(mode="json", exclude={"checkpoints"})
+        values = self.model_dump(mode="json", exclude={"schema_version", "checkpoints"})
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested sections as text under dotted names."""
+    """Nested sections as text values under dotted names."""
     out: dict[str, str] = {}
     for key, value in values.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
@@ -338,13 +350,19 @@ S = TypeVar("S", bound=FrozenModel)
 
 
 def parse(section: type[S], values: object, where: str) -> S:
-    """Validate plain values (from YAML, JSON or Kubeflow) into a section; the error names place and key."""
+    """Validate plain values (from YAML, JSON or Kubeflow) into a section.
+
+    Raises:
+        LhcnetError: unknown key, wrong type or value out of range. The message is one line and names `where`, the file
+            or section that the values come from, and the key.
+    """
     try:
-        # through JSON: strict about types, yet lists become tuples
+        # as JSON, because pydantic then accepts lists as tuples although it is strict about types
         return section.model_validate_json(json.dumps(values))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if part not in _TAGS) or "settings"
+        keys = ".".join(str(part) for part in first["loc"] if part not in _TAGS)
+        key = f"{keys}: " if keys else ""
         more = error.error_count() - 1
         scalar = isinstance(first["input"], str | int | float) and first["type"] != "value_error"
         got = f", not {first['input']!r}" if scalar and first["type"] != "extra_forbidden" else ""
@@ -352,71 +370,15 @@ def parse(section: type[S], values: object, where: str) -> S:
             first["type"], first["msg"].removeprefix("Value error, ")
         )
         others = f" (and {more} more)" if more else ""
-        raise LhcnetError(f"{where}: {key}: {message}{got}{others}") from None
+        raise LhcnetError(f"{where}: {key}{message}{got}{others}") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise LhcnetError(f"{where}: not plain values: {error}") from None
 
 
 def load(path: Path) -> Config:
-    """Read a `params.yaml`."""
+    """Read a `params.yaml`; raises LhcnetError if it cannot be read or is not valid."""
     try:
-        text = read_text(path, _LONGEST_YAML)
+        text = read_text(path, _MAX_YAML)
     except (OSError, UnicodeDecodeError) as error:
         raise LhcnetError(f"{path}: cannot be read as configuration: {error}") from None
     return parse(Config, read_yaml(text, str(path)), str(path))
-
-
-def profile(name: str, overrides: Mapping[str, object] | None = None) -> Config:
-    """A named profile, with single keys replaced: `profile("cpu", {"stage4.patience": 1})`."""
-    if name not in PROFILES:
-        raise LhcnetError(f"profile {name!r} is unknown: expected one of {', '.join(PROFILES)}")
-    values = Config(profile=name).to_dict()
-    file = PROFILES_FOLDER / f"{name}.yaml"
-    _merge(values, read_yaml(file.read_text(encoding="utf-8"), str(file)))
-    for key, value in (overrides or {}).items():
-        *folders, last = key.split(".")
-        place: Any = values
-        for folder in folders:
-            place = place.get(folder) if isinstance(place, dict) else None
-        if not isinstance(place, dict):
-            raise LhcnetError(f"{key}: unknown key")
-        place[last] = value
-    return parse(Config, values, f"profile {name}")
-
-
-def execution_name(config: Config) -> str:
-    """Name of a pipeline execution in MLflow, the same for all its steps: profile, and digest of settings and code.
-
-    The environment variable LHCNET_EXECUTION, which a pipeline sets for its tasks, wins.
-    """
-    if name := os.environ.get("LHCNET_EXECUTION"):
-        return name
-    return f"{config.profile}-{hashlib.sha256((config.digest() + code_digest()).encode()).hexdigest()[:8]}"
-
-
-def code_digest() -> str:
-    """SHA-256 (hex) of the package's Python files."""
-    hashed = hashlib.sha256()
-    package = Path(__file__).parent
-    for file in sorted(package.rglob("*.py")):
-        hashed.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
-    return hashed.hexdigest()
-
-
-def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Sections merge key by key; lists, values and the table of variants are replaced whole."""
-    for key, change in changes.items():
-        if isinstance(change, Mapping) and isinstance(values.get(key), dict) and key != "variants":
-            _merge(values[key], change)
-        else:
-            values[key] = change
-
-
-def to_yaml(config: Config) -> str:
-    """The whole configuration as a `params.yaml`."""
-    yaml = YAML()
-    yaml.width = 110
-    yaml.default_flow_style = None  # leaves (a seed list, a module) stand on one line
-    out = StringIO()
-    yaml.dump(config.to_dict(), out)
-    return out.getvalue()

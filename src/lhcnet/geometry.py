@@ -1,15 +1,24 @@
-"""The ways to cut a map into heads: which there are and what fits. No torch, so that settings can be checked early."""
+"""Sizes of the feature maps, and which head partitions fit them. Imports no torch, so settings are checked early."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-Split = Literal["horizontal", "vertical", "grid", "learnt"]
-"""The paper's horizontal runs, and what its section 5 leaves open."""
+PartitionName = Literal["horizontal", "vertical", "grid", "learnt"]
+"""How a feature map is cut into heads. The paper uses ``horizontal``; its section 5 leaves the others open."""
 
 
-def grid(heads: int, height: int, width: int) -> tuple[int, int] | None:
-    """(rows, columns) of `heads` equal rectangles, as square as they get; flat ones win a tie. None if none fits."""
+def grid_shape(heads: int, height: int, width: int) -> tuple[int, int] | None:
+    """Rows and columns of a grid of equal rectangles, one rectangle a head, as square as possible.
+
+    Args:
+        heads: number of rectangles.
+        height, width: size of the feature map in pixels.
+
+    Returns:
+        (rows, columns) with rows * columns = heads; of two equally square grids the one with flatter rectangles. None
+        if no grid of equal rectangles fits the map.
+    """
     fitting = [
         (rows, heads // rows)
         for rows in range(min(heads, height), 0, -1)
@@ -23,17 +32,29 @@ def grid(heads: int, height: int, width: int) -> tuple[int, int] | None:
     return min(fitting, key=elongation, default=None)
 
 
-def partition_problem(split: Split, heads: int, height: int, width: int) -> str:
-    """Why a map of height x width pixels cannot be cut so; empty if it can. Learnt areas overlap: they always fit."""
-    if split == "grid" and grid(heads, height, width) is None:
+def partition_problem(partition: PartitionName, heads: int, height: int, width: int) -> str:
+    """Explain why a head partition does not fit a feature map.
+
+    Args:
+        partition: how the map is cut.
+        heads: number of heads.
+        height, width: size of the feature map in pixels.
+
+    Returns:
+        The reason, or an empty string if the partition fits. ``learnt`` fits every map, because its heads overlap.
+    """
+    if partition == "grid" and grid_shape(heads, height, width) is None:
         return f"heads={heads} do not make a grid of equal rectangles on H*W = {height}*{width}"
-    if split in ("horizontal", "vertical") and height * width % heads:
+    if partition in ("horizontal", "vertical") and height * width % heads:
         return f"heads={heads} does not divide H*W = {height}*{width} = {height * width}"
     return ""
 
 
 def map_sides(input_size: int) -> tuple[int, int, int, int, int]:
-    """H = W of the maps at LHC1..LHC5: every stride of 2 (stem convolution, pool, stages 2-4) halves, rounding up."""
+    """Height (= width) in pixels of the feature maps at LHC1..LHC5, (56, 56, 28, 14, 7) at 224 (Figure 1).
+
+    Every stride of 2 (stem convolution, pooling, stages 2-4) halves the side and rounds up.
+    """
     half = (input_size + 1) // 2
     sides = [(half + 1) // 2] * 2
     for _ in range(3):

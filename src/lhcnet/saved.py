@@ -28,6 +28,7 @@ from lhcnet.config import (
     Network,
     SetName,
     Stage,
+    module_arguments,
     parse,
     whole,
 )
@@ -82,10 +83,19 @@ class Architecture(FrozenModel):
         return cls(**network.model_dump(exclude={"weights"}))
 
     def build(self, seed: int | None, device: str = "cpu") -> ResNetV2:
-        from lhcnet.models.lhcnet import build
+        """The network with new weights; `device` is `cpu`, or `meta` for the shapes alone, without a seed."""
+        import torch
 
-        modules = None if self.modules is None else [module.to_dict() for module in self.modules]
-        return build(**self.model_dump(exclude={"modules"}), classes=7, modules=modules, seed=seed, device=device)
+        from lhcnet.models.lhcnet import LHCNet, add_control
+        from lhcnet.models.resnetv2 import ResNetV2
+
+        sizes = self.model_dump(exclude={"modules", "control"})
+        with torch.device(device):
+            if self.modules is None:
+                network = ResNetV2(**sizes, seed=seed)
+            else:
+                network = LHCNet(module_arguments(self.modules), **sizes, seed=seed)
+            return add_control(network) if self.control else network
 
 
 class Provenance(FrozenModel):

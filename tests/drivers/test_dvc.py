@@ -9,8 +9,9 @@ from pathlib import Path
 import mlflow
 from support.drivers import assert_same_analysis, copy_project, digest, dvc
 
-from lhcnet.config import Config, load, to_yaml
-from lhcnet.tracking.writer import kept
+from lhcnet.config import Config, load
+from lhcnet.profiles import to_yaml
+from lhcnet.tracking.delivery import pending_journals
 
 
 def test_dvc_gives_the_metrics_of_direct_calls(direct: Path, project: Path) -> None:
@@ -22,7 +23,7 @@ def test_dvc_gives_the_metrics_of_direct_calls(direct: Path, project: Path) -> N
 
 def test_dvc_leaves_one_execution_in_the_record(project: Path, environment: dict[str, str]) -> None:
     """`register` writes what no step before it had written."""
-    assert kept(project / ".lhcnet" / "journal") == []
+    assert pending_journals(project / ".lhcnet" / "journal") == []
     client = mlflow.MlflowClient(environment["MLFLOW_TRACKING_URI"])
     runs = client.search_runs([client.get_experiment_by_name("lhcnet").experiment_id])
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]

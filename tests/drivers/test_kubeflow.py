@@ -13,7 +13,8 @@ from support.drivers import assert_same_analysis, digest, kubeflow
 
 from components.train_backbone import train_backbone
 from lhcnet.analysis.results import Analysis, read
-from lhcnet.config import Checkpoints, Config, to_yaml
+from lhcnet.config import Checkpoints, Config
+from lhcnet.profiles import to_yaml
 from lhcnet.report.analysis_plots import figures
 from pipeline.cluster import Local, place
 
@@ -98,7 +99,7 @@ def test_a_task_that_is_killed_goes_on_when_kubeflow_tries_it_again(
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "runs"))
     stage1(store=str(direct / "trainval"))
     assert killed
-    assert "stage1: goes on in epoch" in "".join(capfd.readouterr())
+    assert "stage1: resuming at epoch" in "".join(capfd.readouterr())
     (model,) = tmp_path.glob("runs/*/train-backbone/model")
     for file in (direct / "1").iterdir():
         assert file.read_bytes() == (model / file.name).read_bytes(), file.name

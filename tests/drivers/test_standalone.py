@@ -6,7 +6,8 @@ from pathlib import Path
 
 from support.drivers import copy_project, dvc, kubeflow
 
-from lhcnet.config import Config, to_yaml
+from lhcnet.config import Config
+from lhcnet.profiles import to_yaml
 
 
 def test_the_stand_alone_pipeline_is_the_same_by_dvc_and_kubeflow(

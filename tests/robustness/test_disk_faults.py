@@ -20,19 +20,19 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support.hostile.images import PICTURES, encoded
+from support.hostile.images import IMAGE_FILES, encoded
 from support.hostile.models import model_files
 from support.hostile.tables import LINES, VALID
 
 from lhcnet import steps
-from lhcnet.config import Checkpoints, Config, Data, profile, to_yaml
-from lhcnet.data import image_files as pictures
-from lhcnet.data import sources
+from lhcnet.config import Checkpoints, Config, Data
+from lhcnet.data import image_files, sources
 from lhcnet.data.drawn_faces import draw, write_csv, write_zip
 from lhcnet.data.store import open_store, write_stores
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory, atomic_file
 from lhcnet.io.files import write_json
+from lhcnet.profiles import profile, to_yaml
 from lhcnet.saved import open_model, save
 from lhcnet.steps.scored_splits import ScoredSplits
 from lhcnet.training import loop as training
@@ -352,28 +352,28 @@ def test_a_csv_changed_while_it_is_read(
 def test_a_zip_changed_while_it_is_read(kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "fer.zip"
     write_zip(draw(60, seed=1), path)
-    original, content = pictures._rows, path.read_bytes()
+    original, content = image_files._read_pixels, path.read_bytes()
 
-    def changing(member: Any) -> bytes:
+    def changing(entry: Any) -> Any:
         path.write_bytes(content[:kept])
-        return original(member)
+        return original(entry)
 
-    monkeypatch.setattr(pictures, "_rows", changing)
+    monkeypatch.setattr(image_files, "_read_pixels", changing)
     with pytest.raises(LhcnetError, match=r"fer\.zip"):
         sources.read(path)
 
 
 def test_an_image_changed_while_a_folder_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, content in PICTURES.items():
+    for name, content in IMAGE_FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    original = pictures._rows
+    original = image_files._read_pixels
 
-    def changing(member: Any) -> bytes:
-        member.path.write_bytes(encoded(Image.effect_noise((48, 48), 9)))
-        return original(member)
+    def changing(entry: Any) -> Any:
+        entry.path.write_bytes(encoded(Image.effect_noise((48, 48), 9)))
+        return original(entry)
 
-    monkeypatch.setattr(pictures, "_rows", changing)
+    monkeypatch.setattr(image_files, "_read_pixels", changing)
     with pytest.raises(LhcnetError, match=r"\.png cannot be read, .* changed while it was read"):
         sources.read(tmp_path)
 

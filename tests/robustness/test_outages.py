@@ -18,20 +18,12 @@ from typer.testing import CliRunner
 
 from lhcnet.cli import app
 from lhcnet.errors import LhcnetError
-from lhcnet.tracking.journal import ENTRIES, Execution, Journal, Run, journaled, without_secrets
+from lhcnet.tracking.delivery import POSITION, Delivery, deliver, pending_journals, replay, running
+from lhcnet.tracking.journal import ENTRIES, Execution, Journal, StepRun, journaled
 from lhcnet.tracking.mlflow_runs import open_client
-from lhcnet.tracking.writer import POSITION, Transfer, earlier, kept, replay, running
+from lhcnet.tracking.target import without_secrets
 
 PATIENCE, LONG = 0.5, 300  # seconds at the end of a step: where MLflow does not come back meanwhile, and where it does
-
-
-class Away:
-    """A writer that writes nothing."""
-
-    def begin(self, folder: Path) -> None: ...
-
-    def end(self, folder: Path) -> str:
-        return "away"
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +53,13 @@ def assert_warned(printed: str, warned: str, journals: Path) -> None:
     assert printed == UNTOUCHED
     assert warned.count("\n") == 0
     assert "lacks a part of the record" in warned
-    assert str(kept(journals)[0]) in warned
+    assert str(pending_journals(journals)[0]) in warned
     assert "lhcnet tracking replay" in warned
 
 
 def assert_replay_completes(journals: Path, database: Path, artifacts: Path) -> None:
     """The record is complete after the first replay and the same after more, even of a journal that came back."""
-    (journal,) = kept(journals)
+    (journal,) = pending_journals(journals)
     said = [(entry["step"], entry["at"]) for entry in entries(journal) if entry.get("step") in (0, 1, 2)]
     copy = journals.parent / "copy"
     shutil.copytree(journal, copy)
@@ -114,7 +106,7 @@ def test_slow(up: Server, tmp_path: Path) -> None:
         step.until(1)
     assert step.go_to_the_end(since=1) == (UNTOUCHED, "")
     assert lacking(up.database, up.artifacts) == []
-    assert kept(step.journals) == []
+    assert pending_journals(step.journals) == []
 
 
 def test_hanging(up: Server, tmp_path: Path) -> None:
@@ -130,7 +122,7 @@ def test_a_step_that_is_killed_is_entered_as_killed_and_its_repetition_replaces_
     step.until(0)
     step.process.kill()
     step.process.wait()
-    while kept(step.journals):
+    while pending_journals(step.journals):
         time.sleep(0.02)
     assert [p[:2] for p in points(up.database)] == [("val_accuracy", 0)]
     with closing(sqlite3.connect(up.database)) as connection:
@@ -148,7 +140,7 @@ def test_a_writer_that_is_killed_is_followed_by_another(up: Server, tmp_path: Pa
     step.kill_writer()
     assert step.go_to_the_end(since=0) == (UNTOUCHED, "")
     assert lacking(up.database, up.artifacts) == []
-    assert kept(step.journals) == []
+    assert pending_journals(step.journals) == []
 
 
 def test_a_later_step_adds_to_the_run_that_an_earlier_one_still_owes(
@@ -156,16 +148,16 @@ def test_a_later_step_adds_to_the_run_that_an_earlier_one_still_owes(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", up.uri)
     monkeypatch.setenv("LHCNET_JOURNAL", str(tmp_path))
+    monkeypatch.setenv("LHCNET_TRACKING_WAIT", "0")
     execution = Execution("demo", "d" * 64)
-    with journaled(execution, STEP, tags={}, writing=Away()) as run:
+    with journaled(execution, STEP, tags={}) as run:
         run.metrics({"val_accuracy": 0.5}, step=0)
-    with journaled(execution, "select/A", tags={}, writing=Away()) as run:
+    with journaled(execution, "select/A", tags={}) as run:
         run.other(STEP, {"restored": "from files"}, "restore").metrics({"val_accuracy": 0.5}, step=0)
         run.other(STEP, {"kept": True})
-    first, second = kept(tmp_path)
-    earlier(second)  # what the second step's writer does before it writes its own
-    assert kept(tmp_path) == [second]
-    assert [one.lacking for one in replay(tmp_path)] == [""]
+    first, second = pending_journals(tmp_path)
+    deliver(second)  # the first journal comes first
+    assert pending_journals(tmp_path) == []
     assert [p[:3] for p in points(up.database)] == [("val_accuracy", 0, 0.5)]
     with closing(sqlite3.connect(up.database)) as connection:
         tags = dict(connection.execute("select key, value from tags join runs using (run_uuid) where name = ?", [STEP]))
@@ -180,9 +172,10 @@ def test_no_secret_is_kept_and_the_environment_brings_it_back(
     with_user = up.uri.replace("//", "//somebody:s3cret@")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", with_user)
     monkeypatch.setenv("LHCNET_JOURNAL", str(tmp_path))
-    with journaled(Execution("demo", "d" * 64), STEP, tags={}, writing=Away()) as run:
+    monkeypatch.setenv("LHCNET_TRACKING_WAIT", "0")
+    with journaled(Execution("demo", "d" * 64), STEP, tags={}) as run:
         run.metrics({"val_accuracy": 0.5}, step=0)
-    (journal,) = kept(tmp_path)
+    (journal,) = pending_journals(tmp_path)
     assert entries(journal)[0]["uri"] == up.uri
     assert not [file for file in journal.rglob("*") if file.is_file() and b"s3cret" in file.read_bytes()]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", up.uri.replace("127.0.0.1", "localhost"))
@@ -248,9 +241,9 @@ def test_replay_leaves_a_running_step_and_a_journal_in_other_hands(
     journal = Journal(Execution("demo", "d" * 64), STEP)
     assert running(journal.folder)
     assert "still runs" in replay(tmp_path / "j")[0].lacking
-    Run(journal, STEP).other(STEP, {}, "own")
+    StepRun(journal, STEP).other(STEP, {}, "own")
     journal.close("FINISHED")
-    elsewhere = Transfer(journal.folder)
+    elsewhere = Delivery(journal.folder)
     assert "another process" in replay(tmp_path / "j")[0].lacking
     elsewhere.release()
     assert [one.lacking for one in replay(tmp_path / "j")] == [""]
@@ -258,9 +251,10 @@ def test_replay_leaves_a_running_step_and_a_journal_in_other_hands(
 
 def test_half_a_line_is_not_an_entry(tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LHCNET_JOURNAL", str(tmp_path / "j"))
-    with journaled(Execution("demo", "d" * 64), STEP, tags={}, writing=Away()) as run:
+    monkeypatch.setenv("LHCNET_TRACKING_WAIT", "0")
+    with journaled(Execution("demo", "d" * 64), STEP, tags={}) as run:
         run.metrics({"val_accuracy": 0.5}, step=0)
-    (journal,) = kept(tmp_path / "j")
+    (journal,) = pending_journals(tmp_path / "j")
     lines = (journal / ENTRIES).read_text().splitlines(keepends=True)
     (journal / ENTRIES).write_text("".join(lines[:-1]) + lines[-1][:20])  # killed in the middle of its last word
     assert [one.lacking for one in replay(tmp_path / "j")] == [""]
@@ -275,9 +269,10 @@ def test_the_command_says_what_it_wrote_and_what_it_could_not(
     tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LHCNET_JOURNAL", str(tmp_path / "j"))
+    monkeypatch.setenv("LHCNET_TRACKING_WAIT", "0")
     for uri in (tracking, "http://127.0.0.1:9"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        with journaled(Execution(uri[:4], "d" * 64), STEP, tags={}, writing=Away()) as run:
+        with journaled(Execution(uri[:4], "d" * 64), STEP, tags={}) as run:
             run.metrics({"val_accuracy": 0.5}, step=0)
     result = CliRunner().invoke(app, ["tracking", "replay"])
     written, failed = result.output.splitlines()

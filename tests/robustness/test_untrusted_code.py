@@ -23,7 +23,7 @@ from lhcnet import steps
 from lhcnet.config import Config, load
 from lhcnet.data.store import open_store, write_stores
 from lhcnet.errors import LhcnetError
-from lhcnet.models.lhcnet import build
+from lhcnet.models.lhcnet import LHCNet
 from lhcnet.saved import open_model
 from lhcnet.steps.compare import _predictions
 from lhcnet.weights import published as published_module
@@ -158,7 +158,7 @@ def test_checkpoints_of_tensorflow_are_read_where_they_are_asked_for(
 ) -> None:
     stores = (tmp_path / "trainval", tmp_path / "test")
     write_stores(VALID, *stores)
-    monkeypatch.setattr(published_module, "build", lambda **_: build(**SIZES, modules=MODULES, seed=0))
+    monkeypatch.setattr(published_module, "LHCNet", lambda: LHCNet(MODULES, **SIZES))
     settings = {"evaluation": tiny.evaluation, "compute": tiny.compute}
     assert steps.evaluate_weights(published / "LHC_Net", *stores, **settings)["test"].n == 7
     for unasked in (published / "LHC_Net", published / "SavedModel"):

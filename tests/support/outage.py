@@ -1,6 +1,6 @@
 """Faults of MLflow made with the real thing: a server process, its database, and a step in a process of its own.
 
-`benchmarks/outages.py` counts with it what `test_outages.py` asserts.
+`tests/robustness/test_outages.py` and `benchmarks/outages.py` use it.
 """
 
 from __future__ import annotations

@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 from lhcnet import steps
 from lhcnet.cli import app, model_folders
-from lhcnet.config import Config, load, profile, to_yaml
+from lhcnet.config import Config, load
 from lhcnet.data.sources import read
 from lhcnet.errors import LhcnetError
+from lhcnet.profiles import profile, to_yaml
 
 runner = CliRunner()
 

@@ -1,22 +1,26 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from lhcnet import config
+from lhcnet.code_version import execution_name
 from lhcnet.errors import LhcnetError
+from lhcnet.profiles import PROFILES, profile, to_yaml
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_params_yaml_is_the_paper() -> None:
-    assert config.load(ROOT / "params.yaml") == config.profile("paper")
+    assert config.load(ROOT / "params.yaml") == profile("paper")
 
 
 def test_paper_profile_holds_tables_2_to_6() -> None:
-    paper = config.profile("paper")
+    paper = profile("paper")
     rows = [(m.heads, m.d, m.pool, m.g, m.kernel) for m in paper.variants["table2"]]
     assert rows == [(8, 196, 3, 1, 3), (8, 196, 3, 1, 3), (7, 56, 3, 1, 3), (7, 14, 3, 1, 3), (1, 25, 3, 1, 3)]
     stages = [paper.stage1, paper.stage2, paper.stage3, paper.stage4]
@@ -36,11 +40,11 @@ def test_paper_profile_holds_tables_2_to_6() -> None:
     assert paper.network.weights != "none"
 
 
-@pytest.mark.parametrize("name", config.PROFILES)
+@pytest.mark.parametrize("name", PROFILES)
 def test_a_printed_profile_reads_back_the_same(name: str, tmp_path: Path) -> None:
-    wanted = config.profile(name)
+    wanted = profile(name)
     file = tmp_path / "params.yaml"
-    file.write_text(config.to_yaml(wanted))
+    file.write_text(to_yaml(wanted))
     assert config.load(file) == wanted
     assert wanted.profile == name
 
@@ -70,7 +74,7 @@ def test_a_printed_profile_reads_back_the_same(name: str, tmp_path: Path) -> Non
 )
 def test_errors_name_the_key(changes: dict[str, object], key: str, says: str) -> None:
     with pytest.raises(LhcnetError) as error:
-        config.profile("demo", changes)
+        profile("demo", changes)
     assert key in str(error.value)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
@@ -85,6 +89,29 @@ def test_a_file_that_is_no_configuration_is_one_sentence(text: str, tmp_path: Pa
     assert "\n" not in str(error.value)
 
 
+def test_another_schema_version_is_refused_and_a_missing_one_is_the_current(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    text = to_yaml(profile("demo"))
+    assert text.startswith("schema_version: 1\n")
+    file.write_text(text.removeprefix("schema_version: 1\n"))
+    assert config.load(file) == profile("demo")
+    for version in ("2", "0", "'1'", "null", "1.5"):
+        file.write_text(text.replace("schema_version: 1", f"schema_version: {version}") + "key_of_tomorrow: 1\n")
+        with pytest.raises(LhcnetError) as error:
+            config.load(file)
+        assert str(error.value) == (
+            f"{file}: schema_version {None if version == 'null' else version} is not supported by this lhcnet "
+            "(expected 1): write a new file with `lhcnet profile NAME --out params.yaml` and copy your values"
+        )
+
+
+def test_the_digest_does_not_depend_on_the_schema_version() -> None:
+    values = profile("demo").to_dict()
+    del values["schema_version"], values["checkpoints"]
+    text = json.dumps(values, sort_keys=True)
+    assert profile("demo").digest() == hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def test_scientific_notation_is_a_number_as_it_is_for_dvc(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text("stage1: {learning_rate: 1e-4}\n")
@@ -96,11 +123,11 @@ def test_whole_floats_from_kubeflow_are_counts() -> None:
 
 
 def test_digest_and_execution_name_follow_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = config.profile("demo"), config.profile("demo", {"stage4.patience": 9})
-    assert config.execution_name(one) == config.execution_name(config.profile("demo"))
-    assert config.execution_name(one) != config.execution_name(other)
+    one, other = profile("demo"), profile("demo", {"stage4.patience": 9})
+    assert execution_name(one) == execution_name(profile("demo"))
+    assert execution_name(one) != execution_name(other)
     monkeypatch.setenv("LHCNET_EXECUTION", "given")
-    assert config.execution_name(one) == "given"
+    assert execution_name(one) == "given"
 
 
 def test_map_sides_at_the_papers_size() -> None:
@@ -138,4 +165,4 @@ def test_settings_come_from_plain_files(tmp_path: Path) -> None:
 def test_a_thousand_million_heads_take_no_time() -> None:
     row = {"heads": 10**9, "d": 3, "split": "grid"}
     with pytest.raises(LhcnetError, match="do not make a grid"):
-        config.profile("demo", {"variants": {"many": [row] * 5}, "standalone.variant": "many"})
+        profile("demo", {"variants": {"many": [row] * 5}, "standalone.variant": "many"})

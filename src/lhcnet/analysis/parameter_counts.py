@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lhcnet.config import TABLE_2, FrozenModel
+from lhcnet.config import FrozenModel
 from lhcnet.protocol.paper import PAPER_TABLE_A2
 
 if TYPE_CHECKING:
@@ -106,11 +106,9 @@ def _resnet34v2() -> nn.Module:
 
 
 def _lhcnet(control: bool = False) -> nn.Module:
-    from lhcnet.models.lhcnet import add_control, insert_modules
-    from lhcnet.models.resnetv2 import ResNetV2
+    from lhcnet.models.lhcnet import LHCNet
 
-    network = insert_modules(ResNetV2(), [module.to_dict() for module in TABLE_2], seed=0)
-    return add_control(network) if control else network
+    return LHCNet(control=control)
 
 
 def _torchvision(name: str, **settings: Any) -> Callable[[], nn.Module]:

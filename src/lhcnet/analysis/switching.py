@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lhcnet.analysis.ablation import Ablation
+from lhcnet.config import module_arguments
 from lhcnet.inference.predict import batches
-from lhcnet.models.head_partition import Horizontal, Learnt
-from lhcnet.models.lhcnet import ResidualLHC, insert_modules
+from lhcnet.models.head_partition import HeadPartition
+from lhcnet.models.lhcnet import insert_modules
+from lhcnet.models.residual import ResidualLHC
 from lhcnet.models.resnetv2 import SLOTS, ResNetV2
 from lhcnet.runtime import Device
 from lhcnet.saved import SavedModel
@@ -50,7 +52,7 @@ def initial_network(saved: SavedModel) -> ResNetV2:
     network = saved.network()
     lhc_slots(network)
     network.attention = nn.ModuleList(nn.Identity() for _ in SLOTS)
-    return insert_modules(network, [row.to_dict() for row in modules], p.seed)
+    return insert_modules(network, module_arguments(modules), p.seed)
 
 
 @contextmanager
@@ -92,22 +94,22 @@ def _slots(network: ResNetV2, ablation: Ablation, initial: ResNetV2 | None) -> I
 class _Silenced(nn.Module):
     """Head partition of a module whose lost heads have the output zero."""
 
-    def __init__(self, areas: Horizontal | Learnt, lost: frozenset[int]) -> None:
+    def __init__(self, partition: HeadPartition, lost: frozenset[int]) -> None:
         super().__init__()
-        self.areas, self.lost = areas, list(lost)
+        self.partition, self.lost = partition, list(lost)
 
     def cut(self, z: Tensor) -> Tensor:
-        return self.areas.cut(z)
+        return self.partition.cut(z)
 
     def join(self, A: Tensor) -> Tensor:
-        return self.areas.join(A.index_fill(1, torch.tensor(self.lost, device=A.device), 0))
+        return self.partition.join(A.index_fill(1, torch.tensor(self.lost, device=A.device), 0))
 
 
 def _without(slot: ResidualLHC, lost: frozenset[int]) -> nn.Module:
     if len(lost) == slot.lhc.heads:
         return nn.Identity()
     other = copy.deepcopy(slot)
-    other.lhc.areas = _Silenced(other.lhc.areas, lost)  # type: ignore[assignment]
+    other.lhc.partition = _Silenced(other.lhc.partition, lost)  # type: ignore[assignment]
     return other
 
 

@@ -1,4 +1,4 @@
-"""What FER2013 is really like: repeats, leaks between splits, contradicting labels, blank images."""
+"""Audit of a data set: duplicates, leaks between splits, contradicting labels, blank images."""
 
 from typing import Any
 
@@ -9,45 +9,64 @@ from lhcnet.data.fer2013 import CLASSES, SIDE, SPLITS, TEST, TRAIN, VALIDATION, 
 
 
 def audit(faces: Faces) -> dict[str, Any]:
-    """Count what a reader of scores should know; the result is made of plain numbers and JSON-ready.
+    """Count properties of a data set that matter for reading scores.
 
-    "distinct" images differ in at least one pixel, "repeats" are the rest. "in_several_splits" and
-    "with_several_labels" count distinct images, "twin_in_train" the images of a split that stand
-    byte for byte in train too. A "constant" image has one grey value; a "blank" one shows nothing either,
-    its grey values lie within 3 of each other (FER2013 has one more of these). "mean_grey" is in 0..255.
+    Args:
+        faces: the data set.
+
+    Returns:
+        plain numbers, ready for JSON:
+        images: all images;
+        counts: images per split and class;
+        distinct: images that differ from each other in at least one pixel; repeats: the rest;
+        in_several_splits: distinct images that occur in more than one split;
+        twin_in_train: images of a split that also occur in train, byte for byte;
+        with_several_labels: distinct images that occur with more than one label;
+        constant: images per split that have one grey value;
+        blank: images per split whose grey values differ by 3 at most (FER2013 has one more of these);
+        mean_grey: mean grey value per split, 0..255.
     """
     flat = faces.images.reshape(len(faces.images), SIDE * SIDE)
-    numbers: dict[bytes, int] = {}  # of the distinct images; five times as fast as np.unique, which sorts them
-    which = np.array([numbers.setdefault(image.tobytes(), len(numbers)) for image in flat])
-    in_split = np.zeros((len(numbers), len(SPLITS)), bool)
-    in_split[which, faces.splits] = True
-    has_label = np.zeros((len(numbers), len(CLASSES)), bool)
-    has_label[which, faces.labels] = True
+    # number of each distinct image; five times as fast as np.unique, which sorts them
+    number_of: dict[bytes, int] = {}
+    numbers = np.array([number_of.setdefault(image.tobytes(), len(number_of)) for image in flat])
+    in_split = np.zeros((len(number_of), len(SPLITS)), bool)
+    in_split[numbers, faces.splits] = True
+    has_label = np.zeros((len(number_of), len(CLASSES)), bool)
+    has_label[numbers, faces.labels] = True
 
     counts = class_counts(faces.labels, faces.splits)
-    spread = flat.max(axis=1) - flat.min(axis=1)
-    twin = in_split[which, TRAIN]
+    grey_range = flat.max(axis=1) - flat.min(axis=1)
+    in_train = in_split[numbers, TRAIN]
     of_split = {name: faces.splits == split for split, name in enumerate(SPLITS)}
     return {
         "images": len(flat),
         "counts": {name: dict(zip(CLASSES, counts[s].tolist(), strict=True)) for s, name in enumerate(SPLITS)},
-        "distinct": len(numbers),
-        "repeats": len(flat) - len(numbers),
+        "distinct": len(number_of),
+        "repeats": len(flat) - len(number_of),
         "in_several_splits": int((in_split.sum(axis=1) > 1).sum()),
-        "twin_in_train": {SPLITS[s]: int(twin[faces.splits == s].sum()) for s in (VALIDATION, TEST)},
+        "twin_in_train": {SPLITS[s]: int(in_train[faces.splits == s].sum()) for s in (VALIDATION, TEST)},
         "with_several_labels": int((has_label.sum(axis=1) > 1).sum()),
-        "constant": {name: int((spread[rows] == 0).sum()) for name, rows in of_split.items()},
-        "blank": {name: int((spread[rows] <= 3).sum()) for name, rows in of_split.items()},
+        "constant": {name: int((grey_range[rows] == 0).sum()) for name, rows in of_split.items()},
+        "blank": {name: int((grey_range[rows] <= 3).sum()) for name, rows in of_split.items()},
         "mean_grey": {name: float(flat[rows].mean()) for name, rows in of_split.items()},
     }
 
 
-def twins(images: Bytes, train: Bytes) -> NDArray[np.bool]:
-    """(n,): which of the images (n, 48, 48) stand byte for byte among those of `train` (m, 48, 48)."""
+def train_duplicates(images: Bytes, train: Bytes) -> NDArray[np.bool]:
+    """Find images that also occur in the training split.
+
+    Args:
+        images: (n, 48, 48) uint8, of another split.
+        train: (m, 48, 48) uint8, all training images.
+
+    Returns:
+        (n,): True where an image is byte for byte equal to a training image.
+    """
     return np.isin(_keys(images), _keys(train))
 
 
 def _keys(images: Bytes) -> NDArray[np.void]:
-    """One comparable value an image."""
+    """One comparable value per image, (n,)."""
     flat = images.reshape(len(images), SIDE * SIDE)
     return np.ascontiguousarray(flat).view(np.dtype((np.void, SIDE * SIDE))).ravel()

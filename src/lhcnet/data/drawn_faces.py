@@ -1,8 +1,8 @@
-"""Drawn faces: a stand-in for FER2013 that may be shipped, for demonstrations and tests.
+"""Drawn faces: synthetic images in FER2013's format, for demonstrations and tests (FER2013 must not be distributed).
 
-48x48 grey faces in which brows, eyes and mouth carry one of the seven expressions, over people, poses,
-lights and backgrounds that do not. Class imbalance and split proportions are FER2013's, and one label in
-twenty is wrong, so that a network has something to learn, can learn it, and cannot reach 100 %.
+48x48 grey faces. Brows, eyes and mouth show one of the seven expressions; person, pose, light and background are
+random and do not depend on it. Class and split proportions are FER2013's. 5 % of the labels are wrong, so that no
+network can reach 100 %.
 """
 
 import io
@@ -20,23 +20,23 @@ from lhcnet.data.fer2013 import CLASSES, FOLDERS, OFFICIAL_COUNTS, SIDE, SPLITS,
 from lhcnet.errors import LhcnetError
 
 LABEL_NOISE = 0.05
-_SCALE = 4  # drawn at 192x192, then averaged down: the only antialiasing ImageDraw's shapes get
-_LEAST = 2  # images of every class in every split
+_SCALE = 4  # drawn at 192x192, then averaged down: ImageDraw has no antialiasing
+_MIN_IMAGES = 2  # of every class in every split
 
 
 @dataclass(frozen=True)
 class _Look:
-    """An expression. Lengths are in half face heights, upwards is positive."""
+    """Parameters of an expression. Lengths are in half face heights, upwards is positive."""
 
-    inner: float = 0.0  # rise of the brows' inner ends
-    outer: float = 0.0  # rise of their outer ends
-    arch: float = 0.04  # rise of their middle above the line between the ends
+    inner: float = 0.0  # height of the brows' inner ends
+    outer: float = 0.0  # height of their outer ends
+    arch: float = 0.04  # height of their middle above the line between the ends
     lids: float = 1.0  # opening of the eyes, 1 = relaxed
-    slant: float = 0.0  # fall of the upper lids towards the outside
-    curve: float = 0.0  # rise of the mouth's corners
+    slant: float = 0.0  # how far the upper lids fall towards the outside
+    curve: float = 0.0  # height of the mouth's corners
     gape: float = 0.0  # opening of the mouth
-    width: float = 1.0  # of the mouth, 1 = relaxed
-    teeth: float = 0.0  # share of the opening
+    width: float = 1.0  # width of the mouth, 1 = relaxed
+    teeth: float = 0.0  # share of the opening that shows teeth
     folds: float = 0.0  # nose wrinkles (positive) or laughter folds (negative)
 
 
@@ -54,7 +54,14 @@ _LOOKS = {
 
 
 def draw(n: int, seed: int) -> Faces:
-    """Draw `n` faces; the same (n, seed) gives the same bytes.
+    """Draw faces; the same (n, seed) gives the same bytes.
+
+    Args:
+        n: number of images.
+        seed: seed of the generator.
+
+    Returns:
+        the data set, with an official validation split.
 
     Raises:
         LhcnetError: `n` is too small for two images of every class in every split.
@@ -72,7 +79,7 @@ def draw(n: int, seed: int) -> Faces:
 
 
 def write_csv(faces: Faces, path: Path) -> None:
-    """Write `emotion,pixels,Usage`, the shape of fer2013.csv."""
+    """Write a data set as a CSV like fer2013.csv, with the columns emotion, pixels and Usage."""
     text = [str(value) for value in range(256)]
     usage = {split: name for name, split in USAGE.items()}
     with path.open("w", encoding="ascii", newline="\n") as file:
@@ -83,7 +90,7 @@ def write_csv(faces: Faces, path: Path) -> None:
 
 
 def write_zip(faces: Faces, path: Path) -> None:
-    """Write lossless PNGs into a zip, `train/angry/Training_00000.png`: the split in the file names."""
+    """Write a data set as PNG files in a zip, `train/angry/Training_00000.png`: the split is in the file names."""
     usage = {split: name for name, split in USAGE.items()}
     numbers = [0] * len(SPLITS)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
@@ -98,23 +105,23 @@ def write_zip(faces: Faces, path: Path) -> None:
 
 
 def _apportion(n: int) -> NDArray[np.intp]:
-    """Images per split and class, (3, 7): FER2013's proportions, at least two each, `n` in all."""
-    if n < _LEAST * OFFICIAL_COUNTS.size:
-        least = _LEAST * OFFICIAL_COUNTS.size
-        raise LhcnetError(f"{n} faces cannot be drawn, expected at least {least}: two a class and split")
+    """Number of images per split and class, (3, 7): FER2013's proportions, at least two each, `n` in all."""
+    if n < _MIN_IMAGES * OFFICIAL_COUNTS.size:
+        least = _MIN_IMAGES * OFFICIAL_COUNTS.size
+        raise LhcnetError(f"{n} faces cannot be drawn, expected at least {least}: two per class and split")
     share = OFFICIAL_COUNTS * (n / OFFICIAL_COUNTS.sum())
     # 1e-9, so that the full size is FER2013's counts exactly
-    counts: NDArray[np.intp] = np.maximum(np.floor(share + 1e-9).astype(np.intp), _LEAST)
+    counts: NDArray[np.intp] = np.maximum(np.floor(share + 1e-9).astype(np.intp), _MIN_IMAGES)
     while counts.sum() != n:
         if counts.sum() < n:
             counts.flat[np.argmax(share - counts)] += 1
         else:
-            counts.flat[np.argmax(np.where(counts > _LEAST, counts - share, -np.inf))] -= 1
+            counts.flat[np.argmax(np.where(counts > _MIN_IMAGES, counts - share, -np.inf))] -= 1
     return counts
 
 
 class _Pen:
-    """Draws in face coordinates: origin between eyes and mouth, y down, 1 = half the face's height."""
+    """Draws shapes in face coordinates: origin between eyes and mouth, y down, 1 = half the face's height."""
 
     def __init__(self, rng: np.random.Generator, background: int) -> None:
         size = SIDE * _SCALE
@@ -125,16 +132,16 @@ class _Pen:
         angle = math.radians(rng.uniform(-15, 15))
         self._cos, self._sin = math.cos(angle) * self.unit, math.sin(angle) * self.unit
 
-    def _place(self, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    def _to_pixels(self, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         cos, sin = self._cos, self._sin
         return [(self._x + cos * x - sin * y, self._y + sin * x + cos * y) for x, y in points]
 
     def patch(self, points: Sequence[tuple[float, float]], grey: float) -> None:
-        self._draw.polygon(self._place(points), fill=int(min(max(grey, 0), 255)))
+        self._draw.polygon(self._to_pixels(points), fill=int(min(max(grey, 0), 255)))
 
     def stroke(self, points: Sequence[tuple[float, float]], width: float, grey: float) -> None:
         pixels = max(round(width * self.unit), 1)
-        self._draw.line(self._place(points), fill=int(min(max(grey, 0), 255)), width=pixels, joint="curve")
+        self._draw.line(self._to_pixels(points), fill=int(min(max(grey, 0), 255)), width=pixels, joint="curve")
 
     def oval(self, x: float, y: float, rx: float, ry: float, grey: float) -> None:
         self.patch([(x + rx * c, y + ry * s) for c, s in _CIRCLE], grey)
@@ -144,13 +151,13 @@ _CIRCLE = [(math.cos(a), math.sin(a)) for a in np.linspace(0, 2 * math.pi, 28, e
 
 
 def _draw_face(expression: str, rng: np.random.Generator) -> Bytes:
-    """One face, (48, 48)."""
+    """Draw one face, (48, 48)."""
     uniform = rng.uniform
     strength = uniform(0.25, 1.1)
     look = _Look(
         *(
-            calm + strength * (full - calm) + rng.normal(0, 0.03)
-            for calm, full in zip(astuple(_Look()), astuple(_LOOKS[expression]), strict=True)
+            neutral + strength * (full - neutral) + rng.normal(0, 0.03)
+            for neutral, full in zip(astuple(_Look()), astuple(_LOOKS[expression]), strict=True)
         )
     )
     skin, background = uniform(95, 215), uniform(15, 235)
@@ -168,7 +175,7 @@ def _draw_face(expression: str, rng: np.random.Generator) -> Bytes:
         pen.oval(side * wide, 0.0, 0.10, 0.18, skin * 0.85)  # ears
     head = [(wide * c * (1 if s < 0 else jaw + (1 - jaw) * (1 - s)), s) for c, s in _CIRCLE]
     pen.patch(head, skin)
-    if rng.random() < 0.9:  # else bald
+    if rng.random() < 0.9:  # otherwise bald
         line, part = uniform(-0.66, -0.5), uniform(-0.4, 0.4)
         crown = [(1.06 * wide * c, 1.07 * s) for c, s in _CIRCLE if s < -0.2]
         pen.patch([*crown, (wide * 0.8, line), (wide * part, line - 0.14), (-wide * 0.8, line)], hair)
@@ -232,7 +239,7 @@ def _draw_mouth(pen: _Pen, look: _Look, rng: np.random.Generator, skin: float, d
 
 
 def _light(image: Image.Image, rng: np.random.Generator) -> Bytes:
-    """Average down to (48, 48), then light from a side, contrast and noise."""
+    """Average down to (48, 48), then add light from one side, contrast and noise."""
     grey = np.asarray(image.reduce(_SCALE), np.float32)
     direction, strength = rng.uniform(0, 2 * math.pi), rng.uniform(0, 0.45)
     ramp = np.linspace(-1, 1, SIDE, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""FER2013: its classes and splits, how many images the whole of it has, and a data set in memory."""
+"""FER2013: its classes, splits and official image counts, and a data set in memory."""
 
 import hashlib
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ FOLDERS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  #
 class Faces:
     """A data set in memory, in canonical order: sorted by (split, label, pixel bytes).
 
-    The order depends on the content alone, so the CSV and the image form of the same pixels are equal.
+    The order depends on the content alone: the CSV and the image files of the same pixels give equal arrays.
     """
 
     images: Bytes  # (N, 48, 48), grey 0..255
     labels: Bytes  # (N,), index into CLASSES
     splits: Bytes  # (N,), TRAIN, VALIDATION or TEST
-    shape: str  # which of the shapes was recognised, for people
+    shape: str  # the recognised shape of the source, for the data report
     validation: str  # "official" or "cut from train"
 
     @property
@@ -44,7 +44,7 @@ class Faces:
 
 
 def content_digest(images: Bytes, labels: Bytes, splits: Bytes) -> str:
-    """SHA-256 (hex) over the bytes of images (N, 48, 48), labels (N,) and splits (N,), in this order."""
+    """SHA-256 (hex) of the bytes of images (N, 48, 48), labels (N,) and splits (N,), in this order."""
     sha = hashlib.sha256()
     for array in (images, labels, splits):
         sha.update(np.ascontiguousarray(array).data)
@@ -52,7 +52,7 @@ def content_digest(images: Bytes, labels: Bytes, splits: Bytes) -> str:
 
 
 def class_counts(labels: Bytes, splits: Bytes) -> NDArray[np.intp]:
-    """Images per split and class, (3, 7)."""
+    """Number of images per split and class, (3, 7), from labels (N,) and splits (N,)."""
     return np.bincount(splits * len(CLASSES) + labels, minlength=21).reshape(len(SPLITS), len(CLASSES))
 
 
@@ -64,7 +64,15 @@ def canonical(images: Bytes, labels: Bytes, splits: Bytes) -> tuple[Bytes, Bytes
 
 
 def mark_official_validation(labels: Bytes, splits: Bytes) -> None:
-    """In a test part of the official size and order, the first images of each class are PublicTest."""
+    """Mark the official validation images, in place, in a test part that holds validation and test together.
+
+    Nothing is marked unless the number of TEST images per class is that of FER2013's PublicTest and PrivateTest
+    together. Then the first images of each class are PublicTest, as in the competition's files.
+
+    Args:
+        labels: (N,), in the order of the source.
+        splits: (N,), TRAIN or TEST; becomes VALIDATION where an image is one of PublicTest.
+    """
     if np.array_equal(class_counts(labels, splits)[TEST], OFFICIAL_COUNTS[[VALIDATION, TEST]].sum(axis=0)):
         for label, count in enumerate(OFFICIAL_COUNTS[VALIDATION]):
             splits[np.flatnonzero((splits == TEST) & (labels == label))[:count]] = VALIDATION

@@ -1,115 +1,121 @@
-"""FER2013 as image files in train/<class>/ and test/<class>/: split and label off the names, pixels of PNG or JPEG."""
+"""FER2013 as image files in train/<class>/ and test/<class>/: split and label from the names, pixels of PNG or JPEG."""
 
 import io
 import re
 import warnings
-import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from lhcnet.data.archive import Member, ahead, decoding
+from lhcnet.data.archive import ArchiveEntry, decoding_errors
 from lhcnet.data.fer2013 import CLASSES, FOLDERS, SIDE, TEST, TRAIN, USAGE, Bytes, mark_official_validation
 from lhcnet.errors import LhcnetError
 
-_FOLDERS = {name: label for names in (FOLDERS, CLASSES) for label, name in enumerate(names)}
-_FOLDERS |= {"disgusted": 1, "fearful": 2, "surprised": 5}
+_LABEL_OF_FOLDER = {name: label for names in (FOLDERS, CLASSES) for label, name in enumerate(names)}
+_LABEL_OF_FOLDER |= {"disgusted": 1, "fearful": 2, "surprised": 5}
 _MAX_IMAGE = 1 << 20  # bytes
-_MARK, _NUMBER = re.compile(r"(Training|PublicTest|PrivateTest)_"), re.compile(r"im(\d{1,9})\.")
-_PNG_HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x000\0\0\x000\x08\0\0\0\0ri\xa6["  # 48x48, 8-bit grey
-_PNG_TAIL = b"\0\0\0\0IEND\xaeB`\x82"
-_LAST_FILTER = 4  # Paeth
+_SPLIT_IN_NAME, _NUMBER_IN_NAME = re.compile(r"(Training|PublicTest|PrivateTest)_"), re.compile(r"im(\d{1,9})\.")
 
 
-def in_class_folder(member: Member) -> bool:
-    """Whether it lies in train/<class>/ or test/<class>/."""
-    _, part, folder, _ = member.place
-    return part in ("train", "test") and folder in _FOLDERS
+def in_class_folder(entry: ArchiveEntry) -> bool:
+    """Whether the file lies in train/<class>/ or test/<class>/."""
+    _, part, folder, _ = entry.path_parts
+    return part in ("train", "test") and folder in _LABEL_OF_FOLDER
 
 
-def read_pictures(source: Path, pictures: list[Member]) -> tuple[Bytes, Bytes, Bytes, str]:
-    """Images, labels, splits and the shape's name; without an official split no image is validation.
+def read_image_files(source: Path, entries: list[ArchiveEntry]) -> tuple[Bytes, Bytes, Bytes, str]:
+    """Read all images of a source.
+
+    Args:
+        source: the folder or zip, for error messages.
+        entries: the image files in it.
+
+    Returns:
+        images (N, 48, 48), labels (N,), splits (N,), and the name of the recognised shape. Without an official
+        validation split no image is VALIDATION.
 
     Raises:
-        LhcnetError: a picture is misplaced, damaged, not grey or not 48x48.
+        LhcnetError: an image is misplaced, damaged, not grey or not 48x48.
     """
-    placed: list[tuple[int, int, int, str, Member]] = []  # split, label, number k, file name
-    roots = set()
-    marked, unmarked, numbered = 0, "", True  # test images named for a split, one that is not, all im<k>
-    for member in pictures:
-        root, part, folder, file = member.place
-        if part not in ("train", "test"):
-            raise LhcnetError(f"{member.where} is misplaced, expected train/<class>/ or test/<class>/")
-        if folder not in _FOLDERS:
-            raise LhcnetError(f"{member.where}: unknown class folder {folder}, expected {', '.join(FOLDERS)}")
-        mark, number = _MARK.match(file), _NUMBER.match(file)
-        split = USAGE[mark[1]] if mark else (TRAIN if part == "train" else TEST)
-        if (split == TRAIN) != (part == "train"):
-            raise LhcnetError(f"{member.where} lies in {part} but is named {file}, expected them to agree")
-        roots.add(root)
-        placed.append((split, _FOLDERS[folder], int(number[1]) if number else 0, file, member))
-        if part == "test":
-            marked += mark is not None
-            unmarked = unmarked if mark else member.where
-            numbered = numbered and number is not None
-    if len(roots) > 1:
+    located = [_locate(entry) for entry in entries]
+    if len(roots := {image.root for image in located}) > 1:
         names = ", ".join(sorted(root or "." for root in roots))
         raise LhcnetError(f"{source} holds several image folders ({names}), expected one: name it")
-    if marked and unmarked:
-        raise LhcnetError(f"{unmarked} has no split in its name, expected PublicTest_ or PrivateTest_")
+    in_test = [image for image in located if image.in_test]
+    split_in_names = any(image.split_in_name for image in in_test)
+    if split_in_names and (unnamed := [image for image in in_test if not image.split_in_name]):
+        where = unnamed[-1].entry.where
+        raise LhcnetError(f"{where} has no split in its name, expected PublicTest_ or PrivateTest_")
+    numbered = all(image.number is not None for image in in_test)
 
-    placed.sort(key=lambda place: place[:4])
-    images = np.concatenate(list(ahead(_unfiltered, (_rows(place[4]) for place in placed))))
-    splits, labels = np.array([place[:2] for place in placed], np.uint8).T.copy()
-    naming = "split in file names" if marked else "re-export im<k>" if numbered else "no split in file names"
+    located.sort(key=lambda image: (image.split, image.label, image.number or 0, image.file))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of sizes that are refused here, and of unimportant metadata
+        images = np.stack([_read_pixels(image.entry) for image in located])
+    splits = np.array([image.split for image in located], np.uint8)
+    labels = np.array([image.label for image in located], np.uint8)
+    naming = "split in file names" if split_in_names else "re-export im<k>" if numbered else "no split in file names"
     if naming == "re-export im<k>":
         mark_official_validation(labels, splits)
     return images, labels, splits, f"image folder ({naming})"
 
 
-def _unfiltered(images: list[bytes]) -> Bytes:
-    """The pixels (n, 48, 48) of images whose 48 rows are filtered as in a PNG, each led by its filter's number.
+@dataclass(frozen=True)
+class _LocatedImage:
+    """An image file, and what its path says about it."""
 
-    Pillow decodes them as one tall image: a call for each takes 2.5 times as long. A black row before every image makes
-    its first row see what a PNG's first row sees.
-    """
-    black = bytes(1 + SIDE)
-    rows = zlib.compress(b"".join(black + image for image in images), 0)
-    tall = Image.frombytes("L", (SIDE, (1 + SIDE) * len(images)), rows, "zip", "L")
-    return np.asarray(tall).reshape(len(images), 1 + SIDE, SIDE)[:, 1:]
-
-
-def _plain_png(data: bytes) -> bytes | None:
-    """The filtered rows of a 48x48 grey PNG that holds nothing else, or None. Image.open takes 2.6 times as long."""
-    end = len(data) - len(_PNG_TAIL) - 4
-    plain = data.startswith(_PNG_HEAD) and data.endswith(_PNG_TAIL) and data[37:41] == b"IDAT"
-    sizes = int.from_bytes(data[33:37]), zlib.crc32(data[37:end])
-    if plain and sizes == (end - 41, int.from_bytes(data[end : end + 4])):
-        rows = zlib.decompressobj().decompress(data[41:end], 2 * SIDE * SIDE)
-        if len(rows) != SIDE * (1 + SIDE) or max(rows[:: 1 + SIDE]) > _LAST_FILTER:
-            raise ValueError(f"{len(rows):,} bytes of rows, or an unknown filter")
-        return rows
-    return None
+    entry: ArchiveEntry
+    root: str  # the folder that holds train/ and test/
+    file: str  # the file's name
+    in_test: bool  # below test/
+    split: int
+    split_in_name: bool  # Training_, PublicTest_ or PrivateTest_
+    label: int
+    number: int | None  # k of im<k>
 
 
-def _rows(member: Member) -> bytes:
-    """The 48 rows of an image file as `_unfiltered` takes them."""
-    with decoding(member.where, "an undamaged PNG or JPEG image"):
-        with member.limited(_MAX_IMAGE) as file:
+def _locate(entry: ArchiveEntry) -> _LocatedImage:
+    root, part, folder, file = entry.path_parts
+    if part not in ("train", "test"):
+        raise LhcnetError(f"{entry.where} is misplaced, expected train/<class>/ or test/<class>/")
+    if folder not in _LABEL_OF_FOLDER:
+        raise LhcnetError(f"{entry.where}: unknown class folder {folder}, expected {', '.join(FOLDERS)}")
+    usage, number = _SPLIT_IN_NAME.match(file), _NUMBER_IN_NAME.match(file)
+    split = USAGE[usage[1]] if usage else (TRAIN if part == "train" else TEST)
+    if (split == TRAIN) != (part == "train"):
+        raise LhcnetError(f"{entry.where} lies in {part} but is named {file}, expected them to agree")
+    return _LocatedImage(
+        entry=entry,
+        root=root,
+        file=file,
+        in_test=part == "test",
+        split=split,
+        split_in_name=usage is not None,
+        label=_LABEL_OF_FOLDER[folder],
+        number=int(number[1]) if number else None,
+    )
+
+
+def _read_pixels(entry: ArchiveEntry) -> Bytes:
+    """Grey values (48, 48) of an image file."""
+    with decoding_errors(entry.where, "an undamaged PNG or JPEG image"):
+        with entry.open_bounded(_MAX_IMAGE) as file:
             data = file.read(_MAX_IMAGE)
-        if len(data) != member.size:
-            raise ValueError(f"{len(data):,} bytes, not {member.size:,}: was it changed while it was read?")
-        if (rows := _plain_png(data)) is not None:
-            return rows
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes that are refused here, and of what does not touch the pixels
-            # checksums first: decoding looks at none of them once it has all rows
-            Image.open(io.BytesIO(data), formats=("PNG", "JPEG")).verify()
-            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+        if len(data) != entry.size:
+            raise ValueError(f"{len(data):,} bytes, not {entry.size:,}: was it changed while it was read?")
+        # compares all checksums of a PNG: decoding ignores those after the last row. It ends the use of what was opened
+        _open_image(data).verify()
+        image = _open_image(data)
         if image.size != (SIDE, SIDE):  # known before any pixel is decoded
-            raise LhcnetError(f"{member.where} is {image.width}x{image.height}, expected 48x48")
-        return np.insert(_grey(image, member.where), 0, 0, axis=1).tobytes()  # 0: not filtered
+            raise LhcnetError(f"{entry.where} is {image.width}x{image.height}, expected 48x48")
+        return _grey(image, entry.where)
+
+
+def _open_image(data: bytes) -> Image.Image:
+    """An image whose header is read and whose pixels are not decoded yet."""
+    return Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
 
 
 def _grey(image: Image.Image, where: str) -> Bytes:

@@ -1,8 +1,8 @@
-"""The on-disk store: 48x48 images as one array, with a digest of what they are.
+"""Image store on disk: all 48x48 images as one array, with a digest of the content.
 
 A store is a directory with images.npy (N, 48, 48), labels.npy (N,), splits.npy (N,), all uint8 in canonical
-order, and store.json. The data set lies in two stores, train + validation and the sealed test, so that a
-step that was not given the test store cannot read a test image.
+order, and store.json. A data set is written to two stores, train + validation and test, so that a step that
+is not given the test store cannot read a test image.
 """
 
 import io
@@ -28,7 +28,7 @@ ARRAYS = ("images", "labels", "splits")
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """A store, read whole (FER2013 has 83 MB) and read-only: what happens to its files later changes nothing."""
+    """An opened store: its arrays in memory (FER2013 has 83 MB). Later changes of its files have no effect."""
 
     path: Path
     images: Bytes  # (N, 48, 48)
@@ -42,21 +42,27 @@ class Store:
         return str(self.meta["digest"])
 
     def split(self, name: str) -> tuple[Bytes, Bytes]:
-        """Images (n, 48, 48), a view, and labels (n,) of "train", "validation" or "test".
+        """Images and labels of one split.
+
+        Args:
+            name: "train", "validation" or "test".
+
+        Returns:
+            images (n, 48, 48), a view, and labels (n,).
 
         Raises:
             LhcnetError: this store does not hold that split.
         """
         if name not in self.meta["splits"]:
-            held = " and ".join(self.meta["splits"])
-            raise LhcnetError(f"{self.path} has no split {name}, it holds {held}")
+            available = " and ".join(self.meta["splits"])
+            raise LhcnetError(f"{self.path} has no split {name}, it holds {available}")
         code = SPLITS.index(name)
         start, stop = np.searchsorted(self.splits, [code, code + 1])
         return self.images[start:stop], self.labels[start:stop]
 
 
 def open_store(path: Path) -> Store:
-    """Open and check a store: its files, shapes and the digest of its content.
+    """Open a store and check its files, shapes and the digest of its content.
 
     Raises:
         LhcnetError: `path` is no store, or one that is truncated or altered.
@@ -79,7 +85,7 @@ def open_store(path: Path) -> Store:
 
 
 def _read(file: Path) -> Bytes:
-    """An array as `_write` leaves it. Not memory-mapped: a file cut off later would end the process without a word."""
+    """An array that `_write` wrote. Not memory-mapped: a file truncated later would kill the process (SIGBUS)."""
     content = read_bytes_bounded(file, limit=None)
     head = io.BytesIO(content)
     if read_magic(head) != (1, 0):
@@ -93,33 +99,38 @@ def _read(file: Path) -> Bytes:
 def _check(images: Bytes, labels: Bytes, splits: Bytes, meta: dict[str, Any]) -> None:
     if images.shape != (len(labels), SIDE, SIDE) or labels.shape != splits.shape or splits.ndim != 1:
         raise ValueError(f"images {images.shape}, labels {labels.shape}, splits {splits.shape}")
-    held = [SPLITS[split] for split in np.unique(splits)]
-    if meta["splits"] != held or labels.max(initial=0) >= len(CLASSES) or (np.diff(splits.astype(int)) < 0).any():
+    present = [SPLITS[split] for split in np.unique(splits)]
+    if meta["splits"] != present or labels.max(initial=0) >= len(CLASSES) or (np.diff(splits.astype(int)) < 0).any():
         raise ValueError(f"splits {meta['splits']} and labels of {', '.join(CLASSES)} in order were announced")
     if not isinstance(meta["digest"], str):
         raise ValueError("the digest of the data set is missing")
 
 
 def write_stores(faces: Faces, trainval: Path, test: Path) -> None:
-    """Write train and validation to one store, test to another; each directory is complete or absent.
+    """Write train and validation to one store and test to another; each directory is complete or absent.
+
+    Args:
+        faces: the data set.
+        trainval: directory of the store for train and validation.
+        test: directory of the store for test.
 
     Raises:
         LhcnetError: a target holds something that is no store, or cannot be written.
     """
-    one, other = trainval.resolve(), test.resolve()
-    if one.is_relative_to(other) or other.is_relative_to(one):
-        raise LhcnetError(f"{trainval} and {test} lie in one another, expected two separate directories")
+    first, second = trainval.resolve(), test.resolve()
+    if first.is_relative_to(second) or second.is_relative_to(first):
+        raise LhcnetError(f"{trainval} and {test}: one contains the other, expected two separate directories")
     with ExitStack() as stack:
         directories = [stack.enter_context(atomic_directory(path, MARKER)) for path in (trainval, test)]
-        sealed = faces.splits == TEST
-        for directory, rows in zip(directories, (~sealed, sealed), strict=True):
+        in_test = faces.splits == TEST
+        for directory, rows in zip(directories, (~in_test, in_test), strict=True):
             _write(faces, rows, directory)
 
 
 def _write(faces: Faces, rows: NDArray[np.bool], directory: Path) -> None:
     images, labels, splits = faces.images[rows], faces.labels[rows], faces.splits[rows]
     counts = class_counts(labels, splits)
-    held = [split for split in range(len(SPLITS)) if counts[split].any()]
+    present = [split for split in range(len(SPLITS)) if counts[split].any()]
     meta = {
         "format": FORMAT,
         "digest": faces.digest,
@@ -127,8 +138,8 @@ def _write(faces: Faces, rows: NDArray[np.bool], directory: Path) -> None:
         "shape": faces.shape,
         "validation": faces.validation,
         "classes": CLASSES,
-        "splits": [SPLITS[split] for split in held],
-        "counts": {SPLITS[s]: dict(zip(CLASSES, counts[s].tolist(), strict=True)) for s in held},
+        "splits": [SPLITS[split] for split in present],
+        "counts": {SPLITS[s]: dict(zip(CLASSES, counts[s].tolist(), strict=True)) for s in present},
     }
     for name, array in zip(ARRAYS, (images, labels, splits), strict=True):
         np.save(directory / f"{name}.npy", array, allow_pickle=False)

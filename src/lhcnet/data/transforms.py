@@ -1,7 +1,7 @@
-"""Batched image operations on the device: upscaling, augmentation, and what test-time augmentation needs.
+"""Image transforms on batches: upscaling, augmentation, and the operations of test-time augmentation.
 
-Images have one grey channel: (B, 1, S, S) float32, values 0..255, not rounded or clipped but where said.
-Positions are in pixels with centres at whole numbers; outside the image its edge is repeated.
+Images have one grey channel: (B, 1, S, S) float32, values 0..255, neither rounded nor clipped unless the function says
+so. Positions are in pixels, with pixel centres at whole numbers; outside the image, edge pixels are repeated.
 """
 
 import torch
@@ -10,14 +10,19 @@ from torch import Tensor
 
 
 def upscale(images: Tensor, size: int, *, truncate: bool) -> Tensor:
-    """Stored images to the network's resolution: (B, h, w) uint8 to (B, 1, size, size) float32.
+    """Resize stored images to the network's resolution (section 4.1).
 
-    Bilinear, half-pixel centres, no antialias (Section 4.1), bit for bit what ``tf.image.resize`` computes.
-    At ``size == h == w`` the pixels stay as they are.
+    Bilinear, half-pixel centres, no antialias: bit for bit as ``tf.image.resize``. At ``size == h == w`` the pixel
+    values do not change.
 
     Args:
-        truncate: floor to whole grey values. For training images alone: the paper stored those as JPEG, and
-            kept the fractions of validation and test.
+        images: (B, h, w) uint8.
+        size: side of the result in pixels.
+        truncate: floor to whole grey values. For training images only: the paper stored those as JPEG, which has whole
+            values, but not validation and test images.
+
+    Returns:
+        (B, 1, size, size) float32.
 
     Raises:
         ValueError: images are not (B, h, w) uint8.
@@ -29,8 +34,8 @@ def upscale(images: Tensor, size: int, *, truncate: bool) -> Tensor:
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """(B, 1, h, w) to (B, 1, size, size): bilinear, half-pixel centres, no antialias."""
-    for dim in (3, 2):  # columns first, as TensorFlow does: the order decides the last bit, the floor sees it
+    """Resize (B, 1, h, w) to (B, 1, size, size): bilinear, half-pixel centres, no antialias."""
+    for dim in (3, 2):  # columns first, as in TensorFlow: the order affects the last bit, and so the floor
         old = images.shape[dim]
         if old != size:
             index = torch.arange(size, dtype=torch.float32, device=images.device)
@@ -39,7 +44,7 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 def sample_axis(images: Tensor, positions: Tensor, dim: int) -> Tensor:
-    """Linear interpolation along one axis: output i is the input at ``positions[i]`` (in pixels)."""
+    """Linear interpolation along one axis `dim`: output i is the input at ``positions[i]`` (in pixels)."""
     positions = positions.clamp(0, images.shape[dim] - 1)
     low = images.index_select(dim, positions.floor().long())
     high = images.index_select(dim, positions.ceil().long())
@@ -48,17 +53,17 @@ def sample_axis(images: Tensor, positions: Tensor, dim: int) -> Tensor:
 
 
 def warp(images: Tensor, linear: Tensor, shift: Tensor) -> Tensor:
-    """One bilinear resampling: the output at u is the input at ``linear @ u + shift``.
+    """Affine transform by one bilinear resampling: the output at u is the input at ``linear @ u + shift``.
 
     u is (row, column), in pixels from the image's centre ((S-1)/2, (S-1)/2).
 
     Args:
         images: (B, 1, S, S).
         linear: (B, 2, 2), or (1, 2, 2) for all images.
-        shift: (B, 2) or (1, 2).
+        shift: (B, 2) or (1, 2), in pixels.
     """
     size = images.shape[-1]
-    half = size / 2  # affine_grid wants (x, y) with -1 and 1 at the image's outer edges
+    half = size / 2  # affine_grid takes (x, y) with -1 and 1 at the image's outer edges
     theta = torch.cat([linear.flip(1, 2), shift.flip(1)[..., None] / half], dim=2).to(images)  # (B or 1, 2, 3)
     grid = F.affine_grid(theta, [len(theta), 1, size, size], align_corners=False)
     grid = grid.expand(len(images), -1, -1, -1)  # (B, S, S, 2)
@@ -75,15 +80,15 @@ def draw_affine(
     size: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Random augmentation of n images (Tables 3-5), distributed as by Keras' ImageDataGenerator.
+    """Draw random augmentation parameters for n images (Tables 3-5), distributed as in Keras' ImageDataGenerator.
 
     Args:
-        rotation: largest angle, degrees.
-        shift: largest shift, as a fraction of the side, along each axis.
-        zoom: the axes are zoomed separately, by factors from [1 - zoom, 1 + zoom].
-        flip: mirror half of the images.
-        size: side of the images, pixels.
-        generator: the only source of randomness; advances equally whatever the settings.
+        rotation: largest angle in degrees.
+        shift: largest shift along each axis, as a fraction of the side.
+        zoom: each axis is zoomed by its own factor from [1 - zoom, 1 + zoom].
+        flip: whether half of the images are mirrored.
+        size: side of the images in pixels.
+        generator: the only source of randomness; it advances equally for all settings.
 
     Returns:
         (n, 6): theta (degrees), tx and ty (pixels, along rows and columns), zx and zy, flip (0 or 1).
@@ -97,10 +102,9 @@ def draw_affine(
 
 
 def affine(images: Tensor, params: Tensor) -> Tensor:
-    """Rotate, shift and zoom in one bilinear resampling, then mirror: keras-preprocessing 1.1.2.
+    """Rotate, shift and zoom by one bilinear resampling, then mirror, as keras-preprocessing 1.1.2.
 
-    Signs are Keras': theta > 0 turns the picture clockwise, tx > 0 moves it up, ty > 0 left, zx and zy > 1
-    show more of the scene.
+    Signs are Keras': theta > 0 rotates clockwise, tx > 0 moves the image up, ty > 0 left, zx and zy > 1 zoom out.
 
     Args:
         images: (B, 1, S, S).
@@ -111,10 +115,10 @@ def affine(images: Tensor, params: Tensor) -> Tensor:
     turn = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)  # (B, 2, 2) on (row, column)
     linear = turn * torch.stack([zx, zy], dim=1)[:, None]  # turn @ diag(zx, zy)
     moved = (turn @ torch.stack([tx, ty], dim=1)[..., None]).squeeze(2)  # (B, 2)
-    # Keras turns and zooms about (S/2 + 0.5, S/2 + 0.5), one pixel below and right of the true centre.
+    # Keras rotates and zooms about (S/2 + 0.5, S/2 + 0.5), one pixel below and right of the true centre.
     return mirror(warp(images, linear, moved + 1 - linear.sum(dim=2)), flip)
 
 
 def mirror(images: Tensor, flip: Tensor) -> Tensor:
-    """Left and right exchanged in the images (B, 1, S, S) where flip (B,) is not zero."""
+    """Mirror (left and right exchanged) those of the images (B, 1, S, S) whose flip (B,) is not zero."""
     return torch.where(flip.bool()[:, None, None, None], images.flip(3), images)

@@ -1,4 +1,4 @@
-"""One prediction function: plain inference is the list of views with one entry, TTA the list with sixty."""
+"""Prediction: class probabilities as the weighted mean over views, and loss and accuracy without views."""
 
 from __future__ import annotations
 
@@ -18,7 +18,18 @@ from lhcnet.runtime import Device
 def batches(
     images: NDArray[np.uint8], input_size: int, truncate: bool, device: Device, batch_size: int
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Images (N, 48, 48) in order: which rows, and their pixels (B, 1, S, S) on the device."""
+    """Images in batches, resized and on the device.
+
+    Args:
+        images: (N, 48, 48) uint8.
+        input_size: S, side of the network's input in pixels.
+        truncate: floor after resizing, as in :func:`~lhcnet.data.transforms.upscale`.
+        device: where the batches go.
+        batch_size: number of images in a batch; the last batch may be smaller.
+
+    Yields:
+        The slice of `images`, and the batch (B, 1, S, S) float32 with values 0..255.
+    """
     for start in range(0, len(images), batch_size):
         rows = slice(start, min(start + batch_size, len(images)))
         pixels = torch.from_numpy(np.array(images[rows])).to(device.torch)
@@ -26,7 +37,7 @@ def batches(
 
 
 def _logits(network: nn.Module, grey: Tensor, device: Device) -> Tensor:
-    """(B, 1, S, S) -> (B, classes) float32."""
+    """Grey images (B, 1, S, S) to logits (B, classes) float32."""
     with device.autocast():
         logits: Tensor = network(grey.expand(-1, 3, -1, -1))
     return logits.float()
@@ -43,16 +54,21 @@ def predict(
     batch_size: int = 32,
     truncate: bool = False,
 ) -> NDArray[np.float32]:
-    """Class probabilities: the weighted mean over the views (section 4.1).
+    """Class probabilities: the weighted mean of the probabilities of several views of each image (section 4.1).
 
     Args:
+        network: maps images (B, 3, S, S) with values 0..255 to logits (B, classes); put into evaluation mode.
         images: (N, 48, 48) uint8.
-        views: what is shown of each image, with weights.
-        input_size: side of the network's input in pixels.
-        truncate: floor after resizing, as the paper's stored training images; validation and test keep fractions.
+        views: the views and their weights: :func:`~lhcnet.inference.tta.plain_views` for plain inference,
+            :func:`~lhcnet.inference.tta.tta_views` for test-time augmentation.
+        input_size: S, side of the network's input in pixels.
+        device: where the network is, and the precision of the forward pass.
+        batch_size: number of images in a batch.
+        truncate: floor after resizing, as for the paper's training images; validation and test images are not
+            truncated.
 
     Returns:
-        (N, 7) float32, rows sum to 1.
+        Probabilities (N, classes) float32; each row sums to 1.
     """
     network.eval()
     total = sum(view.weight for view in views)
@@ -79,7 +95,16 @@ def loss_and_accuracy(
     truncate: bool = False,
     between_batches: Callable[[], None] = lambda: None,
 ) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and accuracy (0..1) of the final weights in evaluation mode, no augmentation."""
+    """Mean cross-entropy and accuracy in evaluation mode, without augmentation.
+
+    Args:
+        network, images, input_size, device, batch_size, truncate: as in :func:`predict`.
+        labels: (N,) uint8.
+        between_batches: called after each batch.
+
+    Returns:
+        Cross-entropy in nats, accuracy from 0 to 1.
+    """
     network.eval()
     loss = torch.zeros((), dtype=torch.float64, device=device.torch)
     hits = torch.zeros((), dtype=torch.int64, device=device.torch)

@@ -1,7 +1,7 @@
-"""Test-time augmentation: the 60 views of an image whose probabilities are averaged.
+"""Test-time augmentation (TTA): the 60 views of an image whose probabilities are averaged (section 4.1).
 
-A view is one way of looking at a batch; plain inference is the list with the one neutral view. The prediction
-is the mean of the views' probabilities, weighted with ``View.weight``.
+A view is a transformation of the images. Plain inference has one view, which changes nothing. The prediction is the
+mean of the views' probabilities, weighted with ``View.weight``.
 """
 
 import math
@@ -13,24 +13,29 @@ from torch import Tensor
 
 from lhcnet.data.transforms import resize, sample_axis, warp
 
-REFERENCE_SIZE = 224  # the side that shifts are given at
+REFERENCE_SIZE = 224  # pixels; side of the images for which shifts are given
 
 
 @dataclass(frozen=True)
 class View:
-    """Flip, zoom, shift, rotation, applied in this order, each a bilinear resampling of its own."""
+    """One view: flip, zoom, shift and rotation, applied in this order, each by a bilinear resampling of its own.
+
+    Raises:
+        ValueError: zoom is out of range.
+    """
 
     zoom: float = 1.0
     """Side of the central crop that is resized back, as a fraction; 1 for none."""
     rotation: float = 0.0
-    """Radians; positive turns the picture counter-clockwise."""
+    """Angle in radians; positive is counter-clockwise."""
     shift_h: float = 0.0
-    """Pixels at 224x224; positive moves the picture right."""
+    """Shift in pixels at 224x224; positive is to the right."""
     shift_v: float = 0.0
-    """Pixels at 224x224; positive moves the picture down."""
+    """Shift in pixels at 224x224; positive is down."""
     flip: bool = False
-    """Mirror left and right."""
+    """Whether left and right are exchanged."""
     weight: float = 1.0
+    """Weight of the view in the mean."""
 
     def __post_init__(self) -> None:
         if not 0 < self.zoom <= 1:
@@ -38,16 +43,16 @@ class View:
 
 
 def plain_views() -> list[View]:
-    """No test-time augmentation: the image as it is."""
+    """The one view of plain inference: the image as it is."""
     return [View()]
 
 
 def tta_views(rotation2: float = 0.15) -> list[View]:
-    """The paper's 60 views: the image itself (weight 3), 53 shifted and turned, 6 zoomed; weights sum to 62.
+    """The paper's 60 views: the image itself (weight 3), 53 shifted and rotated, 6 zoomed; weights sum to 62.
 
     Args:
-        rotation2: angle of the zoomed views, radians. The paper's text says 0.4; the default is what its
-            reference implementation uses, and its published figures come from.
+        rotation2: angle of the zoomed views in radians. The default is that of the reference implementation, which the
+            published figures come from; the paper's text says 0.4.
     """
     views = [View(weight=3.0)]
     for rotation, h, v, flip in product((0, 0.4, -0.4), (0, 10, -10), (0, 10, -10), (False, True)):
@@ -59,7 +64,7 @@ def tta_views(rotation2: float = 0.15) -> list[View]:
 
 
 def render(images: Tensor, view: View) -> Tensor:
-    """The images (B, 1, S, S) as seen in ``view``, same shape; shifts scale with S/224."""
+    """Transform images (B, 1, S, S) into one view of the same shape; shifts are scaled with S/224."""
     size = images.shape[-1]
     if view.flip:
         images = images.flip(3)

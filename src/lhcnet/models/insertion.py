@@ -1,8 +1,4 @@
-"""LHC for any CNN (Figure 1: "any existing convolutional architecture"): modules behind named layers of a host.
-
-model = torchvision.models.resnet18(weights="DEFAULT")
-insert_lhc(model, ["layer1", "layer2"], torch.zeros(1, 3, 224, 224))
-"""
+"""LHC in any CNN (Figure 1: "any existing convolutional architecture"): modules after named layers of a network."""
 
 import difflib
 import math
@@ -14,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from lhcnet.geometry import partition_problem
-from lhcnet.models.lhcnet import ModuleSettings, ResidualLHC, fresh_module, named_generator
+from lhcnet.models.initialisation import named_generator
+from lhcnet.models.residual import ModuleSettings, ResidualLHC, attention_module
 
-MOST_HEADS = 8  # Table 2 has no more
+MAX_HEADS = 8  # the largest number in Table 2
 Host = TypeVar("Host", bound=nn.Module)
 
 
 class GatedResidual(nn.Module):
-    """x + tanh(w) * change, the change that an attention module makes to x; w starts at 0, so nothing changes yet.
+    """Gated residual sum x + tanh(w) * branch(x) with a trainable number w, initially 0: the output is then x.
 
-    LHC's change is LHC(x), that of a module that scales its input is the difference between output and input.
+    The branch of LHC is LHC(x); that of a module that scales its input is the difference between output and input.
     """
 
     def __init__(self, attention: nn.Module) -> None:
@@ -33,12 +30,12 @@ class GatedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         attention = self.attention
-        change: Tensor = attention.branch(x) if isinstance(attention, ResidualLHC) else attention(x) - x
-        return x + change * self.w.tanh().to(change.dtype)
+        branch: Tensor = attention.branch(x) if isinstance(attention, ResidualLHC) else attention(x) - x
+        return x + branch * self.w.tanh().to(branch.dtype)
 
 
 class LayerWithAttention(nn.Module):
-    """A layer of the host and the attention module behind it, in the layer's place."""
+    """A layer of the host network followed by an attention module; it replaces the layer."""
 
     def __init__(self, layer: nn.Module, attention: nn.Module) -> None:
         super().__init__()
@@ -60,26 +57,36 @@ def insert_lhc(
     seed: int | None = None,
     **settings: int | float | str | bool,
 ) -> Host:
-    """Put an attention module behind each named layer of a network, in place; the network's weights are not touched.
+    """Insert an LHC module after each named layer of a network, in place; the network's own weights stay as they are.
 
     Args:
-        model: any network; also returned. In its state the keys of a layer ``name`` become ``name.layer``, so load
-            weights of the host before.
-        at: names as in ``model.named_modules()``, or a mapping from names to settings of their own.
-        example: a batch that the network takes, of the resolution it is to work with: channels, height and width of
-            each layer are read off it. The layers' outputs must be (B, C, H, W), channels first.
-        gated: x + tanh(w) * LHC(x) with a trained number w that starts at 0: the network's outputs stay as they are,
-            to the bit, and the first step of training moves w alone. Otherwise x + LHC(x) at once, as in the paper.
-        seed: equal seeds give equal modules, each layer's drawn from its own stream; None draws from torch's global
-            generator.
-        settings: for all layers, the keys of :class:`lhcnet.config.LHCSettings`. Without ``heads`` the largest number
-            up to 8 that fits the map; without ``d`` half the pixels of a head, as in Table 2. Or ``attention``:
-            ``se``, ``cbam`` or ``eca`` puts that module of timm there instead of ``lhc``.
+        model: any network; also returned. In its state dict the keys of a layer ``name`` become ``name.layer``, so load
+            pretrained weights before.
+        at: layer names as in ``model.named_modules()``, or a mapping from names to settings of their own.
+        example: a batch of inputs at the resolution the network will work with; channels, height and width of each
+            layer's output are read from it. The outputs must be (B, C, H, W), channels first.
+        gated: x + tanh(w) * LHC(x) with a trainable number w, initially 0: the network's outputs stay the same, to the
+            bit, and the first training step changes w only. Otherwise x + LHC(x), as in the paper.
+        seed: equal seeds give equal modules; each layer's module has a random generator of its own. None draws from
+            torch's global generator.
+        settings: settings of all modules: the keyword arguments of :class:`lhcnet.LHC` without the sizes, and ``norm``
+            and ``second_conv``. Default of ``heads``: the largest number up to 8 that fits the map; of ``d``: half the
+            pixels of a head, as in Table 2. ``attention`` inserts a module of timm instead: ``se``, ``cbam``, ``eca``.
 
     Raises:
-        ValueError: no such layer, an output that is no (B, C, H, W), a layer that does not run exactly once, a setting
-            that cannot be, attention there already. The network is then as it was.
-        LhcnetError: another module than LHC is asked for and timm is not installed.
+        ValueError: no such layer, an output that is not (B, C, H, W), a layer that does not run exactly once, a setting
+            that is unknown or out of range, or a layer that has attention already. The network stays as it was.
+        LhcnetError: a baseline is asked for and timm is not installed.
+
+    Example:
+        >>> import torch, torchvision
+        >>> from lhcnet import insert_lhc
+        >>> model = torchvision.models.resnet18().eval()
+        >>> images = torch.rand(1, 3, 64, 64)
+        >>> logits = model(images)
+        >>> model = insert_lhc(model, ["layer1", "layer2"], images)
+        >>> torch.equal(model(images), logits)  # the gate is closed until it is trained
+        True
     """
     names = [at] if isinstance(at, str) else list(at)
     rows = at if isinstance(at, Mapping) else {name: {} for name in names}
@@ -89,18 +96,19 @@ def insert_lhc(
     for name, output in outputs.items():
         row = _complete({**settings, **rows[name]}, output.height, output.width)
         shape = (output.channels, output.height, output.width)
-        attention = fresh_module(row, shape, name, bn_momentum=0.1, generator=named_generator(seed, name))
+        with torch.device("cpu"):  # the same weights for every device
+            attention = attention_module(row, shape, name, bn_momentum=0.1, generator=named_generator(seed, name))
         attention = GatedResidual(attention) if gated else attention
         inserted.append(LayerWithAttention(layers[name], attention.to(device=output.device, dtype=output.dtype)))
-    parents = [model.get_submodule(name.rpartition(".")[0]) for name in outputs]  # found before any is replaced
-    for name, parent, after in zip(outputs, parents, inserted, strict=True):
-        setattr(parent, name.rpartition(".")[2], after)
+    parents = [model.get_submodule(name.rpartition(".")[0]) for name in outputs]  # looked up before any is replaced
+    for name, parent, replacement in zip(outputs, parents, inserted, strict=True):
+        setattr(parent, name.rpartition(".")[2], replacement)
     return model
 
 
 @dataclass(frozen=True)
 class _Output:
-    """What a layer gave for the example."""
+    """Output of a layer for the example."""
 
     channels: int
     height: int
@@ -110,8 +118,9 @@ class _Output:
 
 
 def _find(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    """Look up the named layers; raises ValueError where no module can be inserted."""
     if not names:
-        raise ValueError("name at least one layer to put a module behind")
+        raise ValueError("name at least one layer to insert a module after")
     known = dict(model.named_modules(remove_duplicate=False))
     taken = set()
     for module in model.modules():
@@ -124,16 +133,16 @@ def _find(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
             raise ValueError(f"the network has no layer {name!r}; did you mean one of {', '.join(close)}?")
         layer = known[name]
         if layer in taken:
-            raise ValueError(f"{name}: there is attention already")
-        twins = [other for other, module in known.items() if module is layer and other != name]
-        if twins:
-            raise ValueError(f"{name}: the network holds this layer under other names too: {', '.join(twins)}")
+            raise ValueError(f"{name}: this layer has attention already")
+        aliases = [other for other, module in known.items() if module is layer and other != name]
+        if aliases:
+            raise ValueError(f"{name}: the network has this layer under other names too: {', '.join(aliases)}")
         layers[name] = layer
     return layers
 
 
 def _run(model: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> dict[str, _Output]:
-    """The layers' outputs for the example; training flags, BatchNorm's statistics and generators stay as they were."""
+    """Outputs of the layers for the example; flags, BatchNorm statistics and random generators stay unchanged."""
     seen: dict[str, list[object]] = {name: [] for name in layers}
     training = {module: module.training for module in model.modules()}
     hooks = [
@@ -152,7 +161,7 @@ def _run(model: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> 
     outputs = {}
     for name, runs in seen.items():
         if len(runs) != 1:
-            raise ValueError(f"{name}: this layer ran {len(runs)} times in one pass; a module needs one that runs once")
+            raise ValueError(f"{name}: this layer ran {len(runs)} times in one pass; expected a layer that runs once")
         if not isinstance(runs[0], _Output):
             raise ValueError(f"{name}: expected a layer whose output is a tensor (B, C, H, W), not {runs[0]}")
         outputs[name] = runs[0]
@@ -160,6 +169,7 @@ def _run(model: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> 
 
 
 def _describe(output: object) -> object:
+    """Shape of a feature map, or in words what the output is instead."""
     if not isinstance(output, Tensor):
         return f"a {type(output).__name__}"
     if output.dim() != 4 or not output.is_floating_point():
@@ -169,14 +179,14 @@ def _describe(output: object) -> object:
 
 
 def _complete(row: dict[str, Any], height: int, width: int) -> ModuleSettings:
-    """Fill in heads and d, unless the row asks for another module than LHC."""
+    """Add default heads and d, unless the row names a baseline."""
     if row.get("attention", "lhc") != "lhc":
         return row
     row = {key: value for key, value in row.items() if key != "attention"}
     split = row.get("split", "horizontal")
     heads = row.setdefault(
-        "heads", max(n for n in range(1, MOST_HEADS + 1) if not partition_problem(split, n, height, width))
+        "heads", max(n for n in range(1, MAX_HEADS + 1) if not partition_problem(split, n, height, width))
     )
-    if isinstance(heads, int) and heads > 0:
-        row.setdefault("d", math.ceil(height * width / heads / 2))
+    valid = isinstance(heads, int) and heads > 0  # otherwise LHC raises an error about heads
+    row.setdefault("d", math.ceil(height * width / heads / 2) if valid else 1)
     return row

@@ -6,13 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lhcnet.config import (
-    Checkpoints,
-    Compute,
-    Stage,
-    code_digest,
-    flat,
-)
+from lhcnet.code_version import code_digest
+from lhcnet.config import Checkpoints, Compute, Stage, flat
 from lhcnet.data.store import Store
 from lhcnet.errors import LhcnetError
 from lhcnet.saved import Epoch, Metrics, ModelInfo, SavedModel, save
@@ -39,7 +34,7 @@ def fit_model(
     from lhcnet.inference.predict import loss_and_accuracy
     from lhcnet.models.lhcnet import control_weights
     from lhcnet.runtime import open_device
-    from lhcnet.training.health import attention_entropy
+    from lhcnet.training.health import attention_statistics
     from lhcnet.training.loop import DataSplit, finite, fit
 
     p, size = info.provenance, info.architecture.input_size
@@ -67,7 +62,7 @@ def fit_model(
             train_split,
             validation,
             stage,
-            number=p.stage,
+            stage_number=p.stage,
             seed=p.seed,
             input_size=size,
             device=device,
@@ -79,13 +74,13 @@ def fit_model(
             model, train_split.images, train_split.labels, input_size=size, device=device, truncate=True
         )
         best = result.history[result.best_epoch]
-        entropy = attention_entropy(model, validation.images, input_size=size, device=device)
-        dead = [f"{place} is {word}" for place, spread in entropy.items() if (word := spread.dead)]
+        attention = attention_statistics(model, validation.images, input_size=size, device=device)
+        dead = [f"{slot} is {word}" for slot, found in attention.items() if (word := found.dead)]
         died = bool(dead) and result.status == "trained"
         metrics = Metrics(
             status="dead" if died else result.status,
             reason=f"attention of {', of '.join(dead)} everywhere" if died else result.reason,
-            attention_entropy={place: spread.mean for place, spread in entropy.items()},
+            attention_entropy={slot: found.entropy for slot, found in attention.items()},
             best_epoch=result.best_epoch,
             epochs=len(result.history) - 1,
             train_loss=finite(train_loss),
@@ -114,7 +109,7 @@ def _checkpoint(checkpoints: Checkpoints, info: ModelInfo) -> Checkpoint:
     identity = flat(info.to_dict()) | {
         "threads": str(torch.get_num_threads()),
         "torch": torch.__version__,
-        "code": code_digest(),
+        "code": code_digest("steps.fit_model"),
     }
     return Checkpoint(checkpoints.directory, info.provenance.id, identity, checkpoints.seconds)
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from lhcnet.config import (
-    SetName,
-    Variant,
-)
+from lhcnet.config import SetName, Variant, module_arguments
 from lhcnet.errors import LhcnetError
 from lhcnet.saved import Metrics, ModelInfo, Provenance, SavedModel, open_model, save
 from lhcnet.steps.fit_model import refuse_diverged
@@ -25,7 +22,7 @@ def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed:
         raise LhcnetError(f"{model}: has attention modules already; expected a plain ResNet34v2")
     refuse_diverged(saved)
     try:
-        network = insert_modules(saved.network(), [m.to_dict() for m in variant.modules], seed)
+        network = insert_modules(saved.network(), module_arguments(variant.modules), seed)
     except ValueError as error:
         raise LhcnetError(f"variants.{variant.name}: {error}") from None
     p = saved.info.provenance

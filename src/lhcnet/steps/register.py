@@ -11,10 +11,10 @@ from lhcnet.io.atomic import atomic_file
 from lhcnet.io.files import write_json
 from lhcnet.protocol.results import EvaluationReport
 from lhcnet.saved import open_model
+from lhcnet.tracking.delivery import deliver
 from lhcnet.tracking.journal import Execution, journaled
-from lhcnet.tracking.mlflow_runs import register as register_model
 from lhcnet.tracking.record import restore
-from lhcnet.tracking.writer import Here
+from lhcnet.tracking.registry import register as register_model
 from lhcnet.versioned import read_versioned
 
 log = logging.getLogger("lhcnet")
@@ -30,14 +30,13 @@ def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution:
     weights = saved.weights_digest()
     tags = {"weights": weights, "data_digest": saved.info.provenance.data, "trained_as": saved.id}
     tags |= {key: f"{value:.4f}" for key, value in accuracies.items()}
-    here = Here()  # the registry's answer is this step's result
     # the run of an earlier time is what a registered version points to: it is added to, never replaced
     with journaled(
-        Execution(execution, saved.info.provenance.data), "register", tags={}, mode="keep", writing=here
+        Execution(execution, saved.info.provenance.data), "register", tags={}, mode="keep", deliver=deliver
     ) as run:
         restore([saved], run)
         run.metrics(accuracies)
-        version = register_model(here.now(run), name, chosen, tags=tags)
+        version = register_model(run, name, chosen, tags=tags)
         run.tags({"registered": f"{name} version {version}"})
         run.parent().metrics(accuracies)
         run.end_parent()

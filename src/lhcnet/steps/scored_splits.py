@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lhcnet.config import Evaluation
-from lhcnet.data.audit import twins
+from lhcnet.data.audit import train_duplicates
 from lhcnet.data.fer2013 import Bytes
 from lhcnet.data.store import open_store
 from lhcnet.errors import LhcnetError
@@ -40,7 +40,7 @@ class ScoredSplits:
             raise LhcnetError(f"{test}: is of data {sealed.digest[:12]}, but {trainval} of {seen.digest[:12]}")
         splits = {"validation": seen.split("validation"), "test": sealed.split("test")}
         train, _ = seen.split("train")
-        return cls(seen.digest, splits, {name: twins(images, train) for name, (images, _) in splits.items()})
+        return cls(seen.digest, splits, {name: train_duplicates(images, train) for name, (images, _) in splits.items()})
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Labels and duplicates, as in `predictions.npz`."""

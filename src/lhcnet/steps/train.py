@@ -13,6 +13,7 @@ from lhcnet.config import (
     SetName,
     Stage,
     Variant,
+    module_arguments,
 )
 from lhcnet.data.store import open_store
 from lhcnet.errors import LhcnetError
@@ -60,7 +61,7 @@ def train(
         model, origin = load_start(network.weights, architecture.build(seed))
         name = variant.name if variant else None
         if variant is not None:
-            insert_modules(model, [row.to_dict() for row in variant.modules], seed)
+            insert_modules(model, module_arguments(variant.modules), seed)
             architecture = architecture.model_copy(update={"modules": variant.modules})
         set_: SetName = "standalone" if standalone else "backbone"
         id_ = f"standalone/{name or PLAIN}/seed-{seed}/stage1" if standalone else "backbone/stage1"

@@ -1,12 +1,13 @@
-"""What a step says about itself, as lines on the disk. Nothing here loads MLflow or waits for it.
+"""Journal of one step: an append-only file of everything that its MLflow runs shall hold.
 
-A journal is a folder below LHCNET_JOURNAL (default `.lhcnet/journal`): `journal.jsonl` with a line an entry, each with
-its own time, and copies of the artifacts. It speaks of the step's own run, of the execution's and of runs that it adds
-to. Another process (`writer.py`) follows it and writes it to MLflow, so that an epoch costs one append whatever MLflow
-does. At its end a step waits for that process, LHCNET_TRACKING_WAIT seconds at most (default 30); what is not written
-then stays, and `lhcnet tracking replay` completes the record. With 0 there is no such process.
+A step never waits for MLflow while it computes: it appends a line per entry to a journal, and a process of its own
+(`writer_process.py`) reads the journal and writes the entries to MLflow. When the step ends, it waits for that process,
+LHCNET_TRACKING_WAIT seconds at most (default 30). The rest stays in the journal until `lhcnet tracking replay` writes
+it. With 0 there is no process, and the replay writes everything.
 
-A step holds a lock on its journal as long as it lives: so others see whether it still does.
+A journal is a folder below LHCNET_JOURNAL (default `.lhcnet/journal`): `journal.jsonl`, with one JSON object a line and
+the time in each, and copies of the artifacts. A step holds a lock on its journal as long as it runs, so that other
+processes can see whether it still does. Nothing in this module loads MLflow.
 """
 
 from __future__ import annotations
@@ -18,95 +19,79 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
 from lhcnet.config import flat
 from lhcnet.errors import LhcnetError
+from lhcnet.tracking import writer_process
+from lhcnet.tracking.target import TrackingTarget, default_uri, without_secrets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 log = logging.getLogger("lhcnet")
 
-EXPERIMENT = "lhcnet"
-FOLDER, WAIT = "LHCNET_JOURNAL", "LHCNET_TRACKING_WAIT"  # environment variables
+FOLDER_VARIABLE = "LHCNET_JOURNAL"
 ENTRIES = "journal.jsonl"
-TROUBLE = "trouble.txt"  # why MLflow did not take it, in one sentence
-OUTPUT = "writer.txt"  # what the writing process printed
-PARENT = ""  # the name of the execution's run in a journal; others have the name of their step
+PARENT = ""  # name of the execution's run in a journal; the other runs have the names of their steps
 
-# own: the step's own run, which replaces that of an earlier time. keep: the step's own, but an earlier one is added to.
-# add: another step's. restore: another step's, and only if there is none yet
 Mode = Literal["own", "keep", "add", "restore"]
+"""How an MLflow run is found or made for an entry `open`:
+
+own: the step's own run. A finished run of an earlier time is replaced: it is moved to MLflow's bin.
+keep: the step's own run. A run of an earlier time is continued.
+add: the run of another step. It is continued, or made if there is none.
+restore: the run of another step. It is made if there is none; otherwise all entries for it are left out.
+"""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """One pipeline execution: `name` comes from the driver, `data` is the digest of the store."""
+    """One pipeline execution.
+
+    Attributes:
+        name: given by the driver.
+        data: digest of the data set.
+    """
 
     name: str
     data: str
 
     @property
     def key(self) -> str:
+        """What identifies the execution in MLflow."""
         return f"{self.name}-{self.data[:8]}"
 
 
-def default_uri() -> str:
-    """MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory; a path of SQLite is made absolute."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    file = uri.removeprefix("sqlite:///")
-    return uri if file == uri else f"sqlite:///{Path.cwd() / file}"
-
-
-def without_secrets(uri: str) -> str:
-    """The URI without user, password and query."""
-    return re.sub(r"(?<=://)[^/]*@", "", uri).partition("?")[0]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where in MLflow a record goes; an experiment that was injected has an id."""
-
-    uri: str
-    experiment: str
-    experiment_id: str
-
-    @classmethod
-    def of_environment(cls) -> Place:
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-        return cls(default_uri(), name, os.environ.get("MLFLOW_EXPERIMENT_ID", ""))
-
-
-def journals() -> Path:
-    return Path(os.environ.get(FOLDER) or ".lhcnet/journal").absolute()
-
-
-def bound() -> float:
-    """Seconds that a step waits at its end for what MLflow still lacks; 0: nothing is written to MLflow beside it."""
-    text = os.environ.get(WAIT) or "30"
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
-        raise LhcnetError(f"{WAIT}={text}: expected seconds, 0 or more")
-    return float(text)
+def journal_root() -> Path:
+    """The folder that holds the journals."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or ".lhcnet/journal").absolute()
 
 
 class Journal:
-    """The journal of one step, open for appending. It exists from the first entry on or not at all."""
+    """The journal of one step, open for appending.
+
+    Args:
+        execution: the execution that the step belongs to.
+        step: the step's name, with its seed or variant, for example "train/A/seed-0".
+
+    Raises:
+        LhcnetError: the journal's folder cannot be made.
+    """
 
     def __init__(self, execution: Execution, step: str) -> None:
-        root = journals()
+        root = journal_root()
         plain = re.sub(r"[^\w.-]+", "-", step)
-        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{plain}-{uuid4().hex[:8]}"  # in the order of their beginning
+        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{plain}-{uuid4().hex[:8]}"  # sorted by the time of their start
         self.execution, self.step, self.folder = execution, step, root / name
-        self._files, self._full = 0, False
+        self._files, self._disk_full = 0, False
         hidden = root / f".{name}"
         try:
             hidden.mkdir(parents=True)
@@ -114,215 +99,200 @@ class Journal:
         except OSError as error:
             raise LhcnetError(
                 f"{root}: cannot hold the journal of the record ({error.strerror}); expected a folder to write to, "
-                f"or another in {FOLDER}"
+                f"or another in {FOLDER_VARIABLE}"
             ) from error
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        place = Place.of_environment()
+        target = TrackingTarget.from_environment()
+        uri = without_secrets(target.uri)
         self.append(
             PARENT,
             "begin",
-            uri=without_secrets(place.uri),
-            secrets=without_secrets(place.uri) != place.uri,
-            experiment=place.experiment,
-            experiment_id=place.experiment_id,
+            uri=uri,
+            secrets=uri != target.uri,
+            experiment=target.experiment,
+            experiment_id=target.experiment_id,
             injected=os.environ.get("MLFLOW_RUN_ID"),
             execution=execution.key,
             step=step,
         )
-        hidden.rename(self.folder)
+        hidden.rename(self.folder)  # from now on others see it, complete with its first entry
 
     def append(self, run: str, do: str, **values: object) -> None:
+        """Append one entry.
+
+        Args:
+            run: name of the run: a step's name or PARENT.
+            do: kind of the entry; `mlflow_runs.write_entry` and `delivery.Delivery` say which there are.
+            values: content of the entry, JSON-ready.
+        """
         entry = {"at": int(time.time() * 1000), "run": run, "do": do, **values}
-        with self.room():
+        with self.tolerate_full_disk():
             os.write(self._file.fileno(), (json.dumps(entry) + "\n").encode())
 
     @contextmanager
-    def room(self) -> Iterator[None]:
-        """A full disk costs the record what does not fit, not the step; it is said once."""
+    def tolerate_full_disk(self) -> Iterator[None]:
+        """Turn an OSError of the block into one warning per journal: a full disk must not stop a training."""
         try:
             yield
         except OSError as error:
-            if not self._full:
+            if not self._disk_full:
                 log.warning("%s cannot hold the record of %s: %s", self.folder, self.step, error.strerror or error)
-            self._full = True
+            self._disk_full = True
 
-    def place(self, name: str) -> Path:
-        """Where a file of that name is kept until MLflow has it."""
+    def new_file(self, name: str) -> Path:
+        """A path inside the journal where a copy of an artifact of that name can be put."""
         self._files += 1
         folder = self.folder / "files" / str(self._files)
         folder.mkdir(parents=True)
         return folder / name
 
     def close(self, status: str) -> None:
+        """Append the last entry, with the step's status (FINISHED or FAILED), and release the lock."""
         self.append(self.step, "close", status=status)
         self._file.close()
 
 
-class Run:
-    """One run as a step sees it: every call is an entry of the journal."""
+class StepRun:
+    """An MLflow run as a step sees it: every call appends one entry to the journal."""
 
     def __init__(self, journal: Journal, name: str) -> None:
-        self.journal = journal
-        self._name = name
+        self.journal, self.name = journal, name
 
     def params(self, values: Mapping[str, object]) -> None:
-        """Nested sections become dotted names."""
+        """Log parameters; nested mappings become dotted names."""
         self._append("params", values={name: text[:6000] for name, text in flat(values).items()})
 
     def tags(self, values: Mapping[str, object]) -> None:
-        self._append("tags", values=_texts(values))
+        """Set tags."""
+        self._append("tags", values=_as_text(values))
 
     def metrics(self, values: Mapping[str, object], step: int | None = None) -> None:
-        """Numbers only; None and text are left out. With a step, one point of a curve; without, a figure, once."""
+        """Log metrics.
+
+        Args:
+            values: numbers by name; None and text are left out.
+            step: the epoch, for a point of a curve. None: a single value.
+        """
         numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
         self._append("metrics", values=numbers, step=step)
 
     def dataset(self, name: str, digest: str, source: str, context: str) -> None:
+        """Log a data set as the run's input."""
         self._append("dataset", name=name, digest=digest, source=source, context=context)
 
     def figure(self, figure: Figure, path: str) -> None:
-        """Drawn now, as the format that the name of `path` ends in."""
-        with self.journal.room():
-            kept = self.journal.place(Path(path).name)
-            figure.savefig(kept)
-            self._file(kept, str(Path(path).parent))
+        """Draw a figure now and log it as the artifact `path`, whose suffix says the format."""
+        with self.journal.tolerate_full_disk():
+            copy = self.journal.new_file(Path(path).name)
+            figure.savefig(copy)
+            self._append_file(copy, str(Path(path).parent))
 
     def file(self, path: Path) -> None:
-        """Copied now: whatever becomes of `path`, the record gets what it holds."""
-        with self.journal.room():
-            kept = self.journal.place(path.name)
-            shutil.copyfile(path, kept)
-            self._file(kept, ".")
+        """Copy a file now and log it as an artifact; later changes of `path` have no effect."""
+        with self.journal.tolerate_full_disk():
+            copy = self.journal.new_file(path.name)
+            shutil.copyfile(path, copy)
+            self._append_file(copy, ".")
 
-    def parent(self) -> Run:
+    def parent(self) -> StepRun:
         """The run of the whole execution."""
-        return Run(self.journal, PARENT)
+        return StepRun(self.journal, PARENT)
 
-    def other(self, step: str, tags: Mapping[str, object], mode: Mode = "add") -> Run:
-        """The run of another step, to add to it."""
-        return _open(self.journal, step, tags, mode, {})
+    def other(self, step: str, tags: Mapping[str, object], mode: Mode = "add") -> StepRun:
+        """The run of another step, to add something to it."""
+        return _open_run(self.journal, step, tags, mode, {})
 
     def end_parent(self) -> None:
-        """End the execution's run, unless it was injected: then it is its owner's to end."""
+        """End the execution's run; nothing if MLFLOW_RUN_ID injected a run, which its owner ends."""
         self.journal.append(PARENT, "end", status="FINISHED")
 
-    def _file(self, kept: Path, folder: str) -> None:
-        self._append("file", file=str(kept.relative_to(self.journal.folder)), folder=folder)
+    def _append_file(self, copy: Path, folder: str) -> None:
+        self._append("file", file=str(copy.relative_to(self.journal.folder)), folder=folder)
 
     def _append(self, do: str, **values: object) -> None:
-        self.journal.append(self._name, do, **values)
+        self.journal.append(self.name, do, **values)
 
 
-def _open(journal: Journal, step: str, tags: Mapping[str, object], mode: Mode, of_new: Mapping[str, str]) -> Run:
-    """`of_new`: tags for a run that is made or adopted, not for one that is added to."""
+def _open_run(
+    journal: Journal, step: str, tags: Mapping[str, object], mode: Mode, tags_of_new: Mapping[str, str]
+) -> StepRun:
+    """Append the entry `open` for the run of a step; `tags_of_new` are set if the run is made or was injected."""
     common = {"step": step, "data_digest": journal.execution.data}
-    journal.append(step, "open", mode=mode, tags=_texts({**common, **tags}), of_new=dict(of_new))
-    return Run(journal, step)
-
-
-class Writing(Protocol):
-    """Who writes a journal to MLflow."""
-
-    def begin(self, folder: Path) -> None: ...
-
-    def end(self, folder: Path) -> str:
-        """After the journal was closed; returns why MLflow lacks a part of it, or nothing."""
-        ...
-
-
-class Beside:
-    """A process of its own, one for all journals of this process: it takes MLflow seconds to load."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
-
-    def begin(self, folder: Path) -> None:
-        if self._process is None or self._process.poll() is not None:
-            with (folder / OUTPUT).open("w") as output:  # not ours: who reads our output would wait for its end too
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "lhcnet.tracking.writer"],
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=output,
-                    text=True,
-                    start_new_session=True,  # Ctrl-C is for the step: its end is to be written
-                )
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(f"{folder}\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:  # it has just died: `end` says so
-            pass
-
-    def end(self, folder: Path) -> str:
-        assert self._process is not None
-        seconds, followed = bound(), False
-        until = time.monotonic() + seconds
-        while folder.exists():
-            if (status := self._process.poll()) is not None and not followed:
-                self.begin(folder)  # the first died, perhaps of too little memory: once more
-                followed = True
-            elif status is not None:
-                return _first_line(folder / TROUBLE) or f"the process that writes it ended with status {status}"
-            if time.monotonic() > until:
-                self._process.kill()  # it may hang in a call; what it wrote is entered, the rest is in the journal
-                self._process.wait()
-                return _first_line(folder / TROUBLE) or f"not written within {seconds:g} s"
-            time.sleep(0.02)
-        return ""
-
-
-class Later:
-    """Nobody yet: `lhcnet tracking replay`, or a later step that speaks to MLflow itself."""
-
-    def begin(self, folder: Path) -> None:
-        """Nothing."""
-
-    def end(self, folder: Path) -> str:
-        log.info("%s: `lhcnet tracking replay` writes it to MLflow", folder)
-        return ""
-
-
-BESIDE, LATER = Beside(), Later()
+    journal.append(step, "open", mode=mode, tags=_as_text({**common, **tags}), of_new=dict(tags_of_new))
+    return StepRun(journal, step)
 
 
 @contextmanager
 def journaled(
-    execution: Execution, step: str, *, tags: Mapping[str, object], mode: Mode = "own", writing: Writing | None = None
-) -> Iterator[Run]:
-    """The run of one step (with its seed in the name), under the execution's parent.
+    execution: Execution,
+    step: str,
+    *,
+    tags: Mapping[str, object],
+    mode: Mode = "own",
+    deliver: Callable[[Path], object] | None = None,
+) -> Iterator[StepRun]:
+    """Record one step in a journal and bring the journal to MLflow.
 
-    The finished run of an earlier time is replaced, an injected MLFLOW_RUN_ID is adopted and left to whoever injected
-    it to end. An MLflow that does not answer is a warning: the step's results are on the disk, its journal too.
+    The step's run is a child of the execution's run. A run that MLFLOW_RUN_ID names is used instead of a new one.
+    An MLflow that does not answer is a warning, not an error.
+
+    Args:
+        execution: the execution that the step belongs to.
+        step: the step's name, with its seed or variant.
+        tags: tags of the step's run.
+        mode: own or keep, see `Mode`.
+        deliver: called with the journal's folder at the end, in this process; raises LhcnetError if MLflow does not
+            answer. None: the writer process writes the journal.
+
+    Yields:
+        the step's run.
+
+    Raises:
+        LhcnetError: LHCNET_TRACKING_WAIT is no number, or there is no room for a journal.
     """
-    beside = bound() > 0  # a bad setting is said before anything is computed
-    writing = writing or (BESIDE if beside else LATER)
+    wait = writer_process.wait_limit()
     journal = Journal(execution, step)
-    run = _open(journal, step, tags, mode, _origin())
-    writing.begin(journal.folder)
+    run = _open_run(journal, step, tags, mode, _source_tags())
+    with_process = deliver is None and wait > 0
+    if with_process:
+        writer_process.WRITER.follow(journal.folder)
+    status = "FAILED"
     try:
         yield run
-    except BaseException:
-        journal.close("FAILED")
-        _finish(journal, writing)
-        raise
-    journal.close("FINISHED")
-    _finish(journal, writing)
+        status = "FINISHED"
+    finally:
+        journal.close(status)
+        if with_process:
+            _warn(journal, writer_process.WRITER.wait(journal.folder, wait))
+        elif deliver is None:
+            log.info("%s: `lhcnet tracking replay` writes it to MLflow", journal.folder)
+        else:
+            _warn(journal, _problem_of(deliver, journal.folder))
 
 
-def _finish(journal: Journal, writing: Writing) -> None:
-    if lacking := writing.end(journal.folder):
+def _problem_of(deliver: Callable[[Path], object], folder: Path) -> str:
+    if earlier := writer_process.last_problem(folder):
+        return earlier  # MLflow did not answer this step before: not once more
+    try:
+        deliver(folder)
+    except LhcnetError as error:
+        return str(error)
+    return ""
+
+
+def _warn(journal: Journal, problem: str) -> None:
+    if problem:
         log.warning(
             "MLflow at %s lacks a part of the record of %s (%s): it is kept in %s, `lhcnet tracking replay` writes it",
             without_secrets(default_uri()),
             journal.step,
-            lacking,
+            problem,
             journal.folder,
         )
 
 
-def _origin() -> dict[str, str]:
-    """Commit and DVC experiment, where there are any."""
+def _source_tags() -> dict[str, str]:
+    """Git commit and DVC experiment, where there are any."""
     commit = os.environ.get("LHCNET_COMMIT", "")
     if not commit:
         try:
@@ -336,12 +306,5 @@ def _origin() -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
-def _first_line(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8").partition("\n")[0]
-    except FileNotFoundError:
-        return ""
-
-
-def _texts(values: Mapping[str, object]) -> dict[str, str]:
+def _as_text(values: Mapping[str, object]) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""What of a model goes into the record, and how a record is completed from files."""
+"""The training record in MLflow: which values of a model are logged, and how the record is completed from files."""
 
 from __future__ import annotations
 
@@ -7,14 +7,25 @@ from contextlib import contextmanager
 from typing import Any
 
 from lhcnet.saved import Epoch, Metrics, SavedModel
-from lhcnet.tracking.journal import Execution, Run, journaled
+from lhcnet.tracking.journal import Execution, StepRun, journaled
 from lhcnet.tracking.timings import timed
 
 
 @contextmanager
 def tracked(
     execution: str | None, data: str, step: str, tags: Mapping[str, object] | None = None
-) -> Iterator[Run | None]:
+) -> Iterator[StepRun | None]:
+    """Record a step in MLflow, or do nothing outside an execution.
+
+    Args:
+        execution: name of the execution; None: nothing is recorded.
+        data: digest of the data set.
+        step: the step's name, with its seed or variant.
+        tags: tags of its run.
+
+    Yields:
+        the step's run, or None.
+    """
     if execution is None:
         yield None
         return
@@ -22,8 +33,13 @@ def tracked(
         yield run
 
 
-def restore(models: Sequence[SavedModel], by: Run) -> None:
-    """Complete the execution's record with models whose training ran under another: a cache brought them back."""
+def restore(models: Sequence[SavedModel], by: StepRun) -> None:
+    """Log the trainings of models that a cache supplied, so that their training did not run in this execution.
+
+    Args:
+        models: the models; those whose training has a run in this execution are left as they are.
+        by: the run of the step that uses them.
+    """
     for saved in models:
         p = saved.info.provenance
         tags: dict[str, object] = {"set": p.set, "stage": p.stage, "seed": p.seed, "variant": p.variant or "-"}
@@ -36,14 +52,15 @@ def restore(models: Sequence[SavedModel], by: Run) -> None:
 
 
 def curve(row: Epoch) -> dict[str, Any]:
+    """The points of one epoch on the training curves, by metric name."""
     return {name: value for name, value in row.to_dict().items() if name != "epoch" and value is not None}
 
 
 def final(metrics: Metrics) -> dict[str, Any]:
-    """The figures of the final weights, under names of their own: curves keep theirs."""
+    """The metrics of the final weights; their names begin with "final_", to keep them apart from the curves."""
     values = metrics.to_dict()
     return {f"final_{name}": value for name, value in values.items() if isinstance(value, float)} | {
         "best_epoch": metrics.best_epoch,
         "epochs": metrics.epochs,
-        **{f"attention_entropy_{place}": value for place, value in metrics.attention_entropy.items()},
+        **{f"attention_entropy_{slot}": value for slot, value in metrics.attention_entropy.items()},
     }

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lhcnet.tracking.journal import journals
+from lhcnet.tracking.journal import journal_root
 
 
 def _folder(execution: str) -> Path:
-    return journals().parent / "timings" / _file_name(execution)
+    return journal_root().parent / "timings" / _file_name(execution)
 
 
 def _file_name(name: str) -> str:

@@ -1,8 +1,9 @@
-"""Where an unfinished training stands, in one file from which it goes on to the same bytes.
+"""Checkpoints: the complete state of an unfinished training in one file; resuming gives the same bytes.
 
-The file is safetensors: tensors, and JSON in its header. It is written beside its place, flushed and renamed, so it is
-complete or absent. It belongs to one training: its name carries the digest of all that decides the numbers (settings,
-data, start, code, threads), and a checkpoint of any other is refused.
+The file has the format safetensors: tensors, and JSON in its header. It is written under a temporary name, flushed and
+renamed, so it is complete or absent. It belongs to one training: its name contains a digest of everything that
+determines the result (settings, data, initial weights, code, threads), and the checkpoint of another training is not
+used.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ from lhcnet.saved import Epoch
 
 log = logging.getLogger("lhcnet")
 
-OTHERS_KEPT = 3  # of one training under other settings: somebody may go back to them
-TRY_AGAIN = 75  # exit code, EX_TEMPFAIL of sysexits.h
+MAX_OLD = 3  # checkpoints kept of the same training with other settings, for a return to those settings
+EXIT_RETRY = 75  # exit code: EX_TEMPFAIL of sysexits.h
 
 
 class Preempted(SystemExit):
-    """SIGTERM came: the checkpoint is written, and the exit code asks for another try."""
+    """The process received SIGTERM and has written its checkpoint; the exit code asks for a retry."""
 
     def __init__(self) -> None:
-        super().__init__(TRY_AGAIN)
+        super().__init__(EXIT_RETRY)
 
 
 class Progress(FrozenModel):
-    """The part of a checkpoint that is not tensors: `batches` of `epoch` are done, its validation is not."""
+    """The part of a checkpoint that is not tensors: `batches` batches of `epoch` are done, its validation is not."""
 
     epoch: int
     batches: int
@@ -54,10 +55,10 @@ class Checkpoint:
     """The checkpoint of one training.
 
     Args:
-        folder: where the files lie; made when the first is written.
-        task: what is trained, for people: "C/table2/seed-3".
-        identity: everything that decides the numbers, as plain text values.
-        seconds: between two checkpoints.
+        folder: directory of the files; created with the first.
+        task: name of the training, for example "C/table2/seed-3".
+        identity: everything that determines the result, as text values.
+        seconds: time between two checkpoints.
     """
 
     def __init__(self, folder: Path, task: str, identity: Mapping[str, str], seconds: float) -> None:
@@ -66,14 +67,19 @@ class Checkpoint:
         self._name = task.replace("/", ".")
         self.path = folder / f"{self._name}-{digest}.safetensors"
         self._written = time.monotonic()
-        self._asked = self._failed = False
+        self._terminated = self._failed = False
 
     def load(self) -> tuple[dict[str, Tensor], Progress] | None:
-        """What was written last, or None. A checkpoint that is damaged or of other settings is refused, and said so."""
-        for left in self.path.parent.glob(f".{self.path.name}.*"):  # a process was killed while it wrote
-            left.unlink(missing_ok=True)
+        """Read the checkpoint that was written last.
+
+        Returns:
+            Its tensors and progress. None if there is no checkpoint, or if it is damaged or belongs to other settings;
+            a warning then says why.
+        """
+        for unfinished in self.path.parent.glob(f".{self.path.name}.*"):  # of a process that was killed while writing
+            unfinished.unlink(missing_ok=True)
         if not self.path.exists():
-            for other in self._others():
+            for other in self._old():
                 log.warning("%s: the checkpoint %s is not used: %s", self._task, other, self._difference(other))
             return None
         try:
@@ -86,75 +92,76 @@ class Checkpoint:
         except (SafetensorError, OSError, ValueError, KeyError, LhcnetError) as error:
             log.warning("%s: the checkpoint %s is not used: %s", self._task, self.path, error)
             return None
-        log.info("%s: goes on in epoch %d, after %d batches", self._task, progress.epoch, progress.batches)
+        log.info("%s: resuming at epoch %d, after %d batches", self._task, progress.epoch, progress.batches)
         return tensors, progress
 
     def due(self) -> bool:
-        """Whether it is time for the next, or the process was asked to end."""
-        return self._asked or time.monotonic() - self._written >= self._seconds
+        """Whether it is time for the next checkpoint, or the process received SIGTERM."""
+        return self._terminated or time.monotonic() - self._written >= self._seconds
 
     def write(self, tensors: Mapping[str, Tensor], progress: Progress) -> None:
-        """Replace the checkpoint. A full disk costs the checkpoint, not the training: it is said once.
+        """Replace the checkpoint. If it cannot be written (a full disk), training continues after one warning.
 
         Raises:
-            Preempted: the process was asked to end.
+            Preempted: the process received SIGTERM.
         """
         header = {"progress": json.dumps(progress.to_dict()), "identity": json.dumps(self._identity)}
-        beside = self.path.with_name(f".{self.path.name}.{uuid4().hex[:8]}")
+        temporary = self.path.with_name(f".{self.path.name}.{uuid4().hex[:8]}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, header)
-            for flushed in (beside, self.path.parent):
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
+            for flushed in (temporary, self.path.parent):
                 handle = os.open(flushed, os.O_RDONLY)
                 try:
                     os.fsync(handle)
                 finally:
                     os.close(handle)
-            beside.rename(self.path)
-            for old in self._others()[OTHERS_KEPT:]:
+            temporary.rename(self.path)
+            for old in self._old()[MAX_OLD:]:
                 old.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
             with suppress(OSError):
-                beside.unlink()
-            if not self._failed or self._asked:
+                temporary.unlink()
+            if not self._failed or self._terminated:
                 log.warning("%s: no checkpoint could be written to %s: %s", self._task, self.path.parent, error)
             self._failed = True
         self._written = time.monotonic()
-        self.leave_if_asked()
+        self.exit_if_terminated()
 
-    def leave_if_asked(self) -> None:
-        if self._asked:
-            log.warning("%s: was asked to end (SIGTERM); the same command goes on from here", self._task)
+    def exit_if_terminated(self) -> None:
+        """Raise Preempted if the process received SIGTERM."""
+        if self._terminated:
+            log.warning("%s: stopped by SIGTERM; run the same command again to resume", self._task)
             raise Preempted
 
     def remove(self) -> None:
-        """The training is finished and its model written."""
+        """Delete the checkpoint, when the training is finished and its model is written."""
         self.path.unlink(missing_ok=True)
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Within the block, SIGTERM asks for a last checkpoint instead of ending the process."""
-        if threading.current_thread() is not threading.main_thread():  # only that one is told of signals
+    def handling_sigterm(self) -> Iterator[None]:
+        """Within the block, SIGTERM causes a last checkpoint instead of ending the process."""
+        if threading.current_thread() is not threading.main_thread():  # Python delivers signals to this one only
             yield
             return
 
-        def ask(_: int, __: FrameType | None) -> None:
-            self._asked = True
+        def on_sigterm(_: int, __: FrameType | None) -> None:
+            self._terminated = True
 
-        before = signal.signal(signal.SIGTERM, ask)
+        before = signal.signal(signal.SIGTERM, on_sigterm)
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
 
-    def _others(self) -> list[Path]:
-        """Checkpoints of this task under other settings, the newest first."""
+    def _old(self) -> list[Path]:
+        """Checkpoints of this task with other settings, the newest first."""
         digest = "[0-9a-f]" * 16
         found = [p for p in self.path.parent.glob(f"{self._name}-{digest}.safetensors") if p != self.path]
         return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
     def _difference(self, file: Path) -> str:
-        """In words, what a checkpoint was made with and this training is not."""
+        """In words, how the settings of a checkpoint differ from those of this training."""
         try:
             with safe_open(file, "pt") as opened:
                 was: dict[str, str] = json.loads((opened.metadata() or {})["identity"])

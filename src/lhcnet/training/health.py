@@ -1,4 +1,4 @@
-"""Whether the LHC modules of a trained network attend to anything."""
+"""Detects dead LHC modules: attention that is uniform or one-hot whatever the image."""
 
 from __future__ import annotations
 
@@ -14,48 +14,64 @@ from torch import Tensor
 from lhcnet.inference.predict import predict
 from lhcnet.inference.tta import plain_views
 from lhcnet.models.lhc import LHC
-from lhcnet.models.lhcnet import ResidualLHC
+from lhcnet.models.residual import ResidualLHC
 from lhcnet.models.resnetv2 import SLOTS, ResNetV2
 from lhcnet.runtime import Device
 
-IMAGES = 16  # looked at: (B, heads, C, C) of each module
-SAME = 1e-6  # a few roundings of float32
+IMAGES = 16  # number of images; few, because the attention of a module has B * heads * C * C entries
+TOLERANCE = 1e-6  # a few rounding errors of float32
 
 
-@dataclass
-class Spread:
-    """Attention (15) of one module over images, heads and channels."""
+@dataclass(frozen=True)
+class AttentionStatistics:
+    """Statistics of one module's attention weights (15) over images, heads and channels.
 
-    mean: float = 0.0  # entropy of the rows over log C: 0 one-hot, 1 uniform
-    least: float = 0.0  # the smallest and the largest weight, times C: both 1 where all are alike
-    largest: float = 0.0
-    one_hot: float = 0.0  # the smallest of the rows' largest weights: 1 where every row is one-hot
+    Args:
+        entropy: mean entropy of the rows, divided by log C: 0 is one-hot, 1 is uniform.
+        smallest, largest: the smallest and the largest weight, times C; both are 1 if attention is uniform.
+        smallest_peak: the smallest of the rows' largest weights; 1 if every row is one-hot.
+    """
+
+    entropy: float
+    smallest: float
+    largest: float
+    smallest_peak: float
 
     @property
     def dead(self) -> str:
-        """ "uniform" or "one-hot" where that is what every row of every head is, otherwise nothing."""
-        if max(self.largest - 1, 1 - self.least) < SAME:
+        """`uniform` or `one-hot` if every row of every head is so; otherwise an empty string."""
+        if max(self.largest - 1, 1 - self.smallest) < TOLERANCE:
             return "uniform"
-        return "one-hot" if self.one_hot > 1 - SAME else ""
+        return "one-hot" if self.smallest_peak > 1 - TOLERANCE else ""
 
 
 @torch.inference_mode()
-def attention_entropy(
+def attention_statistics(
     network: ResNetV2, images: NDArray[np.uint8], *, input_size: int, device: Device
-) -> dict[str, Spread]:
-    """The spread of each LHC module by its place, on the first images (N, 48, 48); empty for networks without."""
-    found: dict[str, Spread] = {}
+) -> dict[str, AttentionStatistics]:
+    """Attention statistics of each LHC module on the first images.
 
-    def look(place: str, module: LHC, inputs: tuple[Tensor, ...]) -> None:
-        W = module.intermediates(inputs[0]).attention.float()  # (B, heads, C, C)
+    Args:
+        network: any network; one without LHC modules gives an empty result.
+        images: (N, 48, 48) uint8.
+        input_size: side of the network's input in pixels.
+        device: where the network is.
+
+    Returns:
+        Slot (LHC1 to LHC5) -> statistics of its module.
+    """
+    found: dict[str, AttentionStatistics] = {}
+
+    def measure(slot: str, lhc: LHC, inputs: tuple[Tensor, ...]) -> None:
+        W = lhc.intermediates(inputs[0]).attention.float()  # (B, heads, C, C)
         channels = W.shape[-1]
         entropy = torch.special.entr(W).sum(dim=-1).mean().item() / math.log(channels)
-        low, high = (W.min() * channels).item(), (W.max() * channels).item()
-        found[place] = Spread(entropy, low, high, W.amax(dim=-1).min().item())
+        smallest, largest = (W.min() * channels).item(), (W.max() * channels).item()
+        found[slot] = AttentionStatistics(entropy, smallest, largest, W.amax(dim=-1).min().item())
 
     slots = zip(SLOTS, network.attention, strict=True)
-    modules = [(place, slot.lhc) for place, slot in slots if isinstance(slot, ResidualLHC)]
-    hooks = [lhc.register_forward_pre_hook(partial(look, place)) for place, lhc in modules]
+    modules = [(slot, module.lhc) for slot, module in slots if isinstance(module, ResidualLHC)]
+    hooks = [lhc.register_forward_pre_hook(partial(measure, slot)) for slot, lhc in modules]
     try:
         if hooks:
             predict(network, images[:IMAGES], plain_views(), input_size=input_size, device=device)

@@ -12,10 +12,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lhcnet.config import Network
 from lhcnet.errors import LhcnetError
 from lhcnet.io.files import require_regular_file
-from lhcnet.models.resnetv2 import ResNetV2
+from lhcnet.models.resnetv2 import RESNET34_DEPTHS, RESNET34_WIDTHS, ResNetV2
 from lhcnet.weights.keras import keras_state, unit_layers
 
 IMAGENET = "imagenet"
@@ -105,10 +104,8 @@ def fetch() -> Path:
 
 
 def _check_fit(weights: str, network: ResNetV2) -> None:
-    paper = Network()
-    depths = network.depths
-    if (depths, network.widths) != (paper.depths, paper.widths):
+    if (network.depths, network.widths) != (RESNET34_DEPTHS, RESNET34_WIDTHS):
         raise LhcnetError(
-            f"network.weights: {weights} is for depths {paper.depths} and widths {paper.widths}, not for {depths} "
-            f"and {network.widths}; expected those or weights: none"
+            f"network.weights: {weights} is for depths {RESNET34_DEPTHS} and widths {RESNET34_WIDTHS}, not for "
+            f"{network.depths} and {network.widths}; expected those or weights: none"
         )

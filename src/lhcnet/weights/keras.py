@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lhcnet.config import Network
+from lhcnet.models.resnetv2 import RESNET34_DEPTHS
 
 Layers = Mapping[str, str]
 """Path of a module of ours -> its Keras layer; an LHC -> the dense layers of its heads, as in `Wqk/{head}`."""
@@ -30,7 +30,7 @@ def unit_layers(layer: Callable[[int, int, str], str], parts: Mapping[str, str])
     """The part of a table for the units of ResNet34: `layer(stage, unit, part)`, stage and unit counted from 1."""
     return {
         f"stages.{stage}.{unit}.{ours}": layer(stage + 1, unit + 1, theirs)
-        for stage, depth in enumerate(Network().depths)
+        for stage, depth in enumerate(RESNET34_DEPTHS)
         for unit in range(depth)
         for ours, theirs in parts.items()
     }

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lhcnet.config import TABLE_2, Network
 from lhcnet.errors import LhcnetError
-from lhcnet.models.lhcnet import add_control, build
+from lhcnet.models.lhcnet import LHCNet, add_control
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.weights.keras import keras_state, unit_layers
 from lhcnet.weights.tensorflow_checkpoint import find_checkpoint, read_checkpoint
@@ -50,8 +49,7 @@ def open_published(path: Path, network: ResNetV2 | None = None) -> ResNetV2:
         name: array for name, array in read_checkpoint(prefix).items() if name.partition("/")[0] not in NOT_THE_NETWORK
     }
     if network is None:
-        settings = Network().model_dump(exclude={"weights"})
-        network = build(**settings, modules=[module.to_dict() for module in TABLE_2], seed=0)
+        network = LHCNet()
     if any(name.startswith(CONTROLLERS) for name in arrays):
         add_control(network)
     try:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from support.hostile.choices import Choices, demand
-from support.hostile.images import archive, pictures, zeros
+from support.hostile.images import archive, image_folder, zeros
 from support.hostile.models import model, prediction
 from support.hostile.params import settings
 from support.hostile.stores import prepared, store
@@ -34,7 +34,7 @@ TARGETS: Mapping[str, Callable[[Choices, Path], bool]] = {
     ),
     "competition": competition,
     "zip": archive,
-    "folder": pictures,
+    "folder": image_folder,
     "prepare": prepared,
     "store": store,
     "params": settings,

@@ -36,7 +36,7 @@ def zeros() -> bytes:
     return b"".join(packer.compress(bytes(1 << 20)) for _ in range(256)) + packer.flush()
 
 
-def spoilt_picture(c: Choices, pixels: bytes) -> tuple[bytes, bool]:
+def spoilt_image(c: Choices, pixels: bytes) -> tuple[bytes, bool]:
     """(an image file, whether it can only be read as those pixels or not at all)."""
     image = Image.frombytes("L", (48, 48), pixels)
     png = encoded(image)
@@ -76,7 +76,7 @@ def spoilt_picture(c: Choices, pixels: bytes) -> tuple[bytes, bool]:
     return png, True
 
 
-def picture_files() -> dict[str, bytes]:
+def image_files() -> dict[str, bytes]:
     """ROWS as PNGs by name, the split in the file names."""
     return {
         f"{'test' if split else 'train'}/{FOLDERS[label]}/{NAMES[split]}_{label}.png": encoded(
@@ -86,8 +86,8 @@ def picture_files() -> dict[str, bytes]:
     }
 
 
-PICTURES = picture_files()
-PIXELS = dict(zip(PICTURES, (row[2] for row in ROWS), strict=True))
+IMAGE_FILES = image_files()
+PIXELS = dict(zip(IMAGE_FILES, (row[2] for row in ROWS), strict=True))
 PATHS = (
     "../x.png", "/etc/x.png", "C:/x.png", "..\\x.png", "train\\angry\\Training_9.png", "train/angry/a\nb.png",
     "a\nb.csv",
@@ -102,7 +102,7 @@ PATHS = (
 def spoilt_zip(c: Choices) -> tuple[bytes, bool]:
     """(a zip, whether it can only be read as ROWS or not at all)."""
     same = True
-    files = dict(PICTURES) if c.number(3) else {"fer2013.csv": "\n".join(LINES).encode()}
+    files = dict(IMAGE_FILES) if c.number(3) else {"fer2013.csv": "\n".join(LINES).encode()}
     entries = [[zipfile.ZipInfo(name), content] for name, content in files.items()]
     for _ in range(c.number(3)):
         entry, kind = c.pick(entries), c.number(8)
@@ -119,7 +119,7 @@ def spoilt_zip(c: Choices) -> tuple[bytes, bool]:
         elif kind == 4:
             entry[0].compress_type = c.pick([zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
         elif kind == 5 and name in PIXELS:
-            entry[1], faithful = spoilt_picture(c, PIXELS[name])
+            entry[1], faithful = spoilt_image(c, PIXELS[name])
             same = same and faithful
         elif kind == 6:
             for other in entries:
@@ -152,10 +152,10 @@ def spoilt_zip(c: Choices) -> tuple[bytes, bool]:
 
 def deflate_bomb(c: Choices) -> bytes:
     """A zip whose image claims a thousand bytes and inflates to a quarter of a gigabyte."""
-    name = next(iter(PICTURES))
+    name = next(iter(IMAGE_FILES))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for other, content in PICTURES.items():
+        for other, content in IMAGE_FILES.items():
             archive.writestr(other, zeros() if other == name else content)
     data = bytearray(buffer.getvalue())
     claimed = struct.pack("<I", c.pick([1000, 1 << 20, 2000]))
@@ -173,13 +173,13 @@ def archive(c: Choices, folder: Path) -> bool:
     return check_faces(answer(lambda: read(path), "fer.zip"), same=same)
 
 
-def pictures(c: Choices, folder: Path) -> bool:
-    files: dict[str, bytes] = dict(PICTURES)
+def image_folder(c: Choices, folder: Path) -> bool:
+    files: dict[str, bytes] = dict(IMAGE_FILES)
     same = True
     for _ in range(c.number(3)):
-        name, kind = c.pick(list(PICTURES)), c.number(4)
+        name, kind = c.pick(list(IMAGE_FILES)), c.number(4)
         if kind < 3:
-            files[name], faithful = spoilt_picture(c, PIXELS[name])
+            files[name], faithful = spoilt_image(c, PIXELS[name])
             same = same and faithful
         else:
             path = c.pick([path for path in PATHS if not path.startswith(("/", "..", ".")) and "/.." not in path])

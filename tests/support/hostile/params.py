@@ -60,8 +60,9 @@ def bomb(c: Choices) -> str:
 
 
 def settings(c: Choices, folder: Path) -> bool:
-    from lhcnet.config import Config, load, parse, to_yaml
+    from lhcnet.config import Config, load, parse
     from lhcnet.io.yaml import read_yaml
+    from lhcnet.profiles import to_yaml
 
     lines = SETTINGS.splitlines()
     same = True

@@ -25,11 +25,11 @@ def keras_file() -> tuple[Any, bytes]:
     """(a network, the HDF5 file of its backbone as Keras lays it out)."""
     import h5py
 
-    from lhcnet.models.lhcnet import build
+    from lhcnet.models.resnetv2 import ResNetV2
     from lhcnet.weights.imagenet import LAYERS
     from lhcnet.weights.keras import NORM
 
-    network = build(input_size=32, widths=(1, 1, 1, 1), head=(2,), seed=0)
+    network = ResNetV2(input_size=32, widths=(1, 1, 1, 1), head=(2,), seed=0)
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         for key, tensor in network.state_dict().items():

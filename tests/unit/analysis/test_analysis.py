@@ -25,7 +25,7 @@ from lhcnet.data.store import open_store
 from lhcnet.errors import LhcnetError
 from lhcnet.inference.predict import predict
 from lhcnet.inference.tta import plain_views
-from lhcnet.models.lhcnet import add_control, build
+from lhcnet.models.lhcnet import LHCNet, add_control
 from lhcnet.models.resnetv2 import SLOTS, ResNetV2
 from lhcnet.protocol.paper import PAPER_TABLE_A2
 from lhcnet.protocol.score import score
@@ -44,7 +44,7 @@ SHAPE = {"input_size": SIZE, "depths": (1, 1, 1, 1), "widths": (4, 4, 8, 8), "he
 
 def trained(seed: int, control: bool = False, **options: object) -> ResNetV2:
     """Far from its start, as after training; modules that matter."""
-    network = build(**SHAPE, modules=[row | options for row in ROWS], control=control, seed=seed).eval()
+    network = LHCNet(**SHAPE, modules=[row | options for row in ROWS], control=control, seed=seed).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.attention.parameters():
@@ -192,7 +192,7 @@ def test_all_modules_set_back_are_the_initial_network(saved: SavedModel) -> None
 @torch.no_grad()
 @pytest.mark.parametrize("control", [False, True])
 def test_a_head_set_back_has_its_own_first_weights(control: bool) -> None:
-    network, initial, x = trained(4, control), build(**SHAPE, modules=ROWS, seed=4).eval(), pixels()
+    network, initial, x = trained(4, control), LHCNet(**SHAPE, modules=ROWS, seed=4).eval(), pixels()
     by_hand = copy.deepcopy(network)
     for name in ("w1", "b1"):
         getattr(by_hand.attention[2].lhc, name)[1] = getattr(initial.attention[2].lhc, name)[1]
@@ -211,7 +211,7 @@ def test_a_head_set_back_has_its_own_first_weights(control: bool) -> None:
 def test_a_module_set_back_takes_norms_and_second_convolution_with_it() -> None:
     options = {"norm": "both", "second_conv": True}
     network, x = trained(5, **options), pixels()
-    initial = build(**SHAPE, modules=[row | options for row in ROWS], seed=5).eval()
+    initial = LHCNet(**SHAPE, modules=[row | options for row in ROWS], seed=5).eval()
     network.attention[0].norm1.running_mean += 1
     by_hand = copy.deepcopy(network)
     by_hand.attention[0] = initial.attention[0]
@@ -224,7 +224,7 @@ def test_a_module_set_back_takes_norms_and_second_convolution_with_it() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_network_comes_back_bit_for_bit(kind: AblationKind) -> None:
-    network, initial, x = trained(6, control=True), build(**SHAPE, modules=ROWS, seed=6), pixels()
+    network, initial, x = trained(6, control=True), LHCNet(**SHAPE, modules=ROWS, seed=6), pixels()
     slots, before = list(network.attention), copy.deepcopy(network.state_dict())
     start, logits = copy.deepcopy(initial.state_dict()), network(x)
     for change in plan(HEADS):
@@ -247,11 +247,11 @@ def test_changes_that_cannot_be() -> None:
         pass
     with pytest.raises(ValueError, match="needs the network"), ablated(network, lose_module(HEADS, 0, "reset")):
         pass
-    assert all(isinstance(slot.lhc.areas, torch.nn.Module) for slot in network.attention)
+    assert all(isinstance(slot.lhc.partition, torch.nn.Module) for slot in network.attention)
 
 
 def test_probabilities_under_all_changes_are_those_of_the_changed_networks() -> None:
-    network, initial, images = trained(7), build(**SHAPE, modules=ROWS, seed=7).eval(), faces(5)
+    network, initial, images = trained(7), LHCNet(**SHAPE, modules=ROWS, seed=7).eval(), faces(5)
     changes = plan(HEADS)[::3]
     common = {"input_size": SIZE, "device": CPU, "batch_size": 3}
     found = switching.probabilities(network, changes, initial, images, **common)
@@ -361,7 +361,7 @@ def test_norms_are_in_front_of_what_is_looked_at() -> None:
 
 
 def test_heads_that_attend_evenly_and_heads_that_are_silent() -> None:
-    network = build(**SHAPE, modules=ROWS, seed=0)
+    network = LHCNet(**SHAPE, modules=ROWS, seed=0)
     with torch.no_grad():
         for slot in network.attention:
             slot.lhc.w1.zero_()  # no scores: T is 1/2 and attention even

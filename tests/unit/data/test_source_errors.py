@@ -17,8 +17,7 @@ from support.hostile.choices import Choices
 from support.hostile.images import deflate_bomb, zeros
 from support.source_files import FACES, competition, csv_lines, encoded, folder, grey, message, pngs, text, zipped
 
-from lhcnet.data import archive as members
-from lhcnet.data import sources
+from lhcnet.data import archive, sources
 from lhcnet.data.fer2013 import SPLITS
 from lhcnet.data.sources import read
 from lhcnet.errors import LhcnetError
@@ -70,9 +69,7 @@ def test_bad_row(tmp_path: Path, case: str, row: int) -> None:
         assert "in.zip/archive/fer.csv, line 40" in error
 
 
-def test_first_bad_row_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever thread finds one first."""
-    monkeypatch.setattr(members, "_BLOCK", 2)
+def test_first_bad_row_is_named(tmp_path: Path) -> None:
     lines = [line if number < 9 else "7" + line[1:] for number, line in enumerate(csv_lines(), start=1)]
     assert "fer.csv, line 9: emotion 7" in message(folder(tmp_path, {"fer.csv": text(lines)}) / "fer.csv")
 
@@ -197,8 +194,8 @@ def test_link_in_zip(tmp_path: Path) -> None:
     path = zipped(tmp_path / "in.zip", pngs())
     link = zipfile.ZipInfo("train/angry/Training_9.png")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(link, "/etc/passwd")
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(link, "/etc/passwd")
     assert "train/angry/Training_9.png is a symbolic link" in message(path)
 
 
@@ -206,8 +203,8 @@ def test_link_in_zip(tmp_path: Path) -> None:
 def test_path_twice_in_zip(tmp_path: Path) -> None:
     path = zipped(tmp_path / "in.zip", pngs())
     name = next(iter(pngs()))
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(name, b"other")
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(name, b"other")
     assert f"{name} stands twice" in message(path)
 
 
@@ -217,7 +214,7 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"{name} claims 2,097,152 bytes" in message(bomb)
     huge = encoded(Image.new("1", (8000, 8000)))  # a few kilobytes
     assert f"{name} is 8000x8000" in message(zipped(tmp_path / "huge.zip", pngs() | {name: huge}))
-    monkeypatch.setattr(members, "_MAX_FILES", 10)
+    monkeypatch.setattr(archive, "_MAX_FILES", 10)
     assert "more than 10 files" in message(folder(tmp_path / "in", pngs()))
     assert "more than 10 files" in message(zipped(tmp_path / "many.zip", pngs()))
 
@@ -276,8 +273,8 @@ BAD_IMAGES = {
 }
 
 
-def test_filters_see_only_their_own_image(tmp_path: Path) -> None:
-    """Every filter in the first row, where the row above is black, and in the others; images beside one another."""
+def test_every_png_filter(tmp_path: Path) -> None:
+    """Each filter in the first row, where the row above counts as black, and in the others."""
     files, expected = dict(pngs()), []
     rng = np.random.default_rng(0)
     for name, kind in zip(list(files), [0, 1, 2, 3, 4] * 4, strict=False):
@@ -358,7 +355,7 @@ def test_methods_that_inflate_without_a_limit_are_refused(method: int, tmp_path:
 
 
 def test_a_zip_that_claims_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(members, "_MAX_UNPACKED", 1000)
+    monkeypatch.setattr(archive, "_MAX_UNPACKED", 1000)
     assert "bytes unpacked, expected at most 1,000" in message(zipped(tmp_path / "in.zip", pngs()))
 
 

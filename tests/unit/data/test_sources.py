@@ -71,7 +71,7 @@ def test_images(tmp_path: Path, root: str, place: str) -> None:
 
 
 def test_other_encodings_and_names(tmp_path: Path) -> None:
-    """Grey pictures stored in colour, and the class names of the re-exports and of the paper."""
+    """Grey images stored in colour, and the class names of the re-exports and of the paper."""
     names = dict(
         zip(FOLDERS, ("anger", "Disgusted", "fearful", "happiness", "sadness", "surprised", "neutral"), strict=True)
     )
@@ -79,8 +79,8 @@ def test_other_encodings_and_names(tmp_path: Path) -> None:
     files = {}
     for i, (name, content) in enumerate(pngs().items()):
         part, old, file = name.split("/")
-        picture = Image.open(io.BytesIO(content)).convert(modes[i % len(modes)])
-        files[f"{part.title()}\\{names[old]}\\{file}"] = encoded(picture)  # and as Windows writes it
+        image = Image.open(io.BytesIO(content)).convert(modes[i % len(modes)])
+        files[f"{part.title()}\\{names[old]}\\{file}"] = encoded(image)  # and as Windows writes it
     assert read(zipped(tmp_path / "in.zip", files)).digest == FACES.digest
 
 
@@ -137,10 +137,10 @@ def test_cut_validation(tmp_path: Path) -> None:
 
     unnamed = {name.replace("Training", "a").replace("PublicTest", "b").replace("PrivateTest", "c"): content
                for name, content in pngs().items()}  # fmt: skip
-    pictures = read(folder(tmp_path / "pictures", unnamed), validation_fraction=0.3, seed=5)
-    assert pictures.digest == faces.digest
-    assert pictures.shape == "image folder (no split in file names)"
-    assert pictures.validation == "cut from train"
+    images = read(folder(tmp_path / "images", unnamed), validation_fraction=0.3, seed=5)
+    assert images.digest == faces.digest
+    assert images.shape == "image folder (no split in file names)"
+    assert images.validation == "cut from train"
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("nan")])
@@ -150,7 +150,7 @@ def test_fraction_is_checked(tmp_path: Path, fraction: float) -> None:
 
 
 def counted(label: int, number: int) -> Image.Image:
-    """A cheap picture that says which one it is."""
+    """A cheap image that encodes which one it is."""
     pixels = np.zeros((48, 48), np.uint8)
     pixels[0, :3] = label, number // 256, number % 256
     return Image.fromarray(pixels)

@@ -140,7 +140,7 @@ def test_refuses_file_and_nesting(tmp_path: Path) -> None:
     with pytest.raises(LhcnetError, match="cannot be written"):
         write_stores(FACES, tmp_path / "file" / "below", tmp_path / "test")
     for other in (tmp_path / "a", tmp_path / "a" / "b", tmp_path):
-        with pytest.raises(LhcnetError, match="lie in one another"):
+        with pytest.raises(LhcnetError, match="one contains the other"):
             write_stores(FACES, tmp_path / "a", other)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 

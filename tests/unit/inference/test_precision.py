@@ -10,7 +10,7 @@ from lhcnet.config import Augmentation, Stage
 from lhcnet.data.drawn_faces import draw
 from lhcnet.inference.predict import predict
 from lhcnet.inference.tta import plain_views
-from lhcnet.models.lhcnet import build, insert_modules
+from lhcnet.models.lhcnet import LHCNet, insert_modules
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.runtime import Device
 from lhcnet.training.loop import DataSplit, fit
@@ -20,16 +20,9 @@ MODULES = [{"heads": heads, "d": d} for heads, d in ((8, 8), (8, 8), (4, 8), (3,
 
 
 def network(*, lhc: bool) -> ResNetV2:
-    return build(
-        input_size=48,
-        depths=(1, 1, 1, 1),
-        widths=(16, 32, 64, 128),
-        head=(64,),
-        dropout=0.4,
-        bn_momentum=0.1,
-        modules=MODULES if lhc else None,
-        seed=2,
-    )
+    sizes = {"input_size": 48, "depths": (1, 1, 1, 1), "widths": (16, 32, 64, 128), "head": (64,)}
+    settings = sizes | {"dropout": 0.4, "bn_momentum": 0.1, "seed": 2}
+    return LHCNet(MODULES, **settings) if lhc else ResNetV2(**settings)
 
 
 def splits(n: int) -> tuple[DataSplit, DataSplit, DataSplit]:

@@ -12,7 +12,8 @@ from support.golden_weights import TABLE_2, Arrays, below, drawn, fill, fixture,
 from torch import Tensor, nn
 
 from lhcnet.models.lhc import LHC
-from lhcnet.models.lhcnet import ResidualLHC, add_control, build
+from lhcnet.models.lhcnet import LHCNet, add_control
+from lhcnet.models.residual import ResidualLHC
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.weights.keras import from_keras
 
@@ -55,8 +56,7 @@ def recorded(network: ResNetV2, x: Tensor) -> dict[str, Tensor]:
 def test_network_is_the_reference(run: str, memory: torch.memory_format, weights: Arrays) -> None:
     everything = fixture("lhcnet_forward")
     golden = below(everything, f"{run}/")
-    modules = None if run == "plain" else TABLE_2
-    network = build(input_size=224, modules=modules, seed=0)
+    network = ResNetV2() if run == "plain" else LHCNet(TABLE_2)
     fill(network, weights)
     if run == "ctrlA":
         add_control(network)

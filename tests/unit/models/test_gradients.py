@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from support.golden_weights import GOLDEN, drawn, fixture, lhc_state, nchw
 from torch import Tensor, nn
 
-from lhcnet.models.lhcnet import ResidualLHC, build
+from lhcnet.models.lhcnet import LHCNet
+from lhcnet.models.residual import ResidualLHC
 from lhcnet.models.resnetv2 import ResNetV2
 
 LEARNT_HEADS = [3, 8, 5, 2, 2]  # they need not divide the map, and may share its one pixel
@@ -36,21 +37,15 @@ NETWORKS = {  # maps are 8x8, 8x8, 4x4, 2x2 and 1x1: every option where it has s
 def network(name: str) -> ResNetV2:
     """Small, in double precision, with weights away from their start: there biases and w are zero."""
     options = NETWORKS[name]
-    rows, control = None, False
-    if options is not None:
+    sizes = {"input_size": 32, "depths": (1, 1, 1, 1), "widths": (4, 4, 5, 6), "head": (8,), "seed": 1}
+    if options is None:
+        made = ResNetV2(**sizes).double()
+    else:
         options = dict(options)
         control = options.pop("control", False)
         heads = options.pop("heads", [8, 4, 4, 2, 1])
         rows = [{"heads": n, "d": d} | options for n, d in zip(heads, (4, 5, 3, 2, 3), strict=True)]
-    made = build(
-        input_size=32,
-        depths=(1, 1, 1, 1),
-        widths=(4, 4, 5, 6),
-        head=(8,),
-        modules=rows,
-        control=control,
-        seed=1,
-    ).double()
+        made = LHCNet(rows, control=control, **sizes).double()
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -115,7 +110,7 @@ def test_a_module_in_a_network_has_the_references_gradients(name: str, place: in
     rows: list[dict[str, float]] = [{"heads": 1, "d": 2}] * 5
     rows[place] = {key: c[key] for key in ("heads", "d", "pool", "g", "kernel")}
     widths = (c["C"], 4, 4, 4)  # of the first two places
-    model = build(input_size=4 * c["H"], depths=(1, 1, 1, 1), widths=widths, head=(), modules=rows, seed=1)
+    model = LHCNet(rows, input_size=4 * c["H"], depths=(1, 1, 1, 1), widths=widths, head=(), seed=1)
     slot = model.attention[place]
     assert isinstance(slot, ResidualLHC)
     slot.lhc.load_state_dict(lhc_state(slot.lhc, tensors))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +12,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from support.naive_lhc import naive
 
-from lhcnet import config
 from lhcnet.errors import LhcnetError
-from lhcnet.geometry import grid
-from lhcnet.models.head_partition import PARTITIONS, Learnt
+from lhcnet.geometry import grid_shape
+from lhcnet.models.head_partition import PARTITIONS, LearntPartition
 from lhcnet.models.lhc import LHC
-from lhcnet.models.lhcnet import ResidualLHC, build, fresh_module
+from lhcnet.models.lhcnet import LHCNet
+from lhcnet.models.residual import ResidualLHC, attention_module
+from lhcnet.profiles import profile
 
 C, H, W, HEADS = 5, 4, 6, 6
 OPTIONS = [
@@ -44,7 +48,7 @@ def images(n: int = 2, seed: int = 1) -> torch.Tensor:
 
 def slot(seed: int = 0, **options: object) -> ResidualLHC:
     row = {"heads": 6, "d": 3, "kernel": 3} | options
-    made = fresh_module(row, (C, H, W), "LHC1", bn_momentum=0.25, generator=torch.Generator().manual_seed(seed))
+    made = attention_module(row, (C, H, W), "LHC1", bn_momentum=0.25, generator=torch.Generator().manual_seed(seed))
     assert isinstance(made, ResidualLHC)
     return made
 
@@ -70,7 +74,7 @@ def test_heads_see_their_pixels_and_no_others(split: str) -> None:
 
 def test_learnt_areas_are_the_equations_with_masks() -> None:
     lhc, x = module("learnt"), images()
-    logits = lhc.areas.logits.detach().numpy()
+    logits = lhc.partition.logits.detach().numpy()
     masks = np.exp(logits) / np.exp(logits).sum(axis=0)
     everything = [np.arange(H * W)] * HEADS
     expected = np.stack([naive(lhc, image, everything, masks) for image in x.numpy()])
@@ -97,7 +101,7 @@ def test_learnt_areas_with_hard_masks_are_that_split(split: str) -> None:
 @pytest.mark.parametrize("heads", [1, 4, 7])
 def test_learnt_areas_start_near_the_horizontal_runs_and_share_every_pixel(heads: int) -> None:
     """Seven heads do not divide 24 pixels: nearly equal runs will do."""
-    masks = Learnt(heads, H, W).masks().detach()
+    masks = LearntPartition(heads, H, W).masks().detach()
     assert masks.sum(0).allclose(torch.ones(H * W))
     own = masks.argmax(0)
     assert own.tolist() == sorted(own.tolist())
@@ -106,7 +110,17 @@ def test_learnt_areas_start_near_the_horizontal_runs_and_share_every_pixel(heads
     assert masks.max(0).values.allclose(torch.full((H * W,), 0.9 if heads > 1 else 1.0))
     drawn = module("learnt", heads=heads)
     drawn.reset_parameters()
-    assert drawn.areas.masks().allclose(masks.double())
+    assert drawn.partition.masks().allclose(masks.double())
+
+
+def test_saved_keys_of_learnt_masks_do_not_change() -> None:
+    lhc = module("learnt")
+    state = lhc.state_dict()
+    assert "areas.logits" in state
+    assert not [key for key in state if key.startswith("partition")]
+    for other in (copy.deepcopy(lhc), pickle.loads(pickle.dumps(lhc)), module("learnt", seed=9)):
+        other.load_state_dict(state)
+        assert torch.equal(other.partition.logits, lhc.partition.logits)
 
 
 @pytest.mark.parametrize("split", PARTITIONS)
@@ -114,7 +128,7 @@ def test_intermediates_serve_every_split(split: str) -> None:
     lhc, x = module(split), images()
     with torch.no_grad():
         mid = lhc.intermediates(x)
-        torch.testing.assert_close(lhc.areas.join(mid.A), lhc(x), rtol=1e-10, atol=1e-11)
+        torch.testing.assert_close(lhc.partition.join(mid.A), lhc(x), rtol=1e-10, atol=1e-11)
     assert mid.v.shape == mid.A.shape == (2, HEADS, C, H * W if split == "learnt" else H * W // HEADS)
     assert mid.q.shape == (2, HEADS, C, 3)
 
@@ -146,7 +160,7 @@ def test_every_split_works_in_bfloat16(split: str) -> None:
     ],
 )
 def test_the_grid_is_as_square_as_it_gets(heads: int, height: int, width: int, shape: tuple[int, int] | None) -> None:
-    assert grid(heads, height, width) == shape
+    assert grid_shape(heads, height, width) == shape
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -203,14 +217,13 @@ def test_second_convolution_starts_glorot_and_norms_follow_the_host() -> None:
     assert not part.conv2.bias.any()
     assert torch.equal(slot(second_conv=True).conv2.weight, part.conv2.weight)  # one stream, one order
     assert (part.norm1.eps, part.norm1.momentum) == (2e-5, 0.25)
-    network = build(
+    network = LHCNet(
+        [{"heads": 1, "d": 2, "norm": "after"}] * 5,
         input_size=32,
         depths=(1, 1, 1, 1),
         widths=(4, 4, 4, 4),
         head=(),
         bn_momentum=0.2,
-        modules=[{"heads": 1, "d": 2, "norm": "after"}] * 5,
-        seed=0,
     )
     assert {s.norm2.momentum for s in network.attention} == {0.2}
 
@@ -240,12 +253,12 @@ MODULE = {"heads": 1, "d": 3}
 )
 def test_impossible_rows_name_place_or_key(row: dict[str, object], says: str) -> None:
     with pytest.raises(LhcnetError) as error:
-        config.profile("demo", {"variants": {"x": [row] + [MODULE] * 4}})
+        profile("demo", {"variants": {"x": [row] + [MODULE] * 4}})
     assert says in str(error.value)
 
 
 def test_learnt_areas_need_no_divisor() -> None:
-    made = config.profile(
+    made = profile(
         "demo", {"variants": {"x": [{"heads": 7, "d": 3, "split": "learnt"}] + [MODULE] * 4}, "standalone.variant": "x"}
     )
     assert made.variants["x"][0].heads == 7

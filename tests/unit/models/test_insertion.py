@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lhcnet.models.insertion import GatedResidual, LayerWithAttention, insert_lhc
-from lhcnet.models.lhcnet import ResidualLHC
+from lhcnet.models.residual import ResidualLHC
 
 
 def drawn(make: Callable[[], nn.Module]) -> nn.Module:
@@ -266,13 +266,13 @@ def test_other_attention_at_the_same_places(kind: str, gated: bool) -> None:
         (["pair"], {}, r"pair: expected a layer whose output is a tensor \(B, C, H, W\), not a tuple"),
         (["twice"], {}, "twice: this layer ran 2 times"),
         (["never"], {}, "never: this layer ran 0 times"),
-        (["end"], {}, "end: the network holds this layer under other names too: alias"),
+        (["end"], {}, "end: the network has this layer under other names too: alias"),
         (["first"], {"heads": 7}, r"first: heads=7 does not divide H\*W = 12\*10 = 120"),
         (["first"], {"heads": 9, "split": "grid"}, "first: heads=9 do not make a grid"),
-        (["first"], {"heads": 0}, "first: heads: Input should be greater than or equal to 1"),
+        (["first"], {"heads": 0}, "first: heads=0 must be at least 1"),
         (["first"], {"dim": 3}, "first: dim: unknown key"),
-        (["first"], {"split": "diagonal"}, "first: split: Input should be 'horizontal'"),
-        ({"first": {"attention": "bam"}}, {}, "first: attention: Input should be 'se', 'cbam' or 'eca', not 'bam'"),
+        (["first"], {"split": "diagonal"}, "first: split='diagonal' must be one of horizontal, vertical, grid, learnt"),
+        ({"first": {"attention": "bam"}}, {}, "first: attention='bam' must be one of se, cbam, eca"),
         (["first"], {"attention": "se", "d": 3}, "first: d: unknown key"),
     ],
 )
@@ -290,5 +290,5 @@ def test_errors_name_the_layer_and_leave_the_network(at: object, settings: dict[
 def test_a_layer_gets_attention_once(name: str) -> None:
     model, x = small()
     insert_lhc(model, ["pool"], x)
-    with pytest.raises(ValueError, match=f"{name}: there is attention already"):
+    with pytest.raises(ValueError, match=f"{name}: this layer has attention already"):
         insert_lhc(model, [name], x)

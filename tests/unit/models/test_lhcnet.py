@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -12,8 +14,10 @@ import torch.nn.functional as F
 from support.golden_weights import GOLDEN, TABLE_2
 from torch import nn
 
+from lhcnet import config
 from lhcnet.errors import LhcnetError
-from lhcnet.models.lhcnet import ResidualLHC, add_control, attention_share, build, count_parameters, insert_modules
+from lhcnet.models.lhcnet import LHCNet, add_control, attention_share, count_parameters, insert_modules
+from lhcnet.models.residual import ResidualLHC
 from lhcnet.models.resnetv2 import ResNetV2
 
 COUNTS = json.loads((GOLDEN / "lhcnet_param_counts.json").read_text())
@@ -28,11 +32,12 @@ ROWS = [
 
 
 def small(**changes: object) -> ResNetV2:
-    return build(**(SMALL | {"seed": 0} | changes))
+    settings = SMALL | {"seed": 0} | changes
+    return LHCNet(**settings) if "modules" in settings else ResNetV2(**settings)
 
 
 def test_parameter_counts() -> None:
-    plain = build(input_size=224, seed=0)
+    plain = ResNetV2(seed=0)
     assert count_parameters(plain) == COUNTS["plain_total"] == 27_606_224
     assert attention_share(plain) == 0
     network = insert_modules(plain, TABLE_2, 0)
@@ -42,6 +47,41 @@ def test_parameter_counts() -> None:
     assert attention_share(network) == COUNTS["lhc_sum"] / COUNTS["total"]
     assert round(100 * attention_share(network), 1) == 14.8  # Table A2
     assert count_parameters(add_control(network)) == COUNTS["lhcnetc_total"]
+
+
+def test_defaults_are_those_of_the_paper_profile() -> None:
+    network, resnet = (
+        {name: p.default for name, p in inspect.signature(constructor).parameters.items()}
+        for constructor in (LHCNet, ResNetV2)
+    )
+    settings = config.Config()
+    paper = settings.network.model_dump(exclude={"weights"})
+    assert {name: resnet[name] for name in paper} == {name: network[name] for name in paper} == paper
+    with torch.device("meta"):
+        inserted = [module_of(slot) for slot in LHCNet().attention]
+    rows = config.module_arguments(settings.variants["table2"])
+    assert inserted == [{key: row[key] for key in inserted[0]} for row in rows]
+
+
+def module_of(slot: nn.Module) -> dict[str, object]:
+    assert isinstance(slot, ResidualLHC)
+    return {key: getattr(slot.lhc, key) for key in ("heads", "d", "pool", "g", "kernel", "split")}
+
+
+def test_models_need_no_settings_and_no_pydantic() -> None:
+    code = "import sys, lhcnet.models.insertion; print(*{'pydantic', 'lhcnet.config', 'sympy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == ""
+
+
+def test_building_a_network_does_not_touch_the_global_generator_and_loads_no_sympy() -> None:
+    code = (
+        "import sys, torch; from lhcnet.models.lhcnet import LHCNet; torch.manual_seed(1);"
+        "state = torch.get_rng_state(); LHCNet(seed=0);"
+        "print('sympy' in sys.modules, torch.equal(state, torch.get_rng_state()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True"]
 
 
 def test_insertion_keeps_the_backbone() -> None:
@@ -150,10 +190,10 @@ def test_without_a_seed_the_global_generator_draws() -> None:
     [
         (ROWS[:4], r"needs 5 modules \(LHC1..LHC5\), not 4"),
         ([*ROWS[:2], {"heads": 7, "d": 3}, *ROWS[3:]], r"LHC3: heads=7 does not divide H\*W = 8\*8 = 64"),
-        ([*ROWS[:4], {"heads": 1, "d": 0}], "LHC5: d: Input should be greater than or equal to 1, not 0"),
+        ([*ROWS[:4], {"heads": 1, "d": 0}], "LHC5: d=0 must be at least 1"),
         ([{"heads": 8}, *ROWS[1:]], "LHC1: d: required key is missing"),
         ([{"heads": 8, "d": 2, "dim": 3}, *ROWS[1:]], "LHC1: dim: unknown key"),
-        ([{"heads": 8, "d": 2.5}, *ROWS[1:]], "LHC1: d: Input should be a valid integer, not 2.5"),
+        ([{"heads": 8, "d": 2.5}, *ROWS[1:]], "LHC1: d=2.5 must be a whole number, at least 1"),
     ],
 )
 def test_impossible_modules_name_the_place(rows: list[dict[str, float]], message: str) -> None:
@@ -165,7 +205,7 @@ def test_impossible_modules_name_the_place(rows: list[dict[str, float]], message
 
 def test_control_needs_modules_and_is_added_once() -> None:
     with pytest.raises(ValueError, match="control weights need 5 LHC modules, the network has 0"):
-        small(control=True)
+        add_control(small())
     with pytest.raises(ValueError, match="has its control weights already"):
         add_control(small(modules=ROWS, control=True))
 
@@ -215,5 +255,5 @@ def test_rows_of_both_kinds_mix() -> None:
 
 def test_missing_timm_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm.layers", None)
-    with pytest.raises(LhcnetError, match=r"attention: se comes from timm, which is missing: pip install 'timm>=1.0'"):
+    with pytest.raises(LhcnetError, match=r"attention: se needs timm, which is not installed: pip install 'timm>=1.0'"):
         small(modules=[{"attention": "se"}] * 5)

@@ -15,8 +15,9 @@ from kfp import compiler
 from kfp.pipeline_spec import pipeline_spec_pb2 as spec
 from tqdm import tqdm
 
-from lhcnet.config import Config, profile
+from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
+from lhcnet.profiles import profile
 from pipeline.cluster import Cluster, Local, load_cluster
 from pipeline.graph import build
 from pipeline.local import Screen, count_tasks, run

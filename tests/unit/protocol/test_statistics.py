@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from support.drawn_results import change_record, draw_results
 
-from lhcnet.config import Config, profile
+from lhcnet.config import Config
+from lhcnet.profiles import profile
 from lhcnet.protocol.comparisons import statistics
 from lhcnet.protocol.paper import PAPER_TABLE_7, PAPER_TABLE_A2
 from lhcnet.protocol.results import Results, one_each, summarise

@@ -9,8 +9,8 @@ import pytest
 from support.drawn_results import draw_results
 
 from lhcnet import steps
-from lhcnet.config import profile
 from lhcnet.io.files import write_json
+from lhcnet.profiles import profile
 from lhcnet.report.formatting import Table, duration, frame, markdown, read_csv, shown, write_csv
 from lhcnet.report.terminal import SHOWN, print_report, print_table
 

@@ -17,9 +17,10 @@ from support.drawn_results import Drawn, change_record, draw_results
 
 from lhcnet import steps
 from lhcnet.analysis.results import Skipped, write
-from lhcnet.config import Config, profile
+from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
 from lhcnet.io.files import write_json
+from lhcnet.profiles import profile
 from lhcnet.protocol.paper import PAPER_TABLE_7
 from lhcnet.protocol.results import Results
 from lhcnet.protocol.statistics import wilson

@@ -60,7 +60,9 @@ def test_an_epoch_moves_every_one_of_them(stores: tuple[Path, Path], tiny: Confi
     from lhcnet.models.lhcnet import add_control, freeze_all_but_control
     from lhcnet.runtime import open_device
     from lhcnet.saved import Architecture
-    from lhcnet.training.loop import DataSplit, EpochTotals, make_optimizer, train_epoch
+    from lhcnet.training.loop import DataSplit, train_epoch
+    from lhcnet.training.optimizer import make_optimizer
+    from lhcnet.training.state import EpochTotals
 
     architecture = Architecture.of(tiny.network).model_copy(update={"modules": tiny.variants["wide"]})
     network = freeze_all_but_control(add_control(architecture.build(seed=1)))
@@ -73,12 +75,11 @@ def test_an_epoch_moves_every_one_of_them(stores: tuple[Path, Path], tiny: Confi
         optimizer,
         images,
         labels,
-        stage,
-        "0/5/1",
-        32,
-        open_device(tiny.compute),
-        "",
-        EpochTotals.zero(torch.device("cpu")),
+        stage=stage,
+        seed="0/5/1",
+        input_size=32,
+        device=open_device(tiny.compute),
+        totals=EpochTotals.zero(torch.device("cpu")),
     )
     moved = [w != start for w, start in zip(control_weights(network), CONTROL_START, strict=True)]
     assert moved == [True] * 5

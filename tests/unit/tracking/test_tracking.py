@@ -15,9 +15,9 @@ import pytest
 from lhcnet import steps
 from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
-from lhcnet.tracking.journal import Execution, journaled, journals
-from lhcnet.tracking.mlflow_runs import KEY, Record, Run, open_client
-from lhcnet.tracking.writer import kept
+from lhcnet.tracking.delivery import deliver, pending_journals
+from lhcnet.tracking.journal import Execution, journal_root, journaled
+from lhcnet.tracking.mlflow_runs import KEY, ExecutionRuns, open_client
 
 EXECUTION = Execution("demo-1234", "d" * 64)
 
@@ -129,22 +129,34 @@ def test_of_two_parents_made_at_once_the_first_stays(
 ) -> None:
     client, experiment = open_client()
     first = client.create_run(experiment, tags={KEY: EXECUTION.key}, start_time=1)
-    find, seen = Record.find, iter([None])  # our search came before the other machine's run was there
-    monkeypatch.setattr(Record, "find", lambda self, step: next(seen, find(self, step)))
-    record = Record(client, experiment, EXECUTION.key, "journal", tmp_path / "lock")
-    assert record.parent(at=2).id == first.info.run_id
+    # our first search came before the other machine's run was there
+    find, found = ExecutionRuns.find, iter([None])
+    monkeypatch.setattr(ExecutionRuns, "find", lambda self, step: next(found, find(self, step)))
+    runs = ExecutionRuns(client, experiment, EXECUTION.key, "journal", tmp_path / "lock")
+    assert runs.parent(at=2).info.run_id == first.info.run_id
     assert len(client.search_runs([experiment])) == 1
 
 
-def test_what_a_journal_made_twice_stays_once(tracking: str, tmp_path: Path) -> None:
+def test_a_run_that_was_made_without_an_answer_is_deleted(
+    tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server took the request of a journal, but its answer did not arrive: the journal makes the run again."""
+    monkeypatch.setenv("LHCNET_TRACKING_WAIT", "0")
+    with journaled(EXECUTION, "prepare", tags={}):
+        pass
+    (journal,) = pending_journals(journal_root())
     client, experiment = open_client()
-    record = Record(client, experiment, EXECUTION.key, "journal", tmp_path / "lock")
-    parent = record.parent(at=1)
-    record.make("prepare", 1, parent.id)  # the server took the request, but its answer did not come
-    made: Run = record.make("prepare", 1, parent.id)
-    other = Record(client, experiment, EXECUTION.key, "another journal", tmp_path / "lock").make("x", 1, parent.id)
-    record.delete_others({parent.id, made.id})
-    assert {run.info.run_id for run in client.search_runs([experiment])} == {parent.id, made.id, other.id}
+    ours, others = (
+        ExecutionRuns(client, experiment, EXECUTION.key, name, tmp_path / "lock") for name in (journal.name, "other")
+    )
+    parent = ours.parent(at=1).info.run_id
+    lost = ours.make("select", 1, parent).info.run_id
+    of_another_journal = others.make("x", 1, parent).info.run_id
+    deliver(journal)
+    steps_of = {run.info.run_id: run.data.tags[KEY] for run in client.search_runs([experiment])}
+    assert lost not in steps_of
+    assert {parent, of_another_journal} < set(steps_of)
+    assert sorted(steps_of.values()) == [EXECUTION.key, f"{EXECUTION.key}/prepare", f"{EXECUTION.key}/x"]
 
 
 def test_the_default_store_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +194,7 @@ def test_a_model_from_a_cache_gets_its_record_under_the_new_execution(
         steps.select([model.path], [start.path], tmp_path / "selection.json", loss_factor=9.0, execution="new")
     client, _ = open_client()
     key = Execution("new", start.info.provenance.data).key
-    assert kept(journals()) == []
+    assert pending_journals(journal_root()) == []
     found = runs(client)
     reused = found[f"{key}/train/backbone/stage1"]
     assert reused.data.tags["restored"] == "from files"

@@ -16,13 +16,14 @@ import torch
 from support.drivers import copy_project, dvc
 
 from lhcnet import steps
-from lhcnet.config import Augmentation, Checkpoints, Config, Stage, to_yaml
+from lhcnet.config import Augmentation, Checkpoints, Config, Stage
 from lhcnet.data.drawn_faces import draw
-from lhcnet.models.lhcnet import add_control, build, freeze_all_but_control
+from lhcnet.models.lhcnet import LHCNet, add_control, freeze_all_but_control
 from lhcnet.models.resnetv2 import ResNetV2
+from lhcnet.profiles import to_yaml
 from lhcnet.runtime import Device
 from lhcnet.saved import Epoch, SavedModel, open_model
-from lhcnet.training.checkpoint import OTHERS_KEPT, TRY_AGAIN, Checkpoint, Preempted
+from lhcnet.training.checkpoint import EXIT_RETRY, MAX_OLD, Checkpoint, Preempted
 from lhcnet.training.loop import DataSplit, FitResult, fit
 
 CPU = Device(torch.device("cpu"), "float32")
@@ -37,7 +38,7 @@ def network(*, control: bool = False) -> ResNetV2:
     """Wide enough for channels_last: what is restored has to lie in memory as it did."""
     modules = [{"heads": 1, "d": 3}] * 5
     sizes = {"depths": (1, 1, 1, 1), "widths": (8, 8, 16, 16), "head": (16,), "dropout": 0.4, "bn_momentum": 0.1}
-    net = build(input_size=32, classes=7, modules=modules, seed=1, **sizes)
+    net = LHCNet(modules, input_size=32, seed=1, **sizes)
     return freeze_all_but_control(add_control(net)) if control else net
 
 
@@ -132,7 +133,7 @@ def test_sigterm_leaves_a_checkpoint_and_asks_for_another_try(
     kept = Asked(tmp_path, "x", {}, seconds=1e9)
     with pytest.raises(Preempted) as ended:
         train(data, STAGES["adam"], kept, control=False)
-    assert ended.value.code == TRY_AGAIN == os.EX_TEMPFAIL
+    assert ended.value.code == EXIT_RETRY == os.EX_TEMPFAIL
     assert kept.path.exists()
     assert signal.getsignal(signal.SIGTERM) is before
     again = Checkpoint(tmp_path, "x", {}, seconds=1e9)
@@ -184,13 +185,13 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(
 def test_checkpoints_are_bounded_in_number_and_half_written_ones_go(
     tmp_path: Path, data: tuple[DataSplit, DataSplit]
 ) -> None:
-    for i in range(OTHERS_KEPT + 3):
+    for i in range(MAX_OLD + 3):
         dying = checkpoint(tmp_path, Dying, learning_rate=str(i))
         dying.left = 1  # type: ignore[attr-defined]
         with pytest.raises(KeyboardInterrupt):
             train(data, STAGES["adam"], dying, control=False)
         os.utime(dying.path, (i, i))
-    assert len(list(tmp_path.iterdir())) == OTHERS_KEPT + 1
+    assert len(list(tmp_path.iterdir())) == MAX_OLD + 1
     half = tmp_path / f".{dying.path.name}.12345678"
     half.write_bytes(b"half")
     assert dying.load() is not None
@@ -259,7 +260,7 @@ def test_dvc_repro_goes_on_after_a_kill(small: Config, environment: dict[str, st
     os.killpg(process.pid, signal.SIGKILL)  # dvc, and the command that it runs
     assert process.wait() == -signal.SIGKILL
     assert not (folder / "artifacts" / "backbone" / "stage1").exists()
-    assert "goes on in epoch" in dvc(folder, environment, "repro", "stage1", said=True)
+    assert "resuming at epoch" in dvc(folder, environment, "repro", "stage1", said=True)
     trainval, settings = folder / "artifacts" / "trainval", {"compute": config.compute, "network": config.network}
     whole = steps.train(trainval, tmp_path / "whole", number=1, stage=config.stage1, seed=0, **settings)
     assert same(open_model(folder / "artifacts" / "backbone" / "stage1"), whole)

@@ -12,13 +12,14 @@ from scipy.stats import entropy
 from lhcnet import steps
 from lhcnet.config import Config, Stage
 from lhcnet.data.drawn_faces import draw
-from lhcnet.models.lhcnet import ResidualLHC, build
+from lhcnet.models.lhcnet import LHCNet
+from lhcnet.models.residual import ResidualLHC
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.protocol.selection import apply_loss_rule
 from lhcnet.runtime import Device
 from lhcnet.saved import open_model
 from lhcnet.training import loop as training
-from lhcnet.training.health import attention_entropy
+from lhcnet.training.health import attention_statistics
 from lhcnet.training.loop import DataSplit, fit
 
 CPU = Device(torch.device("cpu"), "float32")
@@ -28,7 +29,7 @@ FACES = draw(200, seed=0)
 def network() -> ResNetV2:
     modules = [{"heads": 1, "d": 4}] * 5
     sizes = {"depths": (1, 1, 1, 1), "widths": (8, 8, 16, 16), "head": (16,), "dropout": 0.0, "bn_momentum": 0.1}
-    net = build(input_size=32, classes=7, modules=modules, seed=1, **sizes)
+    net = LHCNet(modules, input_size=32, seed=1, **sizes)
     net.bn_data.running_mean, net.bn_data.running_var = torch.full((3,), 128.0), torch.full((3,), 64.0**2)
     return net
 
@@ -41,17 +42,17 @@ def lhc(net: ResNetV2, place: int) -> ResidualLHC:
 
 def test_entropy_of_attention_is_that_of_its_rows() -> None:
     net = network()
-    found = attention_entropy(net, FACES.images, input_size=32, device=CPU)
+    found = attention_statistics(net, FACES.images, input_size=32, device=CPU)
     assert list(found) == ["LHC1", "LHC2", "LHC3", "LHC4", "LHC5"]
     with torch.no_grad():
         kept: list[torch.Tensor] = []
         hook = lhc(net, 0).lhc.register_forward_pre_hook(lambda _, x: kept.append(x[0]))
-        attention_entropy(net, FACES.images, input_size=32, device=CPU)
+        attention_statistics(net, FACES.images, input_size=32, device=CPU)
         hook.remove()
         W = lhc(net, 0).lhc.intermediates(kept[0]).attention.double().numpy()
     expected = entropy(W, axis=-1).mean() / np.log(W.shape[-1])
-    assert found["LHC1"].mean == pytest.approx(expected, abs=1e-5)
-    assert [spread.dead for spread in found.values()] == [""] * 5
+    assert found["LHC1"].entropy == pytest.approx(expected, abs=1e-5)
+    assert [found_in.dead for found_in in found.values()] == [""] * 5
 
 
 @pytest.mark.parametrize(("w", "word"), [(0.0, "uniform"), (1e4, "one-hot")])
@@ -61,10 +62,10 @@ def test_a_dead_module_is_noticed(w: float, word: str) -> None:
     with torch.no_grad():
         lhc(net, 2).lhc.w1.mul_(w)
         lhc(net, 2).lhc.b1.mul_(w)
-    found = attention_entropy(net, FACES.images, input_size=32, device=CPU)
+    found = attention_statistics(net, FACES.images, input_size=32, device=CPU)
     assert found["LHC3"].dead == word
     assert found["LHC1"].dead == ""
-    assert found["LHC3"].mean == pytest.approx(float(word == "uniform"), abs=1e-3)
+    assert found["LHC3"].entropy == pytest.approx(float(word == "uniform"), abs=1e-3)
 
 
 def test_a_model_with_a_dead_module_is_rejected(
@@ -78,7 +79,7 @@ def test_a_model_with_a_dead_module_is_rejected(
         start = steps.train(stores[0], out, number=number, stage=stages[number - 1], start=start.path, **common)
     begun = steps.insert_lhc(start.path, tmp_path / "b", variant=tiny.variant("wide"), set_="B", seed=0)
 
-    def dying(network: ResNetV2, *args: object, **settings: object) -> training.Fit:
+    def dying(network: ResNetV2, *args: object, **settings: object) -> training.FitResult:
         result = fit(network, *args, **settings)  # type: ignore[arg-type]
         with torch.no_grad():
             lhc(network, 4).lhc.w1.zero_()
@@ -102,8 +103,8 @@ def test_exploding_gradients_end_a_training(monkeypatch: pytest.MonkeyPatch) -> 
     assert norms[0] is None
     largest = norms[1]
     assert largest is not None
-    assert 0 < largest < training.EXPLODED
-    monkeypatch.setattr(training, "EXPLODED", largest / 2)
+    assert 0 < largest < training.MAX_GRADIENT_NORM
+    monkeypatch.setattr(training, "MAX_GRADIENT_NORM", largest / 2)
     bad = fit(network(), *splits, stage, seed=0, input_size=32, device=CPU)
     assert bad.status == "diverged"
     assert bad.reason.startswith("gradient norm is not below")

@@ -11,7 +11,7 @@ from lhcnet.data.drawn_faces import draw
 from lhcnet.errors import LhcnetError
 from lhcnet.inference.predict import loss_and_accuracy, predict
 from lhcnet.inference.tta import plain_views, tta_views
-from lhcnet.models.lhcnet import build
+from lhcnet.models.lhcnet import LHCNet
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.protocol.score import confusion, score
 from lhcnet.runtime import Device, open_device
@@ -23,17 +23,9 @@ MODULES = [{"heads": 1, "d": 3}] * 5
 
 
 def network(seed: int = 0, modules: list[dict[str, int]] | None = None) -> ResNetV2:
-    return build(
-        input_size=32,
-        depths=(1, 1, 1, 1),
-        widths=(8, 8, 16, 16),
-        head=(16,),
-        dropout=0.2,
-        classes=7,
-        bn_momentum=0.1,
-        modules=modules,
-        seed=seed,
-    )
+    sizes = {"input_size": 32, "depths": (1, 1, 1, 1), "widths": (8, 8, 16, 16), "head": (16,)}
+    settings = sizes | {"dropout": 0.2, "bn_momentum": 0.1, "seed": seed}
+    return LHCNet(modules, **settings) if modules else ResNetV2(**settings)
 
 
 @pytest.fixture(scope="module")

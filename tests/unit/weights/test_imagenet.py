@@ -17,7 +17,6 @@ from support.published_files import SIZES, close_to_keras
 from torch import Tensor
 
 from lhcnet.errors import LhcnetError
-from lhcnet.models.lhcnet import build
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.weights import imagenet as weights
 from lhcnet.weights.imagenet import fill_backbone, load_start
@@ -27,7 +26,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def tiny() -> ResNetV2:
-    return build(**SIZES | {"widths": WIDTHS}, seed=0).eval()
+    return ResNetV2(**SIZES | {"widths": WIDTHS}, seed=0).eval()
 
 
 def drawn(widths: tuple[int, ...] = WIDTHS) -> Arrays:
@@ -156,7 +155,7 @@ def test_none_is_the_random_start() -> None:
 @pytest.mark.parametrize("sizes", [{"widths": WIDTHS}, {"widths": (64, 128, 256, 512), "depths": (3, 4, 5, 3)}])
 def test_the_published_file_fits_one_backbone_only(sizes: dict[str, object]) -> None:
     with pytest.raises(LhcnetError, match=r"imagenet is for depths \(3, 4, 6, 3\) and widths \(64, 128, 256, 512\)"):
-        load_start("imagenet", build(**SIZES | sizes, seed=0))
+        load_start("imagenet", ResNetV2(**SIZES | sizes, seed=0))
 
 
 # fetching
@@ -183,7 +182,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def full() -> ResNetV2:
-    return build(input_size=224, head=(8,), seed=0)
+    return ResNetV2(head=(8,), seed=0)
 
 
 def test_imagenet_is_fetched_once_and_never_believed_unchecked(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.published_files import MODULES, SIZES, close_to_keras
 
 from lhcnet.errors import LhcnetError
-from lhcnet.models.lhcnet import build, control_weights
+from lhcnet.models.lhcnet import LHCNet, control_weights
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.weights import published as module
 from lhcnet.weights import tensorflow_checkpoint
@@ -26,7 +26,7 @@ DATA = "data-00000-of-00001"
 
 
 def tiny() -> ResNetV2:
-    return build(**SIZES, modules=MODULES, seed=0)
+    return LHCNet(MODULES, **SIZES, seed=0)
 
 
 @pytest.mark.parametrize("given_as", ["LHC_Net/LHC_Net", "LHC_Net/LHC_Net.index", "LHC_Net", "SavedModel"])

@@ -1,0 +1,64 @@
+"""Named profiles: complete settings for the paper, for two CPU cores, and for a short demonstration.
+
+The profile `paper` has the defaults of `lhcnet.config`; the files in this folder list only the differences from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from lhcnet.config import Config, parse
+from lhcnet.errors import LhcnetError
+from lhcnet.io.yaml import read_yaml
+
+PROFILES = ("paper", "cpu", "demo")
+
+
+def profile(name: str, overrides: Mapping[str, object] | None = None) -> Config:
+    """The settings of a named profile.
+
+    Args:
+        name: one of `PROFILES`.
+        overrides: single keys to replace, by dotted name: `profile("cpu", {"stage4.patience": 1})`.
+
+    Raises:
+        LhcnetError: an unknown profile or key, or a value out of range.
+    """
+    if name not in PROFILES:
+        raise LhcnetError(f"profile {name!r} is unknown: expected one of {', '.join(PROFILES)}")
+    values = Config(profile=name).to_dict()
+    file = Path(__file__).with_name(f"{name}.yaml")
+    _merge(values, read_yaml(file.read_text(encoding="utf-8"), str(file)))
+    for key, value in (overrides or {}).items():
+        *sections, last = key.split(".")
+        section: Any = values
+        for part in sections:
+            section = section.get(part) if isinstance(section, dict) else None
+        if not isinstance(section, dict):
+            raise LhcnetError(f"{key}: unknown key")
+        section[last] = value
+    return parse(Config, values, f"profile {name}")
+
+
+def to_yaml(config: Config) -> str:
+    """The settings as the text of a complete `params.yaml`."""
+    yaml = YAML()
+    yaml.width = 110
+    yaml.default_flow_style = None  # innermost lists and mappings (seeds, a module) on one line
+    out = StringIO()
+    yaml.dump(config.to_dict(), out)
+    return out.getvalue()
+
+
+def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Update sections key by key, in place; lists, values and the table of variants are replaced as a whole."""
+    for key, change in changes.items():
+        if isinstance(change, Mapping) and isinstance(values.get(key), dict) and key != "variants":
+            _merge(values[key], change)
+        else:
+            values[key] = change

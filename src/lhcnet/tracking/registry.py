@@ -1,0 +1,92 @@
+"""MLflow's model registry: a model directory becomes a version of a registered model."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lhcnet.tracking.delivery import deliver_now
+from lhcnet.tracking.mlflow_runs import mlflow_errors, open_client
+from lhcnet.tracking.target import default_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from lhcnet.tracking.journal import StepRun
+
+SERVING_REQUIREMENTS = ("torch", "numpy", "pandas", "pydantic", "ruamel.yaml", "safetensors")
+
+
+def register(run: StepRun, name: str, model: Path, *, tags: Mapping[str, str]) -> int:
+    """Log a model as pyfunc, register it and move the alias `champion` to it.
+
+    The journal of the step, and what earlier steps of its execution left, are written to MLflow first. Registering
+    the same weights again makes no new version.
+
+    Args:
+        run: the run of the step; its journal is not written by another process.
+        name: of the registered model.
+        model: a model directory.
+        tags: tags of the version; "weights" is the digest of the weights.
+
+    Returns:
+        the version.
+
+    Raises:
+        LhcnetError: MLflow does not answer as it should.
+    """
+    run_id = deliver_now(run)
+    uri = default_uri()
+    with mlflow_errors(uri):
+        client, _ = open_client()
+        version = _version_of_weights(client, name, tags["weights"]) or _new_version(
+            client, run_id, name, model, tags, uri
+        )
+        client.set_registered_model_alias(name, "champion", version)
+    return int(version)
+
+
+def _version_of_weights(client: MlflowClient, name: str, weights: str) -> str | None:
+    """The version that has these weights, or None; the registered model is made if it does not exist."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description="LHC-Net for facial expression recognition (FER2013)")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    versions = client.search_model_versions(f"name = '{name}'")
+    return next((str(version.version) for version in versions if version.tags.get("weights") == weights), None)
+
+
+def _new_version(client: MlflowClient, run_id: str, name: str, model: Path, tags: Mapping[str, str], uri: str) -> str:
+    """Log the model directory, with the code of this package, as a pyfunc of the run, and make a version of it."""
+    import mlflow
+    from mlflow.types import Schema, TensorSpec
+
+    mlflow.set_tracking_uri(uri)
+    package = Path(__file__).parents[1]
+    signature = mlflow.models.ModelSignature(inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, 48, 48))]))
+    requirements = [f"{package_name}=={version_of(package_name)}" for package_name in SERVING_REQUIREMENTS]
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*input example was not provided", UserWarning)  # there is a signature
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(package / "serving" / "pyfunc.py"),
+            artifacts={"model": str(model)},
+            code_paths=[str(package)],
+            pip_requirements=requirements,
+            signature=signature,
+        )
+    if "MLFLOW_RUN_ID" in os.environ:  # start_run ended it, but its owner is to end it
+        client.update_run(run_id, status="RUNNING")
+    created = client.create_model_version(
+        name, logged.model_uri, run_id=run_id, model_id=logged.model_id, tags=dict(tags)
+    )
+    return str(created.version)
