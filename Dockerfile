@@ -10,6 +10,8 @@ RUN pip install --no-deps --require-hashes -r requirements.lock
 
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
+COPY components ./components
+COPY pipeline ./pipeline
 RUN pip install --no-deps --no-build-isolation .
 
 RUN useradd --create-home --uid 10001 lhcnet

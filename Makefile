@@ -55,7 +55,7 @@ check: setup ## formatting, lint, types, workflows and CITATION.cff; works witho
 	$(BIN)/zizmor --offline --quiet --no-progress --strict-collection .
 
 docs: setup ## the documentation as a site, in site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: setup ## all figures of docs/performance.md, on an idle machine, in half an hour
 	$(BIN)/python benchmarks

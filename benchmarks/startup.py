@@ -116,9 +116,8 @@ def epochs(config: Config, trainval: Path, out: Path) -> list[float]:
     log.addHandler(clock)
     log.setLevel(logging.INFO)
     try:
-        steps.train(
-            trainval, out, number=1, stage=config.stage1, seed=0, compute=config.compute, network=config.network
-        )
+        context = steps.RunContext(compute=config.compute)
+        steps.train_backbone(trainval, out, network=config.network, stage=config.stage1, seed=0, context=context)
     finally:
         log.removeHandler(clock)
     return [later - sooner for sooner, later in pairwise(finished)]
@@ -178,7 +177,8 @@ def task_seconds(log: str) -> dict[str, float]:
 def arithmetic(config: Config, at: Path) -> dict[str, float]:
     """Seconds of the steps, named as the components, called one after the other without tracking."""
     taken: dict[str, list[float]] = {}
-    trainval, test, report, compute = at / "trainval", at / "test", at / "data_report.json", config.compute
+    trainval, test, report = at / "trainval", at / "test", at / "data_report.json"
+    context = steps.RunContext(compute=config.compute)
     stages = config.stages
 
     def timed(name: str, step: Callable[..., T], *places: object, **settings: object) -> T:
@@ -187,14 +187,14 @@ def arithmetic(config: Config, at: Path) -> dict[str, float]:
         taken.setdefault(name, []).append(time.perf_counter() - begun)
         return result
 
-    def further(number: int, start: SavedModel, seed: int = 0) -> SavedModel:
-        out, common = at / f"{number}-{start.path.name}", {"compute": compute, "seed": seed}
-        stage = stages[number - 1]
-        return timed("train", steps.train, trainval, out, number=number, stage=stage, start=start.path, **common)
+    def further(stage_number: int, start: SavedModel, seed: int = 0) -> SavedModel:
+        out, settings = at / f"{stage_number}-{start.path.name}", {"context": context, "seed": seed}
+        settings |= {"stage_number": stage_number, "stage": stages[stage_number - 1]}
+        return timed("train", steps.train_stage, trainval, start.path, out, **settings)
 
     timed("prepare", steps.prepare, trainval, test, report, data=config.data)
-    new = {"number": 1, "stage": config.stage1, "network": config.network, "seed": 0, "compute": compute}
-    first = timed("train-backbone", steps.train, trainval, at / "1", **new)
+    new = {"stage": config.stage1, "network": config.network, "seed": 0, "context": context}
+    first = timed("train-backbone", steps.train_backbone, trainval, at / "1", **new)
     second = further(2, first)
     start = further(3, second)
     variant = config.variant("small")
@@ -208,8 +208,8 @@ def arithmetic(config: Config, at: Path) -> dict[str, float]:
     timed("best-of-b", steps.select, models[1:2], [start.path], at / "best.json", **rule)
     selection, chosen = at / "selection.json", at / "chosen"
     timed("select", steps.select, models, [s.path for s in (first, second, start)], selection, chosen=chosen, **rule)
-    gates, scores, settings = at / "control", at / "scores", {"evaluation": config.evaluation, "compute": compute}
-    timed("control", steps.control, models[1:], selection, trainval, gates, control=config.control, compute=compute)
+    gates, scores, settings = at / "control", at / "scores", {"evaluation": config.evaluation, "context": context}
+    timed("control", steps.control, models[1:], selection, trainval, gates, control=config.control, context=context)
     timed("evaluate", steps.evaluate, models, selection, trainval, test, scores, control=gates, **settings)
     timed("analyse", steps.analyse, chosen, trainval, at / "analysis", analysis=config.analysis, **settings)
     timed("compare", steps.compare, selection, scores, at / "out", data_report=report, analysis=at / "analysis")

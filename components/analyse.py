@@ -9,23 +9,29 @@ def analyse(
     trainval: dsl.Input[dsl.Dataset],
     analysis: dict,
     evaluation: dict,
-    compute: dict,
+    context: dict,
     results: dsl.Output[dsl.Artifact],
 ):
-    """Section 3.2.4 on validation images: modules and heads switched off and reset, correlation, scaling, attention."""
-    import os
+    """Analyse the LHC modules of a model on validation images (section 3.2.4).
+
+    Args:
+        model: The chosen model.
+        trainval: Store with the splits train and validation.
+        analysis: Section `analysis` of params.yaml.
+        evaluation: Section `evaluation` of params.yaml.
+        context: Sections `compute` and `checkpoints` of params.yaml.
+        results: Effect of every module and head, correlation of heads, scaling and attention.
+    """
     from pathlib import Path
 
     from lhcnet import config, steps
-    from lhcnet.runtime import tune_gc
 
-    tune_gc()
+    steps.start_task()
     steps.analyse(
         Path(model.path),
         Path(trainval.path),
         Path(results.path),
         analysis=config.parse(config.Analysis, analysis, "analysis"),
         evaluation=config.parse(config.Evaluation, evaluation, "evaluation"),
-        compute=config.parse(config.Compute, compute, "compute"),
-        execution=os.environ["LHCNET_EXECUTION"],
+        context=steps.RunContext.of_task(context),
     )

@@ -7,20 +7,28 @@ from components import component
 def best_of_b(
     models: dsl.Input[list[dsl.Model]],
     start: dsl.Input[dsl.Model],
-    variants: list,
+    variants: list[dict],
     loss_factor: float,
     selection: dsl.Output[dsl.Artifact],
     best: dsl.Output[dsl.Artifact],
 ):
-    """The module settings of set B that are best on validation, after the 10 % loss rule, as a JSON file."""
+    """Choose the best variant of set B on validation, after the 10 % loss rule.
+
+    Args:
+        models: The trained models of set B.
+        start: The backbone, start of stage 4.
+        variants: Section `variants` of params.yaml, as a list of name and modules.
+        loss_factor: Limit of the training loss, as a multiple of that of the start.
+        selection: Every model with the reason why it was kept or rejected (JSON).
+        best: The chosen variant (JSON).
+    """
     import json
     import os
     from pathlib import Path
 
     from lhcnet import steps
-    from lhcnet.runtime import tune_gc
 
-    tune_gc()
+    steps.start_task()
     report = steps.select(
         [Path(model.path) for model in models],
         [Path(start.path)],

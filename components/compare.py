@@ -13,15 +13,27 @@ def compare(
     tables: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
 ) -> str:
-    """Statistics, Table 7 and Table A2 beside the paper's, and the report. Returns the digest of all metrics."""
+    """Compare the execution with the paper: statistics, Tables 7 and A2, report.
+
+    Args:
+        selection: The selection over sets A, B and C.
+        scores: What `evaluate` wrote.
+        analysis: What `analyse` wrote.
+        data_report: The data report of `prepare`.
+        report: Summary, statistics, tables and the report as files.
+        tables: The tables, shown in the Kubeflow UI.
+        page: The report, shown in the Kubeflow UI.
+
+    Returns:
+        Digest of all metrics: equal digests mean equal results.
+    """
     import os
     import shutil
     from pathlib import Path
 
     from lhcnet import steps
-    from lhcnet.runtime import tune_gc
 
-    tune_gc()
+    steps.start_task()
     out = Path(report.path)
     summary = steps.compare(
         Path(selection.path),

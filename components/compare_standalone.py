@@ -11,26 +11,35 @@ def compare_standalone(
     trainval: dsl.Input[dsl.Dataset],
     test: dsl.Input[dsl.Dataset],
     evaluation: dict,
-    compute: dict,
+    context: dict,
     report: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
 ):
-    """LHC-Net beside ResNet34v2 with the same data seeds, after every stage. Alone receives the test split."""
-    import os
+    """Compare LHC-Net with ResNet34v2 after every stage. The only task that receives the test split.
+
+    Args:
+        stage1: Models after stage 1, both networks with every data seed.
+        stage2: Models after stage 2.
+        stage3: Models after stage 3.
+        trainval: Store with the splits train and validation.
+        test: Store with the sealed split test.
+        evaluation: Section `evaluation` of params.yaml.
+        context: Sections `compute` and `checkpoints` of params.yaml.
+        report: Scores, tables and the report as files.
+        page: The report, shown in the Kubeflow UI.
+    """
     import shutil
     from pathlib import Path
 
     from lhcnet import config, steps
-    from lhcnet.runtime import tune_gc
 
-    tune_gc()
+    steps.start_task()
     steps.compare_standalone(
         [Path(model.path) for model in [*stage1, *stage2, *stage3]],
         Path(trainval.path),
         Path(test.path),
         Path(report.path),
         evaluation=config.parse(config.Evaluation, evaluation, "evaluation"),
-        compute=config.parse(config.Compute, compute, "compute"),
-        execution=os.environ["LHCNET_EXECUTION"],
+        context=steps.RunContext.of_task(context),
     )
     shutil.copyfile(Path(report.path) / "report.html", page.path)

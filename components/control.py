@@ -10,26 +10,31 @@ def control(
     selection: dsl.Input[dsl.Artifact],
     trainval: dsl.Input[dsl.Dataset],
     settings: dict,
-    compute: dict,
-    checkpoints: dict,
+    context: dict,
     models: dsl.Output[dsl.Artifact],
 ):
-    """LHC-NetC: the five weights of the residual sums of kept LHC-Nets; none where the settings say so."""
-    import os
+    """LHC-NetC: train the five weights of the residual sums of trained LHC-Nets.
+
+    Args:
+        set_b: The trained models of set B.
+        set_c: The trained models of set C.
+        selection: The selection over sets A, B and C.
+        trainval: Store with the splits train and validation.
+        settings: Section `control` of params.yaml.
+        context: Sections `compute` and `checkpoints` of params.yaml.
+        models: One model directory for each LHC-NetC; none where the settings say so.
+    """
     from pathlib import Path
 
     from lhcnet import config, steps
-    from lhcnet.runtime import tune_gc
 
-    tune_gc()
+    steps.start_task()
     trained = steps.control(
         [Path(model.path) for model in [*set_b, *set_c]],
         Path(selection.path),
         Path(trainval.path),
         Path(models.path),
         control=config.parse(config.Control, settings, "control"),
-        compute=config.parse(config.Compute, compute, "compute"),
-        checkpoints=config.parse(config.Checkpoints, checkpoints, "checkpoints"),
-        execution=os.environ["LHCNET_EXECUTION"],
+        context=steps.RunContext.of_task(context),
     )
     models.metadata.update({saved.id: saved.metrics.val_accuracy for saved in trained})

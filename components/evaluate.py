@@ -13,18 +13,30 @@ def evaluate(
     trainval: dsl.Input[dsl.Dataset],
     test: dsl.Input[dsl.Dataset],
     evaluation: dict,
-    compute: dict,
+    context: dict,
     scores: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
 ):
-    """Accuracy of the kept models, plain and with test-time augmentation. Alone receives the test split."""
-    import os
+    """Score the kept models and the LHC-NetCs, without TTA and with it. The only task that receives the test split.
+
+    Args:
+        set_a: The trained models of set A.
+        set_b: The trained models of set B.
+        set_c: The trained models of set C.
+        control: The LHC-NetCs.
+        selection: The selection over sets A, B and C.
+        trainval: Store with the splits train and validation.
+        test: Store with the sealed split test.
+        evaluation: Section `evaluation` of params.yaml.
+        context: Sections `compute` and `checkpoints` of params.yaml.
+        scores: Scores, predictions and confusion of the chosen model.
+        metrics: Accuracies of the chosen model.
+    """
     from pathlib import Path
 
     from lhcnet import config, steps
-    from lhcnet.runtime import tune_gc
 
-    tune_gc()
+    steps.start_task()
     report = steps.evaluate(
         [Path(model.path) for model in [*set_a, *set_b, *set_c]],
         Path(selection.path),
@@ -32,8 +44,7 @@ def evaluate(
         Path(test.path),
         Path(scores.path),
         evaluation=config.parse(config.Evaluation, evaluation, "evaluation"),
-        compute=config.parse(config.Compute, compute, "compute"),
+        context=steps.RunContext.of_task(context),
         control=Path(control.path),
-        execution=os.environ["LHCNET_EXECUTION"],
     )
     metrics.metadata.update(report.chosen_model().accuracies())

@@ -5,18 +5,25 @@ from components import component
 
 @component
 def insert_best(model: dsl.Input[dsl.Model], best: dsl.Input[dsl.Artifact], seed: int, inserted: dsl.Output[dsl.Model]):
-    """Set C: put five fresh attention modules, with the best settings of set B, into a trained ResNet34v2."""
+    """Set C: insert five new attention modules with the best settings of set B into the backbone.
+
+    Args:
+        model: The backbone after stage 3.
+        best: The best variant of set B (JSON).
+        seed: Draws the initial weights of the modules.
+        inserted: The network with its modules, not yet trained.
+    """
+    import json
     from pathlib import Path
 
     from lhcnet import config, steps
-    from lhcnet.runtime import tune_gc
 
-    tune_gc()
+    steps.start_task()
     text = Path(best.path).read_text(encoding="utf-8")
     saved = steps.insert_lhc(
         Path(model.path),
         Path(inserted.path),
-        variant=config.parse(config.Variant, config.read_yaml(text, best.path), best.path),
+        variant=config.parse(config.Variant, json.loads(text), best.path),
         set_="C",
         seed=seed,
     )

@@ -5,13 +5,19 @@ from components import component
 
 @component
 def insert_lhc(model: dsl.Input[dsl.Model], variant: dict, seed: int, inserted: dsl.Output[dsl.Model]):
-    """Set B: put five fresh attention modules into a trained ResNet34v2."""
+    """Set B: insert five new attention modules into the backbone.
+
+    Args:
+        model: The backbone after stage 3.
+        variant: Name and settings of the five modules.
+        seed: Draws the initial weights of the modules.
+        inserted: The network with its modules, not yet trained.
+    """
     from pathlib import Path
 
     from lhcnet import config, steps
-    from lhcnet.runtime import tune_gc
 
-    tune_gc()
+    steps.start_task()
     saved = steps.insert_lhc(
         Path(model.path),
         Path(inserted.path),

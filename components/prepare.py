@@ -11,14 +11,21 @@ def prepare(
     test: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.Artifact],
 ):
-    """Raw FER2013 in any of its four shapes -> the stores trainval and test (sealed)."""
+    """Read FER2013 and write the stores of its splits.
+
+    Args:
+        source: FER2013 as it was downloaded: a CSV file, several, folders of images, or an archive of those.
+        data: Section `data` of params.yaml.
+        trainval: Store with the splits train and validation.
+        test: Store with the sealed split test.
+        report: Data report: counts, duplicates, damaged images (JSON).
+    """
     import os
     from pathlib import Path
 
     from lhcnet import config, steps
-    from lhcnet.runtime import tune_gc
 
-    tune_gc()
+    steps.start_task()
     result = steps.prepare(
         Path(trainval.path),
         Path(test.path),

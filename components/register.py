@@ -11,14 +11,24 @@ def register(
     name: str,
     registered: dsl.Output[dsl.Artifact],
 ) -> int:
-    """Register the chosen model with the alias `champion`, after its comparison. Returns the version."""
+    """Register the chosen model in MLflow with the alias `champion`.
+
+    Args:
+        chosen: The chosen model.
+        scores: What `evaluate` wrote.
+        report: What `compare` wrote; not read, but the comparison must have succeeded.
+        name: Name of the registered model.
+        registered: Name, version and alias (JSON).
+
+    Returns:
+        The version in the registry.
+    """
     import os
     from pathlib import Path
 
     from lhcnet import steps
-    from lhcnet.runtime import tune_gc
 
-    tune_gc()
+    steps.start_task()
     result = steps.register(
         Path(chosen.path),
         Path(scores.path),
@@ -26,4 +36,4 @@ def register(
         name=name,
         execution=os.environ["LHCNET_EXECUTION"],
     )
-    return result["version"]
+    return int(result["version"])

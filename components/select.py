@@ -15,14 +15,25 @@ def select(
     selection: dsl.Output[dsl.Artifact],
     chosen: dsl.Output[dsl.Model],
 ):
-    """The 10 % loss rule over A, B and C; the chosen model is the best kept one of B u C on validation."""
+    """Apply the 10 % loss rule to sets A, B and C; choose the best kept model of B ∪ C on validation.
+
+    Args:
+        set_a: The trained models of set A.
+        set_b: The trained models of set B.
+        set_c: The trained models of set C.
+        stage1: The backbone after stage 1.
+        stage2: The backbone after stage 2.
+        start: The backbone after stage 3, start of stage 4.
+        loss_factor: Limit of the training loss, as a multiple of that of the start.
+        selection: Every model with the reason why it was kept or rejected (JSON).
+        chosen: The chosen model.
+    """
     import os
     from pathlib import Path
 
     from lhcnet import steps
-    from lhcnet.runtime import tune_gc
 
-    tune_gc()
+    steps.start_task()
     report = steps.select(
         [Path(model.path) for model in [*set_a, *set_b, *set_c]],
         [Path(stage.path) for stage in (stage1, stage2, start)],

@@ -7,33 +7,38 @@ from components import component
 def train(
     trainval: dsl.Input[dsl.Dataset],
     start: dsl.Input[dsl.Model],
-    number: int,
+    stage_number: int,
     stage: dict,
-    compute: dict,
-    checkpoints: dict,
     seed: int,
+    context: dict,
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
 ):
-    """Stages 2-4: train the model `start` further."""
-    import os
+    """Stages 2-4: train a model further.
+
+    Args:
+        trainval: Store with the splits train and validation.
+        start: The model to start from.
+        stage_number: 2, 3 or 4.
+        stage: Section `stage2`, `stage3` or `stage4` of params.yaml.
+        seed: Data seed.
+        context: Sections `compute` and `checkpoints` of params.yaml.
+        model: The trained model.
+        metrics: Its losses and accuracies.
+    """
     from pathlib import Path
 
     from lhcnet import config, steps
-    from lhcnet.runtime import tune_gc
 
-    tune_gc()
-    saved = steps.train(
+    steps.start_task()
+    saved = steps.train_stage(
         Path(trainval.path),
+        Path(start.path),
         Path(model.path),
-        number=number,
-        stage=config.parse(config.Stage, stage, f"stage{number}"),
+        stage_number=stage_number,
+        stage=config.parse(config.Stage, stage, f"stage{stage_number}"),
         seed=seed,
-        compute=config.parse(config.Compute, compute, "compute"),
-        checkpoints=config.parse(config.Checkpoints, checkpoints, "checkpoints"),
-        start=Path(start.path),
-        execution=os.environ["LHCNET_EXECUTION"],
+        context=steps.RunContext.of_task(context),
     )
-    facts = {name: value for name, value in saved.metrics.to_dict().items() if value not in (None, "")}
-    model.metadata.update(id=saved.id, **facts)
-    metrics.metadata.update({name: value for name, value in facts.items() if isinstance(value, float)})
+    model.metadata.update(steps.model_metadata(saved))
+    metrics.metadata.update(steps.model_metrics(saved))

@@ -8,35 +8,34 @@ def train_backbone(
     trainval: dsl.Input[dsl.Dataset],
     network: dict,
     stage: dict,
-    compute: dict,
-    checkpoints: dict,
     seed: int,
+    context: dict,
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-    standalone: bool = False,
-    variant: dict = {},  # noqa: B006
 ):
-    """Stage 1: a new ResNet34v2, from ImageNet weights or an explicit random start; with a variant, an LHC-Net."""
-    import os
+    """Stage 1 of the backbone: train a new ResNet34v2.
+
+    Args:
+        trainval: Store with the splits train and validation.
+        network: Section `network` of params.yaml.
+        stage: Section `stage1` of params.yaml.
+        seed: Data seed.
+        context: Sections `compute` and `checkpoints` of params.yaml.
+        model: The trained model.
+        metrics: Its losses and accuracies.
+    """
     from pathlib import Path
 
     from lhcnet import config, steps
-    from lhcnet.runtime import tune_gc
 
-    tune_gc()
-    saved = steps.train(
+    steps.start_task()
+    saved = steps.train_backbone(
         Path(trainval.path),
         Path(model.path),
-        number=1,
+        network=config.parse(config.Network, network, "network"),
         stage=config.parse(config.Stage, stage, "stage1"),
         seed=seed,
-        compute=config.parse(config.Compute, compute, "compute"),
-        checkpoints=config.parse(config.Checkpoints, checkpoints, "checkpoints"),
-        network=config.parse(config.Network, network, "network"),
-        variant=config.parse(config.Variant, variant, "variants") if variant else None,
-        standalone=standalone,
-        execution=os.environ["LHCNET_EXECUTION"],
+        context=steps.RunContext.of_task(context),
     )
-    facts = {name: value for name, value in saved.metrics.to_dict().items() if value not in (None, "")}
-    model.metadata.update(id=saved.id, **facts)
-    metrics.metadata.update({name: value for name, value in facts.items() if isinstance(value, float)})
+    model.metadata.update(steps.model_metadata(saved))
+    metrics.metadata.update(steps.model_metrics(saved))

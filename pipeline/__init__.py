@@ -1,1 +1,1 @@
-"""The Kubeflow pipeline: graph, cluster settings, local run, submission. `python -m pipeline --help`."""
+"""The Kubeflow pipeline: graph, cluster settings, local run, submission. Commands: `lhcnet pipeline --help`."""

@@ -1,4 +1,4 @@
-"""What a cluster needs to know, apart from the experiment: image, resources, where MLflow is."""
+"""Settings of a cluster, apart from the experiment: image, resources, where MLflow is."""
 
 from __future__ import annotations
 
@@ -15,13 +15,25 @@ from lhcnet.io.yaml import read_yaml
 
 
 class Cluster(FrozenModel):
-    """Settings of a cluster, read from a YAML file. The defaults ask for one GPU a training task.
+    """Settings of a cluster, read from a YAML file. The defaults ask for one GPU for every task that runs a network.
 
-    `secret` names a Kubernetes secret whose keys become environment variables (for example
-    MLFLOW_TRACKING_PASSWORD): never put secrets into `env`, its values stand in the compiled file. `checkpoints` names
-    a persistent volume claim (ReadWriteMany where tasks run on several nodes): without one, a task that is tried again
-    in a new pod begins anew. `backoff` passes before a task that failed is tried again, then twice as long, `retries`
-    times in all.
+    Args:
+        image: image of all tasks.
+        gpu: resource name of the accelerator.
+        gpus: accelerators for each task that runs a network; 0 asks for none.
+        cpu: CPU limit of a task.
+        memory: memory limit of a task.
+        node_selector: labels of the nodes that GPU tasks run on.
+        tolerations: taints of those nodes.
+        retries: how often a failed task is retried.
+        backoff: pause before the first retry; it doubles with every retry.
+        parallelism: how many models of a set are trained at once.
+        env: environment variables of all tasks. Their values are written into the compiled file: no secrets here.
+        secret: name of a Kubernetes secret whose keys become environment variables.
+        secret_keys: the keys of that secret.
+        checkpoints: persistent volume claim for checkpoints (ReadWriteMany where tasks run on several nodes). Without
+            one, a task that is retried in a new pod starts from the beginning.
+        tracking_injected: the back end gives every task its MLflow run.
     """
 
     image: str = IMAGE
@@ -38,11 +50,11 @@ class Cluster(FrozenModel):
     secret: str = ""
     secret_keys: tuple[str, ...] = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
     checkpoints: str = ""
-    tracking_injected: bool = False  # the back end hands every task its MLflow run
+    tracking_injected: bool = False
 
 
 class Local(Cluster):
-    """This machine: kfp's local runner has no resources to give."""
+    """This machine: kfp's local runner gives no resources."""
 
     retries: Annotated[int, Field(ge=0)] = 0
     backoff: str = "1s"
@@ -53,6 +65,11 @@ CHECKPOINTS = "/checkpoints"
 
 
 def load_cluster(path: Path) -> Cluster:
+    """Read cluster settings from a YAML file.
+
+    Raises:
+        LhcnetError: the file cannot be read, or a key is unknown or has a wrong value.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -60,8 +77,18 @@ def load_cluster(path: Path) -> Cluster:
     return parse(Cluster, read_yaml(text, str(path)), str(path))
 
 
-def place(task: dsl.PipelineTask, cluster: Cluster, execution: str, *, gpu: bool) -> dsl.PipelineTask:
-    """Apply image, environment, retries and resources to a task; the accelerator only where `gpu`."""
+def configure_task(task: dsl.PipelineTask, cluster: Cluster, execution: str, *, gpu: bool = False) -> dsl.PipelineTask:
+    """Set image, environment, retries and resources of a task.
+
+    Args:
+        task: the task, changed in place.
+        cluster: settings of the cluster.
+        execution: name of the pipeline execution in MLflow, for LHCNET_EXECUTION.
+        gpu: whether the task gets the accelerator.
+
+    Returns:
+        `task`.
+    """
     task.set_container_image(cluster.image)
     for name, value in {**cluster.env, "LHCNET_EXECUTION": execution}.items():
         task.set_env_variable(name, value)

@@ -1,120 +1,147 @@
-"""The same pipeline on this machine, through kfp's local runner: no containers, one process a task."""
+"""Run of the pipeline on this machine, with kfp's local runner: no containers, one process for each task.
+
+kfp prints a lot; it goes to `log.txt` in the folder of the run. The terminal shows the log lines of the steps and a bar
+of finished tasks, both read from that folder.
+"""
 
 from __future__ import annotations
 
 import builtins
 import contextlib
-import io
 import json
 import logging
 import os
-import re
 import sys
 import threading
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
 
 from kfp import local
+from rich.text import Text
 from tqdm import tqdm
 
 from lhcnet.code_version import execution_name
 from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
 from lhcnet.report.terminal import print_report
+from lhcnet.steps.task import ERROR_FILE, LOG_FILE, TASK_FOLDER
 from lhcnet.tracking.journal import FOLDER_VARIABLE, journal_root
 from lhcnet.tracking.target import default_uri
 from pipeline.cluster import Local
-from pipeline.graph import build
-from pipeline.standalone import build_standalone
+from pipeline.compile import build_pipeline
 
-EXECUTOR = re.compile(
-    r"\s*\[KFP Executor [^]]*INFO\]: (?!Looking for|Loading KFP|Got executor_input|Wrote executor)(.*)"
-)
-STARTED = re.compile(r"Executing task \S*?'([\w-]+)'")
-ERROR = re.compile(r"lhcnet\.errors\.LhcnetError: (.*)")
-
-
-class Screen(io.TextIOBase):
-    """Stands in for stdout while kfp runs: everything goes to the log, what the steps say goes above a bar of tasks."""
-
-    def __init__(self, log: io.TextIOBase, bar: tqdm) -> None:
-        self._log, self._bar = log, bar
-        self._lock, self._lines = threading.Lock(), defaultdict[int, str](str)
-        self._terminal = sys.stdout
-        self.error = ""
-
-    def write(self, text: str) -> int:
-        thread = threading.get_ident()  # two tasks of a loop speak at once
-        *lines, self._lines[thread] = (self._lines[thread] + text).split("\n")
-        with self._lock:
-            for line in lines:
-                self._log.write(f"{line}\n")
-                self._show(line)
-        return len(text)
-
-    def _show(self, line: str) -> None:
-        if found := EXECUTOR.match(line):
-            self._bar.write(f"  {found[1]}", file=self._terminal)
-        elif found := STARTED.search(line):
-            # the one before is done; but one that failed may start again
-            self._bar.update(self._bar.postfix is not None and self._bar.n + 1 < self._bar.total)
-            self._bar.set_postfix_str(found[1])
-        elif found := ERROR.search(line):
-            self.error = found[1]
-
-
-def count_tasks(config: Config, *, standalone: bool = False) -> int:
-    if standalone:  # importer, prepare, compare; three stages of two networks a seed
-        return 3 + 6 * len(config.standalone.seeds)
-    sets = len(config.seeds.a) + 2 * len(config.variants) + 2 * len(config.seeds.c)  # B and C insert first
-    return sets + 12  # importer, prepare, stages 1-3, best of B, select, control, evaluate, analyse, compare, register
-
-
-@contextlib.contextmanager
-def _left_as_found() -> Iterator[None]:
-    """kfp's loops leave `print` and the root logger's handlers patched."""
-    printer, handlers = builtins.print, logging.getLogger().handlers[:]
-    try:
-        yield
-    finally:
-        builtins.print, logging.getLogger().handlers[:] = printer, handlers
+POLL_SECONDS = 0.5
 
 
 def run(config: Config, source: Path | None, root: Path, *, standalone: bool = False, retries: int = 0) -> Path:
-    """Run to the end and show the comparison. Returns the folder of this run below `root`; its log lies in it.
+    """Run the pipeline and print its comparison.
 
-    A task that fails is tried `retries` times again.
+    Args:
+        config: the configuration.
+        source: FER2013; None takes `data.source`.
+        root: folder of all runs.
+        standalone: the stand-alone pipeline instead of sets A, B and C.
+        retries: how often a failed task is retried.
+
+    Returns:
+        The folder of this run below `root`: artifacts, and `log.txt`.
+
+    Raises:
+        LhcnetError: there is no source, or a task failed.
     """
     source = (source or Path(config.data.source)).absolute()
     if not source.exists():
-        raise LhcnetError(f"{source}: is not there; expected FER2013 as a file, folder or zip")
-    os.environ["MLFLOW_TRACKING_URI"] = default_uri()  # absolute, for the tasks
-    os.environ[FOLDER_VARIABLE] = str(journal_root())
+        raise LhcnetError(f"{source}: does not exist; expected FER2013 as a file, folder or zip")
     stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S-%f")[:-4]
-    root = root.absolute() / stamp
-    root.mkdir(parents=True)
-    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
+    folder = root.absolute() / stamp
+    folder.mkdir(parents=True)
+    # for the tasks, which run in this environment
+    os.environ |= {"MLFLOW_TRACKING_URI": default_uri(), FOLDER_VARIABLE: str(journal_root()), TASK_FOLDER: str(folder)}
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder), raise_on_error=True)
+    cluster, execution = Local(retries=retries), f"{execution_name(config)}-{stamp}"
+    pipeline = build_pipeline(config, cluster, execution, standalone=standalone)
+    with show_progress(folder, count_tasks(config, standalone=standalone)), _captured(folder / "log.txt"):
+        try:
+            pipeline(source=str(source))
+        except RuntimeError as error:
+            raise LhcnetError(f"{_reason(folder, error)} (log: {folder / 'log.txt'})") from None
+    print_report(next(folder.glob(f"*/{'compare-standalone' if standalone else 'compare'}/report")))
+    for file in folder.glob("*/register/registered"):
+        model = json.loads(file.read_text(encoding="utf-8"))
+        print(f"Registered {model['model']} as {model['name']} version {model['version']}, alias champion.")
+    return folder
 
+
+def count_tasks(config: Config, *, standalone: bool = False) -> int:
+    """Number of tasks that a run executes, the import of the source aside."""
+    if standalone:  # prepare, compare; three stages of two networks for each seed
+        return 2 + 6 * len(config.standalone.seeds)
+    sets = len(config.seeds.a) + 2 * len(config.variants) + 2 * len(config.seeds.c)  # B and C insert first
+    return sets + 11  # prepare, stages 1-3, best of B, select, control, evaluate, analyse, compare, register
+
+
+def finished_tasks(folder: Path) -> int:
+    """Number of tasks that have finished in the run `folder`: kfp writes this file last."""
+    return sum(1 for _ in folder.rglob("executor_output.json"))
+
+
+@contextlib.contextmanager
+def show_progress(folder: Path, total: int) -> Iterator[None]:
+    """Within the block, show the log lines of the steps and a bar of finished tasks on stderr.
+
+    Args:
+        folder: folder of the run.
+        total: number of tasks.
+    """
+    ended = threading.Event()
+    (folder / LOG_FILE).touch()
     with (
-        (root / "log.txt").open("w") as log,
-        tqdm(total=count_tasks(config, standalone=standalone), unit="task", mininterval=0) as bar,
+        (folder / LOG_FILE).open(encoding="utf-8", errors="replace") as log,
+        tqdm(total=total, unit="task", mininterval=0) as bar,
     ):
-        screen = Screen(log, bar)
-        with contextlib.redirect_stdout(screen), warnings.catch_warnings(), _left_as_found():
-            warnings.filterwarnings("ignore", "You may be attemping", RuntimeWarning)  # on purpose: no container here
-            try:
-                graph = build_standalone if standalone else build
-                graph(config, Local(retries=retries), f"{execution_name(config)}-{stamp}")(source=str(source))
-            except RuntimeError as error:
-                raise LhcnetError(f"{screen.error or error} (log: {root / 'log.txt'})") from None
-        bar.update(bar.total - bar.n)
-    if standalone:
-        print_report(next(root.glob("*/compare-standalone/report")))
-        return root
-    print_report(next(root.glob("*/compare/report")))
-    registered = json.loads(next(root.glob("*/register/registered")).read_text())
-    print(f"Registered {registered['model']} as {registered['name']} version {registered['version']}, alias champion.")
-    return root
+
+        def watch() -> None:
+            last = False
+            while not last:
+                last = ended.wait(POLL_SECONDS)
+                _update(bar, log, finished_tasks(folder))
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+
+
+def _update(bar: tqdm, log: TextIO, finished: int) -> None:
+    for line in log:
+        bar.write(line.rstrip("\n"), file=sys.stderr)
+    if finished > bar.n:
+        bar.update(finished - bar.n)
+
+
+def _reason(folder: Path, error: RuntimeError) -> str:
+    """The error that ended the last failed task, in one sentence; kfp's own if the task was killed."""
+    file = folder / ERROR_FILE
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    return lines[-1] if lines else Text.from_ansi(str(error)).plain
+
+
+@contextlib.contextmanager
+def _captured(file: Path) -> Iterator[None]:
+    """Write what kfp prints and logs to `file`; restore `print` and the root logger, which its loops leave patched."""
+    root = logging.getLogger()
+    printer, handlers = builtins.print, root.handlers[:]
+    try:
+        with file.open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You may be attemping", RuntimeWarning)  # no container: intended
+            # of two tasks that run at once, the first to end gives the handlers back that it found, here these
+            root.handlers[:] = [logging.StreamHandler(log)]
+            yield
+    finally:
+        builtins.print, root.handlers[:] = printer, handlers

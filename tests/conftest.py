@@ -9,15 +9,16 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support.drivers import ROOT, copy_project, dvc
+from support.drivers import ROOT, run_steps
 
 from lhcnet import config, steps
 from lhcnet.config import Config, Data
 from lhcnet.data.drawn_faces import draw, write_csv
 from lhcnet.data.store import write_stores
-from lhcnet.profiles import profile, to_yaml
+from lhcnet.profiles import profile
+from lhcnet.saved import SavedModel
 
-# one thread: the same bytes whatever machine and load; tests must not inherit somebody's tracking server
+# one thread: the same bytes on every machine and under every load; tests must not inherit somebody's tracking server
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in (
     "MLFLOW_TRACKING_URI",
@@ -26,9 +27,12 @@ for name in (
     "MLFLOW_EXPERIMENT_NAME",
     "LHCNET_EXECUTION",
     "LHCNET_JOURNAL",
+    "LHCNET_TASK_FOLDER",
     "LHCNET_TRACKING_WAIT",
 ):
     os.environ.pop(name, None)
+
+MARKS_OF_FOLDERS = {"drivers": pytest.mark.drivers, "robustness": pytest.mark.slow}
 
 MODULE = {"heads": 1, "d": 3, "pool": 3, "g": 1.0, "kernel": 3}
 TINY = {
@@ -65,12 +69,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny() -> config.Config:
-    """The demo profile shrunk until all of its 20 tasks take seconds."""
+    """The profile demo with a tiny network and one or two epochs a stage."""
     return profile("demo", TINY)
 
 
 @pytest.fixture(scope="session")
+def one_seed(tiny: Config, faces_csv: Path) -> Config:
+    """`tiny` on `faces_csv`, with one seed in each of the sets A and C."""
+    seeds = tiny.seeds.model_copy(update={"a": (0,), "c": (1,)})
+    return tiny.model_copy(update={"seeds": seeds, "data": Data(source=str(faces_csv))})
+
+
+@pytest.fixture(scope="session")
+def context(tiny: Config) -> steps.RunContext:
+    """Context of `tiny`, without checkpoints and without a record."""
+    return steps.RunContext(compute=tiny.compute)
+
+
+@pytest.fixture(scope="session")
 def faces_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 drawn faces in the shape of FER2013's CSV file."""
     path = tmp_path_factory.mktemp("raw") / "faces.csv"
     write_csv(draw(400, seed=1), path)
     return path
@@ -85,8 +103,28 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without experiments of ours: to make one takes seconds."""
+def backbone(
+    stores: tuple[Path, Path],
+    tiny: Config,
+    context: steps.RunContext,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> SavedModel:
+    """A tiny ResNet34v2 after stage 1."""
+    out = tmp_path_factory.mktemp("backbone") / "stage1"
+    return steps.train_backbone(stores[0], out, network=tiny.network, stage=tiny.stage1, seed=0, context=context)
+
+
+@pytest.fixture(scope="session")
+def direct(one_seed: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of the whole flow by direct calls of the steps, in the folders of `dvc.yaml`."""
+    folder = tmp_path_factory.mktemp("direct")
+    run_steps(one_seed, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without experiments of ours: creating one takes seconds."""
     import mlflow
 
     database = tmp_path_factory.mktemp("store") / "mlflow.db"
@@ -95,9 +133,9 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tracking(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A fresh MLflow store, and journals beside it; returns its URI. A step waits for it as long as it takes."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
+def tracking(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URI of a new MLflow database, with journals in the same folder. A step waits for it as long as it takes."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("LHCNET_JOURNAL", str(tmp_path / "journal"))
@@ -107,7 +145,7 @@ def tracking(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights and checkpoints that Keras wrote, with what it computes from them."""
+    """Weights and checkpoints that Keras wrote, with the outputs that it computed from them."""
     folder = tmp_path_factory.mktemp("published")
     with zipfile.ZipFile(Path(__file__).parent / "golden" / "published.zip") as file:
         file.extractall(folder)
@@ -115,14 +153,11 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def small(tiny: Config, faces_csv: Path) -> Config:
-    seeds = tiny.seeds.model_copy(update={"a": (0,), "c": (1,)})
-    return tiny.model_copy(update={"seeds": seeds, "data": Data(source=str(faces_csv))})
-
-
-@pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """One MLflow store for the module, which `register` writes to; the tools of this environment first on the path."""
+    """Environment variables of commands: this Python's tools first, and one MLflow database for the module.
+
+    Only `register` writes to it; the other steps leave their journals.
+    """
     folder = tmp_path_factory.mktemp("tracking")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     uri = f"sqlite:///{folder / 'mlflow.db'}"
@@ -132,49 +167,3 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "LHCNET_TRACKING_WAIT": "0",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}",
     }
-
-
-@pytest.fixture(scope="module")
-def direct(small: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The flow written out as calls; returns the folder of artifacts."""
-    at = tmp_path_factory.mktemp("direct")
-    trainval, test, compute = at / "trainval", at / "test", small.compute
-    steps.prepare(trainval, test, at / "data_report.json", data=small.data)
-    common = {"seed": small.seeds.backbone, "compute": compute}
-    steps.train(trainval, at / "1", number=1, stage=small.stage1, network=small.network, **common)
-    steps.train(trainval, at / "2", number=2, stage=small.stage2, start=at / "1", **common)
-    start = steps.train(trainval, at / "3", number=3, stage=small.stage3, start=at / "2", **common).path
-
-    def stage4(begin: Path, out: Path, seed: int) -> Path:
-        return steps.train(trainval, out, number=4, stage=small.stage4, start=begin, seed=seed, compute=compute).path
-
-    factor = small.selection.loss_factor
-    a = [stage4(start, at / f"a{seed}", seed) for seed in small.seeds.a]
-    b = []
-    for name in small.variants:
-        inserted = steps.insert_lhc(start, at / f"ib{name}", variant=small.variant(name), set_="B", seed=small.seeds.b)
-        b.append(stage4(inserted.path, at / f"b{name}", small.seeds.b))
-    best = steps.select(b, [start], at / "best.json", loss_factor=factor).chosen_variant
-    c = []
-    for seed in small.seeds.c:
-        inserted = steps.insert_lhc(start, at / f"ic{seed}", variant=small.variant(best), set_="C", seed=seed)
-        c.append(stage4(inserted.path, at / f"c{seed}", seed))
-    models = [*a, *b, *c]
-    steps.select(models, [at / "1", at / "2", start], at / "selection.json", loss_factor=factor, chosen=at / "chosen")
-    selection, settings = at / "selection.json", {"evaluation": small.evaluation, "compute": compute}
-    steps.control([*b, *c], selection, trainval, at / "control", control=small.control, compute=compute)
-    steps.evaluate(models, selection, trainval, test, at / "ev", control=at / "control", **settings)
-    steps.analyse(at / "chosen", trainval, at / "analysis", analysis=small.analysis, **settings)
-    steps.compare(selection, at / "ev", at / "report", data_report=at / "data_report.json", analysis=at / "analysis")
-    return at
-
-
-@pytest.fixture(scope="module")
-def project(small: Config, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DVC project after `dvc repro`."""
-    folder = tmp_path_factory.mktemp("dvc")
-    copy_project(folder)
-    (folder / "params.yaml").write_text(to_yaml(small))
-    dvc(folder, environment, "init", "--no-scm", "-q")
-    dvc(folder, environment, "repro")
-    return folder

@@ -1,47 +1,55 @@
 """The command line: every step of the pipeline on files, settings from `params.yaml`. DVC calls these commands.
 
-A command imports what it calls, so that `--help` answers at once.
+A command imports what it calls, so that `--help` answers at once. The commands of other subjects are in the modules
+`cli_pipeline` (compile, run and submit the Kubeflow pipeline) and `cli_tools` (settings, drawn faces, tables, MLflow).
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from lhcnet import cli_pipeline, cli_tools
 from lhcnet.errors import LhcnetError
-from lhcnet.report.terminal import print_report, print_scores, print_table
-from lhcnet.runtime import tune_gc
 
 if TYPE_CHECKING:
     from lhcnet.config import Config
+    from lhcnet.steps import RunContext
 
 app = typer.Typer(
     name="lhcnet",
     help="LHC-Net for facial expression recognition: the steps of the pipeline. Settings come from params.yaml.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: rich and its Markdown parser would double the time it takes
+    rich_markup_mode=None,  # plain help: importing rich and its Markdown parser takes as long as everything else
 )
-tracking = typer.Typer(help="The record in MLflow.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(tracking, name="tracking")
-Params = Annotated[Path, typer.Option("--params", help="Configuration file.")]
+Params = Annotated[Path, typer.Option("--params", help="Settings (YAML).")]
 PARAMS = Path("params.yaml")
+Trainval = Annotated[Path, typer.Option(help="Store with the splits train and validation.")]
+Test = Annotated[Path, typer.Option(help="Store with the sealed split test.")]
+TrainvalArgument = Annotated[Path, typer.Argument(help="Store with the splits train and validation.")]
+OutModel = Annotated[Path, typer.Argument(help="Model directory to write.")]
+Selection = Annotated[Path, typer.Option(help="selection.json, written by `select`.")]
 
 
-def main() -> NoReturn:
-    """Entry point: a `LhcnetError` is one sentence on stderr and status 1, never a traceback."""
+def main(program: typer.Typer = app) -> NoReturn:
+    """Run a command. An error is one sentence on stderr and status 1, never a traceback."""
+    if sys.platform == "win32":
+        typer.echo("lhcnet runs on Linux and macOS; use WSL 2 on Windows", err=True)
+        sys.exit(1)
+    from lhcnet.runtime import tune_gc
+
     tune_gc()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("alembic", "mlflow", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        app()
+        program()
     except LhcnetError as error:
         typer.echo(f"lhcnet: {error}", err=True)
         sys.exit(1)
@@ -51,90 +59,74 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
+def _version(asked: bool) -> None:
+    from lhcnet import __version__
+
+    if asked:
+        typer.echo(f"lhcnet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _open(params: Path) -> tuple[Config, RunContext]:
+    from lhcnet.config import load
+    from lhcnet.steps import RunContext
+
+    config = load(params)
+    return config, RunContext.of_config(config)
+
+
 def model_folders(config: Config, folder: Path, sets: str) -> list[Path]:
-    """Where the models of the sets (letters of "ABC") lie below `folder`; seeds no longer listed are left out."""
-    places = {
+    """Model directories of the given sets below `folder`, for the seeds and variants of the configuration.
+
+    Args:
+        config: the configuration.
+        folder: holds a/seed-*, b/*, c/seed-*.
+        sets: letters of "ABC".
+
+    Raises:
+        LhcnetError: `sets` has another letter, or none.
+    """
+    folders = {
         "A": [folder / "a" / f"seed-{seed}" for seed in config.seeds.a],
         "B": [folder / "b" / name for name in config.variants],
         "C": [folder / "c" / f"seed-{seed}" for seed in config.seeds.c],
     }
-    if not sets or set(sets) - set(places):
+    if not sets or set(sets) - set(folders):
         raise LhcnetError(f"--sets {sets}: expected letters of ABC")
-    return [place for letter in sets for place in places[letter]]
+    return [path for letter in sets for path in folders[letter]]
 
 
-@app.command("profile")
-def profile_(
-    name: Annotated[str, typer.Argument(help="paper, cpu or demo.")],
-    change: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. stage4.patience=1")] = None,
+@app.command()
+def prepare(
+    trainval: Annotated[Path, typer.Argument(help="Store to write, with the splits train and validation.")],
+    test: Annotated[Path, typer.Argument(help="Store to write, with the sealed split test.")],
+    report: Annotated[Path, typer.Argument(help="Data report to write (JSON).")],
+    params: Params = PARAMS,
 ) -> None:
-    """Print a profile as a complete params.yaml.
+    """Read FER2013 and write its splits as two stores.
 
-    lhcnet profile cpu > params.yaml
-    """
-    from lhcnet.io.yaml import read_yaml
-    from lhcnet.profiles import profile, to_yaml
-
-    overrides: dict[str, Any] = {}
-    for item in change or []:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise LhcnetError(f"--set {item}: expected key=value")
-        overrides[key] = read_yaml(f"value: {value}", f"--set {item}")["value"]
-    typer.echo(to_yaml(profile(name, overrides)), nl=False)
-
-
-@app.command()
-def check(params: Params = PARAMS) -> None:
-    """Validate params.yaml.
-
-    Prints the name its execution will have in MLflow.
-    """
-    from lhcnet.code_version import execution_name
-    from lhcnet.config import load
-
-    typer.echo(execution_name(load(params)))
-
-
-@app.command()
-def faces(
-    out: Annotated[Path, typer.Argument(help="faces.zip or faces.csv, in the shapes of FER2013.")],
-    images: Annotated[int, typer.Option(min=200, help="How many faces, all splits together.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-) -> None:
-    """Draw faces with the seven expressions.
-
-    They stand in for FER2013.
-    """
-    from lhcnet.data.drawn_faces import draw, write_csv, write_zip
-    from lhcnet.io.atomic import atomic_file
-
-    writers: dict[str, Callable[..., None]] = {".csv": write_csv, ".zip": write_zip}
-    if out.suffix not in writers:
-        raise LhcnetError(f"{out}: expected a name that ends in .zip or .csv")
-    with atomic_file(out) as file:
-        writers[out.suffix](draw(images, seed), file)
-
-
-@app.command()
-def prepare(trainval: Path, test: Path, report: Path, params: Params = PARAMS) -> None:
-    """Read FER2013 into the stores TRAINVAL and TEST.
-
-    Writes the data REPORT (JSON) as well.
+    Reads `data.source`. The data report counts classes, duplicates and damaged images.
     """
     from lhcnet import steps
-    from lhcnet.code_version import execution_name
-    from lhcnet.config import load
 
-    config = load(params)
-    steps.prepare(trainval, test, report, data=config.data, execution=execution_name(config))
+    config, context = _open(params)
+    steps.prepare(trainval, test, report, data=config.data, execution=context.execution)
 
 
 @app.command()
 def train(
-    trainval: Path,
-    out: Path,
-    stage: Annotated[int, typer.Option(min=1, max=4, help="Which stage (Tables 3-6).")],
+    trainval: TrainvalArgument,
+    out: OutModel,
+    stage: Annotated[int, typer.Option(min=1, max=4, help="Stage number (Tables 3-6).")],
     start: Annotated[Path | None, typer.Option(help="Model directory to start from (stages 2-4).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Data seed; default: seeds.backbone.")] = None,
     standalone: Annotated[
@@ -142,63 +134,71 @@ def train(
     ] = None,
     params: Params = PARAMS,
 ) -> None:
-    """Train one stage and write the model directory OUT."""
-    from lhcnet import steps
-    from lhcnet.code_version import execution_name
-    from lhcnet.config import PLAIN, load
+    """Train one stage.
 
-    config = load(params)
+    Stage 1 trains a new network, stages 2-4 train a model further (--start). An interrupted training resumes from its
+    checkpoint when the same command runs again.
+    """
+    from lhcnet import steps
+    from lhcnet.config import PLAIN
+
+    config, context = _open(params)
+    _refuse_impossible_stage(stage, start, standalone)
+    seed = config.seeds.backbone if seed is None else seed
+    settings = (config.standalone_stages if standalone else config.stages)[stage - 1]
+    if start:
+        steps.train_stage(trainval, start, out, stage_number=stage, stage=settings, seed=seed, context=context)
+    elif standalone:
+        network, variant = config.network, None if standalone == PLAIN else config.variant(standalone)
+        steps.train_standalone(
+            trainval, out, network=network, variant=variant, stage=settings, seed=seed, context=context
+        )
+    else:
+        steps.train_backbone(trainval, out, network=config.network, stage=settings, seed=seed, context=context)
+
+
+def _refuse_impossible_stage(stage: int, start: Path | None, standalone: str | None) -> None:
+    if (stage == 1) != (start is None):
+        raise LhcnetError("train: stage 1 trains a new network, without --start; stages 2-4 need --start")
     if standalone and stage == 4:
         raise LhcnetError("train: the stand-alone pipeline ends with stage 3")
-    steps.train(
-        trainval,
-        out,
-        number=stage,
-        stage=(config.standalone_stages if standalone else config.stages)[stage - 1],
-        variant=config.variant(standalone) if standalone and standalone != PLAIN and stage == 1 else None,
-        standalone=standalone is not None,
-        seed=config.seeds.backbone if seed is None else seed,
-        compute=config.compute,
-        checkpoints=config.checkpoints,
-        network=config.network if start is None else None,
-        start=start,
-        execution=execution_name(config),
-    )
 
 
 @app.command()
 def insert(
-    model: Path,
-    out: Path,
+    model: Annotated[Path, typer.Argument(help="Model directory of a ResNet34v2.")],
+    out: OutModel,
     variant: Annotated[str | None, typer.Option(help="Set B: a name under `variants`.")] = None,
-    best_of: Annotated[Path | None, typer.Option(help="Set C: the selection whose best variant is taken.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Default: seeds.b.")] = None,
+    best_of: Annotated[Path | None, typer.Option(help="Set C: selection.json; its best variant is taken.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Initial weights of the modules; default: seeds.b.")] = None,
     params: Params = PARAMS,
 ) -> None:
-    """Put five fresh attention modules into MODEL."""
+    """Insert five new attention modules into a ResNet34v2.
+
+    The seed draws the initial weights of the modules; the other weights stay as they are.
+    """
     from lhcnet import steps
-    from lhcnet.config import load
+
+    config, _ = _open(params)
+    seed = config.seeds.b if seed is None else seed
+    if variant and not best_of:
+        steps.insert_lhc(model, out, variant=config.variant(variant), set_="B", seed=seed)
+    elif best_of and not variant:
+        steps.insert_lhc(model, out, variant=config.variant(_chosen_variant(best_of)), set_="C", seed=seed)
+    else:
+        raise LhcnetError("insert: expected one of --variant (set B) and --best-of (set C)")
+
+
+def _chosen_variant(selection: Path) -> str:
     from lhcnet.protocol.selection import read_selection
 
-    config = load(params)
-    if (variant is None) == (best_of is None):
-        raise LhcnetError("insert: expected one of --variant (set B) and --best-of (set C)")
-    if best_of is not None:
-        variant = read_selection(best_of).chosen_variant
-    assert variant is not None
-    steps.insert_lhc(
-        model,
-        out,
-        variant=config.variant(variant),
-        set_="B" if best_of is None else "C",
-        seed=config.seeds.b if seed is None else seed,
-    )
+    return read_selection(selection).chosen_variant
 
 
 @app.command()
 def select(
     folder: Annotated[Path, typer.Argument(help="Holds a/seed-*, b/*, c/seed-*.")],
-    backbone: Annotated[list[Path], typer.Option(help="The stages of the backbone, the start of stage 4 last.")],
+    backbone: Annotated[list[Path], typer.Option(help="A stage of the backbone; the start of stage 4 comes last.")],
     out: Annotated[Path, typer.Option(help="selection.json to write.")],
     sets: Annotated[str, typer.Option(help="Letters of ABC.")] = "ABC",
     chosen: Annotated[Path | None, typer.Option(help="Copy the chosen model directory here.")] = None,
@@ -206,252 +206,151 @@ def select(
 ) -> None:
     """Apply the 10 % loss rule and choose a model.
 
-    The choice is made on validation accuracy.
+    Rejects models whose training loss is too high; chooses the best of the others on validation.
     """
     from lhcnet import steps
-    from lhcnet.code_version import execution_name
-    from lhcnet.config import load
 
-    config = load(params)
+    config, context = _open(params)
     steps.select(
         model_folders(config, folder, sets),
         backbone,
         out,
         loss_factor=config.selection.loss_factor,
         chosen=chosen,
-        execution=execution_name(config),
+        execution=context.execution,
     )
 
 
 @app.command()
 def control(
     folder: Annotated[Path, typer.Argument(help="Holds b/*, c/seed-*.")],
-    selection: Annotated[Path, typer.Option()],
-    trainval: Annotated[Path, typer.Option()],
-    out: Annotated[Path, typer.Option()],
+    selection: Selection,
+    trainval: Trainval,
+    out: Annotated[Path, typer.Option(help="Folder to write, with one model directory for each LHC-NetC.")],
     params: Params = PARAMS,
 ) -> None:
-    """LHC-NetC: train the five weights of the residual sums.
+    """Train LHC-NetC from LHC-Nets.
 
-    From kept LHC-Nets (`control.models`).
+    Trains the five weights of the residual sums; all other weights are frozen. The setting `control.models` says from
+    which models: the chosen one, all kept ones, or none.
     """
     from lhcnet import steps
-    from lhcnet.code_version import execution_name
-    from lhcnet.config import load
 
-    config = load(params)
-    steps.control(
-        model_folders(config, folder, "BC"),
-        selection,
-        trainval,
-        out,
-        control=config.control,
-        compute=config.compute,
-        checkpoints=config.checkpoints,
-        execution=execution_name(config),
-    )
+    config, context = _open(params)
+    models = model_folders(config, folder, "BC")
+    steps.control(models, selection, trainval, out, control=config.control, context=context)
 
 
 @app.command()
 def evaluate(
     folder: Annotated[Path | None, typer.Argument(help="Holds a/seed-*, b/*, c/seed-*.")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Instead of FOLDER: one model directory, or a published TensorFlow checkpoint.")
+        Path | None,
+        typer.Option(help="Instead of `folder`: a model directory, or a published TensorFlow checkpoint."),
     ] = None,
-    selection: Annotated[Path | None, typer.Option(help="With FOLDER.")] = None,
-    control: Annotated[Path | None, typer.Option(help="With FOLDER: the LHC-NetCs.")] = None,
-    out: Annotated[Path | None, typer.Option(help="With FOLDER.")] = None,
-    trainval: Annotated[Path, typer.Option()] = Path("artifacts/trainval"),
-    test: Annotated[Path, typer.Option(help="The sealed test store.")] = Path("artifacts/test"),
+    selection: Annotated[Path | None, typer.Option(help="With `folder`: selection.json.")] = None,
+    control: Annotated[Path | None, typer.Option(help="With `folder`: the LHC-NetCs, written by `control`.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With `folder`: folder to write.")] = None,
+    trainval: Trainval = Path("artifacts/trainval"),
+    test: Test = Path("artifacts/test"),
     device: Annotated[str | None, typer.Option(help="cpu or cuda, instead of compute.device.")] = None,
     params: Params = PARAMS,
 ) -> None:
-    """Score models, plain and with test-time augmentation.
+    """Score models on test, without TTA and with it.
 
-    The kept models below FOLDER, or one model (--weights).
+    The kept models below `folder` are scored into --out. With --weights, one model is scored and printed.
     """
     from lhcnet import steps
-    from lhcnet.code_version import execution_name
-    from lhcnet.config import Compute, load, parse
 
-    config = load(params)
-    changed = config.compute.to_dict() | ({"device": device} if device else {})
-    evaluation, compute = config.evaluation, parse(Compute, changed, "--device")
-    if weights is not None and not (folder or selection or control or out):
-        print_scores(steps.evaluate_weights(weights, trainval, test, evaluation=evaluation, compute=compute))
-    elif weights is None and folder and selection and out:
-        steps.evaluate(
-            model_folders(config, folder, "ABC"),
-            selection,
-            trainval,
-            test,
-            out,
-            evaluation=evaluation,
-            compute=compute,
-            control=control,
-            execution=execution_name(config),
-        )
+    config, context = _open(params)
+    if device:
+        context = context.with_device(device)
+    if weights and not (folder or selection or control or out):
+        scores = steps.evaluate_weights(weights, trainval, test, evaluation=config.evaluation, context=context)
+        cli_tools.show_scores(scores)
+    elif folder and selection and out and not weights:
+        models, settings = model_folders(config, folder, "ABC"), config.evaluation
+        steps.evaluate(models, selection, trainval, test, out, evaluation=settings, context=context, control=control)
     else:
-        raise LhcnetError("evaluate: expected --weights alone, or FOLDER with --selection and --out")
+        raise LhcnetError("evaluate: expected --weights alone, or a folder with --selection and --out")
 
 
 @app.command()
 def analyse(
-    model: Path,
-    trainval: Path,
-    out: Path,
+    model: Annotated[Path, typer.Argument(help="Model directory.")],
+    trainval: TrainvalArgument,
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
     params: Params = PARAMS,
 ) -> None:
-    """Analyse the LHC modules of MODEL (section 3.2.4).
+    """Analyse the LHC modules of a model (section 3.2.4).
 
-    On validation images: modules and heads off, correlation, T.
+    On validation images: accuracy with modules and heads switched off or reset, correlation of heads, scaling.
     """
     from lhcnet import steps
-    from lhcnet.code_version import execution_name
-    from lhcnet.config import load
 
-    config = load(params)
-    steps.analyse(
-        model,
-        trainval,
-        out,
-        analysis=config.analysis,
-        evaluation=config.evaluation,
-        compute=config.compute,
-        execution=execution_name(config),
-    )
+    config, context = _open(params)
+    steps.analyse(model, trainval, out, analysis=config.analysis, evaluation=config.evaluation, context=context)
 
 
 @app.command()
 def compare(
-    selection: Annotated[Path, typer.Option()],
-    evaluation: Annotated[Path, typer.Option()],
-    data: Annotated[Path, typer.Option(help="The data report of `prepare`.")],
-    out: Annotated[Path, typer.Option()],
-    analysis: Annotated[Path | None, typer.Option(help="The folder that `analyse` wrote.")] = None,
+    selection: Selection,
+    evaluation: Annotated[Path, typer.Option(help="Folder that `evaluate` wrote.")],
+    data: Annotated[Path, typer.Option(help="Data report that `prepare` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    analysis: Annotated[Path | None, typer.Option(help="Folder that `analyse` wrote.")] = None,
     params: Params = PARAMS,
 ) -> None:
-    """Compare with the paper: Tables 7 and A2, the report.
+    """Compare with the paper and write the report.
 
-    Writes the tables beside the paper's figures, the statistics, and the report (report.html).
+    Writes statistics, Tables 7 and A2, and report.html; prints the main tables.
     """
     from lhcnet import steps
-    from lhcnet.code_version import execution_name
-    from lhcnet.config import load
 
-    steps.compare(
-        selection,
-        evaluation,
-        out,
-        data_report=data,
-        analysis=analysis,
-        execution=execution_name(load(params)),
-    )
-    print_report(out)
+    _, context = _open(params)
+    steps.compare(selection, evaluation, out, data_report=data, analysis=analysis, execution=context.execution)
+    cli_tools.show(out)
 
 
 @app.command()
 def register(
-    chosen: Annotated[Path, typer.Option()],
-    evaluation: Annotated[Path, typer.Option()],
-    out: Annotated[Path, typer.Option()],
+    chosen: Annotated[Path, typer.Option(help="Model directory of the chosen model.")],
+    evaluation: Annotated[Path, typer.Option(help="Folder that `evaluate` wrote.")],
+    out: Annotated[Path, typer.Option(help="Name, version and alias are written here (JSON).")],
     params: Params = PARAMS,
 ) -> None:
-    """Register the chosen model in MLflow as `champion`."""
+    """Register the chosen model in MLflow as `champion`.
+
+    The setting `registry.model` is its name.
+    """
     from lhcnet import steps
     from lhcnet.code_version import execution_name
-    from lhcnet.config import load
 
-    config = load(params)
+    config, _ = _open(params)
     steps.register(chosen, evaluation, out, name=config.registry.model, execution=execution_name(config))
 
 
 @app.command("compare-standalone")
 def compare_standalone(
     folder: Annotated[Path, typer.Argument(help="Holds <network>/seed-*/stage*.")],
-    trainval: Annotated[Path, typer.Option()],
-    test: Annotated[Path, typer.Option(help="The sealed test store.")],
-    out: Annotated[Path, typer.Option()],
+    trainval: Trainval,
+    test: Test,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
     params: Params = PARAMS,
 ) -> None:
-    """Compare the stand-alone LHC-Nets and ResNet34v2s.
+    """Compare LHC-Net and ResNet34v2, stand-alone.
 
-    With the same data seeds, after each of the stages 1-3.
+    On test, after each of the stages 1-3, with the same data seeds. Writes tables and report.html; prints the tables.
     """
     from lhcnet import steps
-    from lhcnet.code_version import execution_name
-    from lhcnet.config import PLAIN, load
+    from lhcnet.config import PLAIN
 
-    config = load(params)
-    networks, seeds = (PLAIN, config.standalone.variant), config.standalone.seeds
-    steps.compare_standalone(
-        [folder / n / f"seed-{s}" / f"stage{stage}" for n in networks for s in seeds for stage in (1, 2, 3)],
-        trainval,
-        test,
-        out,
-        evaluation=config.evaluation,
-        compute=config.compute,
-        execution=execution_name(config),
-    )
-    print_report(out)
+    config, context = _open(params)
+    names, seeds = (PLAIN, config.standalone.variant), config.standalone.seeds
+    models = [folder / name / f"seed-{s}" / f"stage{stage}" for name in names for s in seeds for stage in (1, 2, 3)]
+    steps.compare_standalone(models, trainval, test, out, evaluation=config.evaluation, context=context)
+    cli_tools.show(out)
 
 
-@app.command()
-def sizes(
-    out: Annotated[Path | None, typer.Option(help="Write what was counted here (.csv).")] = None,
-) -> None:
-    """Count parameters and attention shares of Table A2.
-
-    In the networks that can be built here.
-    """
-    from lhcnet.analysis.parameter_counts import count, write
-    from lhcnet.report.analysis_tables import parameters_table
-
-    counted = count()
-    print_table(parameters_table(counted))
-    if out is not None:
-        write(counted, out)
-
-
-@app.command("appendix-b")
-def appendix_b(
-    figure: Annotated[Path | None, typer.Option(help="Save Figure A1 here (.png, .svg or .pdf).")] = None,
-) -> None:
-    """Compare n local heads with a global one (Appendix B).
-
-    Which is more efficient? G1, G2, L1 and L2 for all A and B.
-    """
-    from lhcnet.report.analysis_tables import appendix_b_table
-
-    print_table(appendix_b_table())
-    if figure is not None:
-        from lhcnet.report.analysis_plots import figure_a1
-
-        figure_a1().savefig(figure)
-
-
-@tracking.command("replay")
-def tracking_replay(
-    folder: Annotated[Path | None, typer.Argument(help="Holds the journals; default: LHCNET_JOURNAL.")] = None,
-) -> None:
-    """Write to MLflow what it lacks.
-
-    Steps that MLflow did not answer left journals. Twice changes nothing.
-    """
-    from lhcnet.tracking.delivery import replay
-    from lhcnet.tracking.journal import journal_root
-
-    root = folder or journal_root()
-    replayed = replay(root)
-    for one in replayed:
-        typer.echo(f"{one.execution}: {one.step}: {one.lacking or f'{one.entries} entries written'}")
-    if lacking := sum(bool(one.lacking) for one in replayed):
-        raise LhcnetError(f"{root}: MLflow still lacks something of {lacking} of {len(replayed)} journals")
-    if not replayed:
-        typer.echo(f"{root}: MLflow has everything")
-
-
-@app.command()
-def show(report: Annotated[Path, typer.Argument(help="The folder that a comparison wrote.")]) -> None:
-    """Show the tables of a finished comparison."""
-    print_report(report)
+cli_tools.add_to(app)
+app.add_typer(cli_pipeline.app, name="pipeline")

@@ -282,17 +282,6 @@ class Config(FrozenModel):
     checkpoints: Checkpoints = Checkpoints()
     registry: Registry = Registry()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _schema_version_is_supported(cls, values: object) -> object:
-        version = values.get("schema_version", SCHEMA_VERSION) if isinstance(values, dict) else SCHEMA_VERSION
-        if version != SCHEMA_VERSION:
-            raise ValueError(
-                f"schema_version {version!r} is not supported by this lhcnet (expected {SCHEMA_VERSION}): write a new "
-                "file with `lhcnet profile NAME --out params.yaml` and copy your values"
-            )
-        return values
-
     @property
     def stages(self) -> tuple[Stage, Stage, Stage, Stage]:
         return self.stage1, self.stage2, self.stage3, self.stage4
@@ -381,4 +370,10 @@ def load(path: Path) -> Config:
         text = read_text(path, _MAX_YAML)
     except (OSError, UnicodeDecodeError) as error:
         raise LhcnetError(f"{path}: cannot be read as configuration: {error}") from None
-    return parse(Config, read_yaml(text, str(path)), str(path))
+    values = read_yaml(text, str(path))
+    if (version := values.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
+        raise LhcnetError(
+            f"{path}: schema_version {version!r} is not supported by this lhcnet (expected {SCHEMA_VERSION}): "
+            "write a new file with `lhcnet profile NAME --out params.yaml` and copy your values"
+        )
+    return parse(Config, values, str(path))

@@ -1,7 +1,4 @@
-"""What a process is told once: device, precision, threads, garbage collection.
-
-Importing this module loads no torch.
-"""
+"""Settings of the process: device, precision, threads, garbage collection. Importing this module loads no torch."""
 
 from __future__ import annotations
 
@@ -50,15 +47,15 @@ def open_device(compute: Compute) -> Device:
     """Apply the settings `compute` to this process and return the device.
 
     Raises:
-        LhcnetError: a GPU is asked for and torch sees none.
+        LhcnetError: a GPU is asked for and torch finds none.
     """
     import torch
 
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise LhcnetError(
-            "compute.device: cuda was asked for, but torch sees no CUDA GPU here; expected a GPU, or `device: cpu`"
+            "compute.device: cuda was asked for, but torch finds no CUDA GPU; expected a GPU, or `device: cpu`"
         )
-    if compute.device == "cuda":  # no TF32, and the same choice of algorithm every time
+    if compute.device == "cuda":  # no TF32, and always the same choice of algorithm
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     if compute.deterministic:

@@ -1,4 +1,4 @@
-"""`dvc repro` gives the metrics of direct calls, byte for byte, and repeats no more than it must."""
+"""`dvc repro` gives the bytes of direct calls, and runs again only what changed."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import subprocess
 from pathlib import Path
 
 import mlflow
-from support.drivers import assert_same_analysis, copy_project, digest, dvc
+from support.drivers import assert_same_analysis, assert_same_files, copy_project, digest, dvc
 
 from lhcnet.config import Config, load
 from lhcnet.profiles import to_yaml
 from lhcnet.tracking.delivery import pending_journals
 
 
-def test_dvc_gives_the_metrics_of_direct_calls(direct: Path, project: Path) -> None:
-    assert digest(project / "artifacts" / "report") == digest(direct / "report")
-    assert_same_analysis(project / "artifacts" / "analysis", direct / "analysis")
-    for file in (direct / "chosen").iterdir():
-        assert file.read_bytes() == (project / "artifacts" / "chosen" / file.name).read_bytes(), file.name
+def test_dvc_gives_the_metrics_of_direct_calls(direct: Path, dvc_project: Path) -> None:
+    assert digest(dvc_project / "artifacts" / "report") == digest(direct / "report")
+    assert_same_analysis(dvc_project / "artifacts" / "analysis", direct / "analysis")
+    for name in ("backbone/stage3", "a/seed-0", "b/wide", "c/seed-1", "control/0", "chosen"):
+        assert_same_files(dvc_project / "artifacts" / name, direct / name)
 
 
-def test_dvc_leaves_one_execution_in_the_record(project: Path, environment: dict[str, str]) -> None:
-    """`register` writes what no step before it had written."""
-    assert pending_journals(project / ".lhcnet" / "journal") == []
+def test_dvc_leaves_one_execution_in_the_record(dvc_project: Path, environment: dict[str, str]) -> None:
+    """The steps leave their journals (LHCNET_TRACKING_WAIT=0); `register` writes them all."""
+    assert pending_journals(dvc_project / ".lhcnet" / "journal") == []
     client = mlflow.MlflowClient(environment["MLFLOW_TRACKING_URI"])
     runs = client.search_runs([client.get_experiment_by_name("lhcnet").experiment_id])
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
@@ -31,22 +31,22 @@ def test_dvc_leaves_one_execution_in_the_record(project: Path, environment: dict
     assert {"analyse", "compare", "evaluate", "register", "train/A/seed-0"} <= {run.info.run_name for run in runs}
 
 
-def test_a_no_op_repro_runs_nothing(project: Path, environment: dict[str, str]) -> None:
-    assert "Running stage" not in dvc(project, environment, "repro")
-    assert dvc(project, environment, "status", "dvc.yaml").strip() == "Data and pipelines are up to date."
+def test_a_no_op_repro_runs_nothing(dvc_project: Path, environment: dict[str, str]) -> None:
+    assert "Running stage" not in dvc(dvc_project, environment, "repro")
+    assert dvc(dvc_project, environment, "status", "dvc.yaml").strip() == "Data and pipelines are up to date."
 
 
-def test_a_stage_4_setting_reruns_stage_4_and_what_follows(project: Path, environment: dict[str, str]) -> None:
-    kept = (project / "params.yaml").read_text()
-    config = load(project / "params.yaml")
+def test_a_stage_4_setting_reruns_stage_4_and_what_follows(dvc_project: Path, environment: dict[str, str]) -> None:
+    before = (dvc_project / "params.yaml").read_text()
+    config = load(dvc_project / "params.yaml")
     values = config.to_dict()
     values["stage4"]["patience"] += 5
     try:
-        (project / "params.yaml").write_text(to_yaml(Config.model_validate_json(json.dumps(values))))
-        status = json.loads(dvc(project, environment, "status", "dvc.yaml", "--json"))
-        planned = dvc(project, environment, "repro", "--dry")
+        (dvc_project / "params.yaml").write_text(to_yaml(Config.model_validate_json(json.dumps(values))))
+        status = json.loads(dvc(dvc_project, environment, "status", "dvc.yaml", "--json"))
+        planned = dvc(dvc_project, environment, "repro", "--dry")
     finally:
-        (project / "params.yaml").write_text(kept)
+        (dvc_project / "params.yaml").write_text(before)
     assert {name.split("@")[0] for name in status} == {"set_a", "set_b", "set_c"}
     for name in ("set_a@0", "set_b@wide", "select", "evaluate", "compare", "register"):
         assert f"'{name}'" in planned, name
@@ -54,22 +54,22 @@ def test_a_stage_4_setting_reruns_stage_4_and_what_follows(project: Path, enviro
         assert f"Running stage '{name}'" not in planned, name
 
 
-def test_dvc_shows_metrics_and_plots(project: Path, environment: dict[str, str]) -> None:
-    metrics = json.loads(dvc(project, environment, "metrics", "show", "--json"))[""]["data"]
+def test_dvc_shows_metrics_and_plots(dvc_project: Path, environment: dict[str, str]) -> None:
+    metrics = json.loads(dvc(dvc_project, environment, "metrics", "show", "--json"))[""]["data"]
     shown = metrics["artifacts/report/summary.json"]["data"]
     assert 0 < shown["test_accuracy"] <= 1
-    dvc(project, environment, "plots", "show", "-o", "plots", "-q")
-    page = (project / "plots" / "index.html").read_text()
+    dvc(dvc_project, environment, "plots", "show", "-o", "plots", "-q")
+    page = (dvc_project / "plots" / "index.html").read_text()
     for title in ("accuracy by stage", "Confusion on test", "val_loss"):
         assert title in page, title
 
 
 def test_bad_raw_data_fails_the_repro_with_one_sentence(
-    project: Path, small: Config, environment: dict[str, str], tmp_path: Path
+    one_seed: Config, environment: dict[str, str], tmp_path: Path
 ) -> None:
     copy_project(tmp_path)
     (tmp_path / "bad.csv").write_text("emotion,pixels\n0,1 2 3\n")
-    values = small.to_dict()
+    values = one_seed.to_dict()
     values["data"]["source"] = "bad.csv"
     (tmp_path / "params.yaml").write_text(to_yaml(Config.model_validate_json(json.dumps(values))))
     dvc(tmp_path, environment, "init", "--no-scm", "-q")

@@ -1,4 +1,4 @@
-"""Kubeflow's local runner gives the metrics of direct calls, byte for byte, and one record in MLflow."""
+"""Kubeflow's local runner gives the metrics of direct calls, byte for byte, and one parent run in MLflow."""
 
 import threading
 import time
@@ -9,20 +9,21 @@ import mlflow
 import psutil
 import pytest
 from kfp import dsl, local
-from support.drivers import assert_same_analysis, digest, kubeflow
+from support.drivers import assert_same_analysis, assert_same_files, digest, kubeflow
 
 from components.train_backbone import train_backbone
 from lhcnet.analysis.results import Analysis, read
 from lhcnet.config import Checkpoints, Config
 from lhcnet.profiles import to_yaml
 from lhcnet.report.analysis_plots import figures
-from pipeline.cluster import Local, place
+from lhcnet.steps import task_settings
+from pipeline.cluster import Local, configure_task
 
 
 def test_kubeflow_gives_the_metrics_of_direct_calls(
-    direct: Path, small: Config, environment: dict[str, str], tmp_path: Path
+    direct: Path, one_seed: Config, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "params.yaml").write_text(to_yaml(small))
+    (tmp_path / "params.yaml").write_text(to_yaml(one_seed))
     printed = kubeflow(tmp_path, environment | {"LHCNET_TRACKING_WAIT": "300"})
     (report,) = tmp_path.glob("runs/*/*/compare/report")
     assert digest(report) == digest(direct / "report")
@@ -33,8 +34,7 @@ def test_kubeflow_gives_the_metrics_of_direct_calls(
     (page,) = tmp_path.glob("runs/*/*/compare/page")
     assert page.read_bytes() == (report / "report.html").read_bytes()
     (chosen,) = tmp_path.glob("runs/*/*/select/chosen")
-    for file in (direct / "chosen").iterdir():
-        assert file.read_bytes() == (chosen / file.name).read_bytes(), file.name
+    assert_same_files(chosen, direct / "chosen")
 
     # the record: one parent, and every model a child of it with curves, tags and the verdict
     client = mlflow.MlflowClient(environment["MLFLOW_TRACKING_URI"])
@@ -59,9 +59,9 @@ def test_kubeflow_gives_the_metrics_of_direct_calls(
     assert len(drawn) == len(figures(analysed)) > 0
 
 
-def test_a_task_that_is_killed_goes_on_when_kubeflow_tries_it_again(
+def test_a_killed_task_resumes_when_kubeflow_retries_it(
     direct: Path,
-    small: Config,
+    one_seed: Config,
     environment: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -87,13 +87,12 @@ def test_a_task_that_is_killed_goes_on_when_kubeflow_tries_it_again(
         trainval = dsl.importer(artifact_uri=store, artifact_class=dsl.Dataset, reimport=False).output
         task = train_backbone(
             trainval=trainval,
-            network=small.network.to_dict(),
-            stage=small.stage1.to_dict(),
-            compute=small.compute.to_dict(),
-            checkpoints=Checkpoints(seconds=0).to_dict(),
-            seed=small.seeds.backbone,
+            network=one_seed.network.to_dict(),
+            stage=one_seed.stage1.to_dict(),
+            seed=one_seed.seeds.backbone,
+            context=task_settings(one_seed.model_copy(update={"checkpoints": Checkpoints(seconds=0)})),
         )
-        place(task, Local(retries=1), "killed", gpu=True)
+        configure_task(task, Local(retries=1), "killed")
 
     threading.Thread(target=kill_the_training, daemon=True).start()
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "runs"))
@@ -101,5 +100,4 @@ def test_a_task_that_is_killed_goes_on_when_kubeflow_tries_it_again(
     assert killed
     assert "stage1: resuming at epoch" in "".join(capfd.readouterr())
     (model,) = tmp_path.glob("runs/*/train-backbone/model")
-    for file in (direct / "1").iterdir():
-        assert file.read_bytes() == (model / file.name).read_bytes(), file.name
+    assert_same_files(model, direct / "backbone" / "stage1")

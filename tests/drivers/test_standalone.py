@@ -11,10 +11,10 @@ from lhcnet.profiles import to_yaml
 
 
 def test_the_stand_alone_pipeline_is_the_same_by_dvc_and_kubeflow(
-    small: Config, environment: dict[str, str], tmp_path: Path
+    one_seed: Config, environment: dict[str, str], tmp_path: Path
 ) -> None:
     copy_project(tmp_path)
-    (tmp_path / "params.yaml").write_text(to_yaml(small))
+    (tmp_path / "params.yaml").write_text(to_yaml(one_seed))
     dvc(tmp_path, environment, "init", "--no-scm", "-q")
     dvc(tmp_path, environment, "repro", "standalone/dvc.yaml")
     by_dvc = tmp_path / "artifacts" / "standalone-report" / "standalone.json"

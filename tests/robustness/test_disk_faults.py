@@ -97,12 +97,13 @@ def made(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     write_csv(draw(400, seed=1), at / "faces.csv")
     data = (at / "trainval", at / "test")
     steps.prepare(*data, at / "report.json", data=Data(source=str(at / "faces.csv")))
-    common = {"seed": 0, "compute": tiny.compute}
-    start = steps.train(data[0], at / "start", number=1, stage=tiny.stage1, network=tiny.network, **common)
+    context = steps.RunContext(compute=tiny.compute)
+    common = {"seed": 0, "context": context}
+    start = steps.train_backbone(data[0], at / "start", stage=tiny.stage1, network=tiny.network, **common)
     steps.insert_lhc(start.path, at / "inserted", variant=tiny.variant("narrow"), set_="B", seed=0)
-    lhc = steps.train(data[0], at / "lhc", number=4, stage=tiny.stage4, start=at / "inserted", **common)
+    lhc = steps.train_stage(data[0], at / "inserted", at / "lhc", stage_number=4, stage=tiny.stage4, **common)
     steps.select([lhc.path], [start.path], at / "selection.json", loss_factor=99.0)
-    settings = {"evaluation": tiny.evaluation.model_copy(update={"tta": "best"}), "compute": tiny.compute}
+    settings = {"evaluation": tiny.evaluation.model_copy(update={"tta": "best"}), "context": context}
     steps.evaluate([lhc.path], at / "selection.json", *data, at / "evaluation", **settings)
     return {"at": at, "settings": settings, "data": data}
 
@@ -147,7 +148,7 @@ def refused(do: Do, folder: Path) -> None:
     with pytest.raises(LhcnetError) as caught:
         do(folder)
     assert "out" in str(caught.value)
-    assert "cannot be written, expected a writable place with room: " in str(caught.value)
+    assert "cannot be written; expected a writable path and free disk space: " in str(caught.value)
     assert not str(caught.value).endswith("None")
     assert files(folder) == before
     assert not [path.name for path in folder.rglob(".*")]
@@ -203,7 +204,7 @@ def test_the_command_line_says_it_in_one_sentence(made: dict[str, Any], disk: Pa
         )
     assert done.returncode == 1
     assert done.stderr.startswith("lhcnet: ")
-    assert "cannot be written, expected a writable place with room: " in done.stderr
+    assert "cannot be written; expected a writable path and free disk space: " in done.stderr
     assert done.stderr.count("\n") == 1
     assert list(disk.iterdir()) == []
 
@@ -222,7 +223,7 @@ def test_read_only_disk(do: Do, former: bool, disk: Path) -> None:
 def test_a_place_where_nobody_may_write(do: Do) -> None:
     if not Path("/proc/self").exists():
         pytest.skip("no /proc here, in which not even root may write")
-    with pytest.raises(LhcnetError, match=r"/proc/.*out.* cannot be written, expected a writable place"):
+    with pytest.raises(LhcnetError, match=r"/proc/.*out.* cannot be written; expected a writable path"):
         do(Path("/proc/lhcnet"))
 
 
@@ -382,9 +383,10 @@ def test_data_replaced_between_steps(made: dict[str, Any], tiny: Config, tmp_pat
     at, (_, test) = made["at"], made["data"]
     other = tmp_path / "trainval"
     write_stores(draw(120, seed=9), other, tmp_path / "test")
+    context = steps.RunContext(compute=tiny.compute)
     with pytest.raises(LhcnetError, match="was trained on data"):
-        steps.train(
-            other, tmp_path / "out", number=2, stage=tiny.stage2, start=at / "start", seed=0, compute=tiny.compute
+        steps.train_stage(
+            other, at / "start", tmp_path / "out", stage_number=2, stage=tiny.stage2, seed=0, context=context
         )
     for mixed in ((other, test), (other, tmp_path / "test")):
         with pytest.raises(LhcnetError, match="is of data"):
@@ -427,7 +429,6 @@ def test_no_room_for_checkpoints_and_record(
 ) -> None:
     (disk / "journal").mkdir()
     monkeypatch.setenv("LHCNET_JOURNAL", str(disk / "journal"))
-    settings = {"number": 4, "stage": tiny.stage4, "start": made["at"] / "inserted", "seed": 0, "compute": tiny.compute}
     checkpoints = Checkpoints(folder=str(disk / "checkpoints"), seconds=0)
     filled = []
 
@@ -437,8 +438,10 @@ def test_no_room_for_checkpoints_and_record(
         return fit(*args, **named)
 
     monkeypatch.setattr(training, "fit", fill)
-    saved = steps.train(
-        made["data"][0], made["at"] / f"full-{left}", checkpoints=checkpoints, execution="full", **settings
+    context = steps.RunContext(compute=tiny.compute, checkpoints=checkpoints, execution="full")
+    inserted, out = made["at"] / "inserted", made["at"] / f"full-{left}"
+    saved = steps.train_stage(
+        made["data"][0], inserted, out, stage_number=4, stage=tiny.stage4, seed=0, context=context
     )
     assert all((made["at"] / "lhc" / name).read_bytes() == text for name, text in files(saved.path).items())
     assert "no checkpoint could be written" in caplog.text or left == 200_000

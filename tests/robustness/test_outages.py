@@ -27,10 +27,10 @@ PATIENCE, LONG = 0.5, 300  # seconds at the end of a step: where MLflow does not
 
 
 @pytest.fixture(scope="module")
-def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One for all tests, which leave it running or not."""
     server = Server(tmp_path_factory.mktemp("server"))
-    shutil.copy(empty_store, server.database)
+    shutil.copy(empty_database, server.database)
     yield server
     server.kill()
 

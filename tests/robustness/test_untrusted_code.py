@@ -159,14 +159,19 @@ def test_checkpoints_of_tensorflow_are_read_where_they_are_asked_for(
     stores = (tmp_path / "trainval", tmp_path / "test")
     write_stores(VALID, *stores)
     monkeypatch.setattr(published_module, "LHCNet", lambda: LHCNet(MODULES, **SIZES))
-    settings = {"evaluation": tiny.evaluation, "compute": tiny.compute}
+    settings = {"evaluation": tiny.evaluation, "context": steps.RunContext(compute=tiny.compute)}
     assert steps.evaluate_weights(published / "LHC_Net", *stores, **settings)["test"].n == 7
     for unasked in (published / "LHC_Net", published / "SavedModel"):
         refused(lambda unasked=unasked: open_model(unasked), f"{unasked}/model.json: expected", tmp_path)
         network = tiny.network.model_copy(update={"weights": str(unasked)})
         refused(
-            lambda network=network: steps.train(
-                stores[0], tmp_path / "out", number=1, stage=tiny.stage1, seed=0, compute=tiny.compute, network=network
+            lambda network=network: steps.train_backbone(
+                stores[0],
+                tmp_path / "out",
+                network=network,
+                stage=tiny.stage1,
+                seed=0,
+                context=settings["context"],
             ),
             "network.weights",
             tmp_path,

@@ -1,26 +1,36 @@
+"""The command line: its help, its errors, and the commands that no driver calls."""
+
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from support.drivers import ROOT
 from typer.testing import CliRunner
 
+from lhcnet import __version__ as lhcnet_version
 from lhcnet import steps
 from lhcnet.cli import app, model_folders
 from lhcnet.config import Config, load
 from lhcnet.data.sources import read
 from lhcnet.errors import LhcnetError
 from lhcnet.profiles import profile, to_yaml
+from lhcnet.saved import SavedModel
 
 runner = CliRunner()
+PYTHONPATH = f"{ROOT}{os.pathsep}{ROOT / 'src'}"
 
 
 def lhcnet(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", "from lhcnet.cli import main; main()", *arguments],
         cwd=cwd,
+        env=os.environ | {"PYTHONPATH": PYTHONPATH},
         capture_output=True,
         text=True,
         check=False,
@@ -28,11 +38,21 @@ def lhcnet(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_profile_prints_a_complete_params_yaml(tmp_path: Path) -> None:
-    result = runner.invoke(app, ["profile", "cpu", "--set", "stage4.patience=2", "--set", "seeds.a=[3, 4]"])
-    assert result.exit_code == 0
-    (tmp_path / "params.yaml").write_text(result.stdout)
-    config = load(tmp_path / "params.yaml")
-    assert config == profile("cpu", {"stage4.patience": 2, "seeds.a": [3, 4]})
+    command = ["profile", "cpu", "--set", "stage4.patience=2", "--set", "seeds.a=[3, 4]"]
+    file = tmp_path / "params.yaml"
+    printed = runner.invoke(app, command)
+    assert printed.exit_code == 0
+    assert runner.invoke(app, [*command, "--out", str(file)]).output == ""
+    assert file.read_text() == printed.stdout
+    assert load(file) == profile("cpu", {"stage4.patience": 2, "seeds.a": [3, 4]})
+
+
+def test_a_wrong_profile_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("mine")
+    for arguments in (["gpu"], ["demo", "--set", "stage4.patience=-1"], ["demo", "--set", "stage4.patience"]):
+        assert runner.invoke(app, ["profile", *arguments, "--out", str(file)]).exit_code == 1
+    assert file.read_text() == "mine"
 
 
 def test_faces_writes_both_shapes_of_the_same_pixels(tmp_path: Path) -> None:
@@ -48,10 +68,18 @@ def test_faces_writes_both_shapes_of_the_same_pixels(tmp_path: Path) -> None:
         (["profile", "demo", "--set", "stage4.patience=-1"], "stage4.patience"),
         (["check"], "params.yaml: cannot be read as configuration"),
         (["faces", "faces.txt"], "faces.txt: expected a name that ends in .zip or .csv"),
-        (["show", "nothing"], "nothing: expected the folder that a comparison wrote"),
+        (["show", "nothing"], "nothing: expected"),
+        (["train", "trainval", "out", "--stage", "2"], "stages 2-4 need --start"),
+        (["train", "trainval", "out", "--stage", "1", "--start", "m"], "stage 1 trains a new network"),
+        (["train", "trainval", "out", "--stage", "4", "--start", "m", "--standalone", "wide"], "ends with stage 3"),
+        (["insert", "model", "out"], "expected one of --variant"),
+        (["pipeline", "compile", "--profile", "gpu"], "profile 'gpu' is unknown"),
+        (["pipeline", "compile", "--params", "a", "--profile", "b"], "not both"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_1(arguments: list[str], says: str, tmp_path: Path) -> None:
+    if arguments != ["check"]:
+        (tmp_path / "params.yaml").write_text(to_yaml(profile("demo")))
     result = lhcnet(*arguments, cwd=tmp_path)
     assert result.returncode == 1
     assert says in result.stderr
@@ -78,17 +106,68 @@ def test_model_folders_follow_the_configured_seeds(tiny: Config) -> None:
         model_folders(tiny, Path("x"), "AD")
 
 
-def test_help_fits_on_a_terminal() -> None:
-    result = runner.invoke(app, ["--help"], env={"COLUMNS": "80"})
+@pytest.mark.parametrize("group", [[], ["pipeline"], ["tracking"]])
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_fits_on_a_terminal(group: list[str], option: str) -> None:
+    result = runner.invoke(app, [*group, option], env={"COLUMNS": "80"})
     assert result.exit_code == 0
-    assert "Register the chosen model" in result.stdout
-    assert "..." not in result.stdout.partition("Commands:")[2]
+    commands = result.stdout.partition("Commands:")[2]
+    assert commands
+    assert "..." not in commands
+
+
+def test_every_command_and_option_has_a_help_text() -> None:
+    def check(command: Any, name: str) -> int:
+        assert command.help, name
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), f"{name} {parameter.name}"
+        inner = getattr(command, "commands", {})
+        return 1 + sum(check(found, f"{name} {key}") for key, found in inner.items())
+
+    assert check(typer.main.get_command(app), "lhcnet") > 20
+
+
+def test_version() -> None:
+    assert runner.invoke(app, ["--version"]).stdout == f"lhcnet {lhcnet_version}\n"
+
+
+def test_the_shell_completes_commands() -> None:
+    environment = {"_LHCNET_COMPLETE": "complete_bash", "COMP_WORDS": "lhcnet compare", "COMP_CWORD": "1"}
+    completed = runner.invoke(app, [], prog_name="lhcnet", env=environment)
+    assert completed.stdout.split() == ["compare", "compare-standalone"]
+
+
+def test_the_pipeline_is_the_same_program_by_both_names(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("")
+    by_name = lhcnet("pipeline", "compile", "--profile", "demo", "--out", "one.yaml", cwd=tmp_path)
+    assert (by_name.returncode, by_name.stdout) == (0, "one.yaml\n"), by_name.stderr
+    program = [sys.executable, "-m", "pipeline", "compile", "--profile", "demo", "--out", "two.yaml"]
+    subprocess.run(program, cwd=tmp_path, env=os.environ | {"PYTHONPATH": PYTHONPATH}, check=True)
+    assert (tmp_path / "one.yaml").read_bytes() == (tmp_path / "two.yaml").read_bytes()
+
+
+def test_windows_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    """As on Windows: no fcntl."""
+    program = """
+import sys
+import typer  # a package that runs on Windows
+sys.platform, sys.modules["fcntl"] = "win32", None
+from lhcnet.cli import main
+main()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program, "check"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert result.returncode == 1
+    assert "WSL 2" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("loaded", "heavy"),
     [
-        ("lhcnet.cli", ["torch", "pydantic", "ruamel.yaml", "numpy", "pandas", "rich", "mlflow", "kfp", "dvc"]),
+        ("lhcnet.cli", ["pipeline", "components", "torch", "pydantic", "ruamel.yaml", "numpy"]),
+        ("lhcnet.cli", ["pandas", "rich", "mlflow", "kfp", "dvc"]),
         ("lhcnet.report, lhcnet.report.tables, lhcnet.report.analysis_plots", ["torch", "torchvision", "mlflow"]),
         ("lhcnet.steps", ["torch", "torchvision", "pandas", "sklearn", "matplotlib", "mlflow", "kfp", "dvc"]),
     ],
@@ -100,20 +179,20 @@ def test_imports_load_nothing_heavy(loaded: str, heavy: list[str], tmp_path: Pat
 
 
 @pytest.fixture
-def model(stores: tuple[Path, Path], tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A trained model directory, in a folder with its params.yaml."""
+def model(backbone: SavedModel, tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A trained model directory; the working directory has its params.yaml."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(to_yaml(tiny))
-    out = tmp_path / "model"
-    steps.train(stores[0], out, number=1, stage=tiny.stage1, seed=0, compute=tiny.compute, network=tiny.network)
-    return out
+    return backbone.path
 
 
-def test_evaluate_scores_one_model_with_and_without_tta(model: Path, stores: tuple[Path, Path], tiny: Config) -> None:
+def test_evaluate_scores_one_model_with_and_without_tta(
+    model: Path, stores: tuple[Path, Path], tiny: Config, context: steps.RunContext
+) -> None:
     where = ["--trainval", str(stores[0]), "--test", str(stores[1])]
     result = runner.invoke(app, ["evaluate", "--weights", str(model), *where, "--device", "cpu"])
     assert result.exit_code == 0, result.output
-    scores = steps.evaluate_weights(model, *stores, evaluation=tiny.evaluation, compute=tiny.compute)
+    scores = steps.evaluate_weights(model, *stores, evaluation=tiny.evaluation, context=context)
     assert list(scores) == [f"{s}{tta}" for tta in ("", "_tta") for s in ("validation", "test", "test_distinct")]
     assert [s.views for s in scores.values()] == [1, 1, 1, 60, 60, 60]
     for s in scores.values():
@@ -124,7 +203,7 @@ def test_evaluate_wants_one_of_its_two_uses(model: Path) -> None:
     for arguments in ([], ["--weights", "m", "--selection", "s.json"], ["artifacts", "--selection", "s.json"]):
         result = runner.invoke(app, ["evaluate", *arguments])
         assert isinstance(result.exception, LhcnetError)
-        assert "expected --weights alone, or FOLDER with --selection and --out" in str(result.exception)
+        assert "expected --weights alone" in str(result.exception)
 
 
 def test_weights_that_are_neither_model_nor_checkpoint_are_refused(model: Path, stores: tuple[Path, Path]) -> None:

@@ -158,7 +158,7 @@ def test_yaml_that_means_harm_is_one_sentence(text: str, tmp_path: Path) -> None
 
 def test_settings_come_from_plain_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "params.yaml")
-    with pytest.raises(LhcnetError, match="not a plain file"):
+    with pytest.raises(LhcnetError, match="not a regular file"):
         config.load(tmp_path / "params.yaml")
 
 

@@ -185,7 +185,7 @@ def test_other_classes_are_refused(folder: Path) -> None:
 def test_pipes_are_not_waited_for(name: str, folder: Path) -> None:
     (folder / name).unlink()
     os.mkfifo(folder / name)
-    with pytest.raises(LhcnetError, match="not a plain file"):
+    with pytest.raises(LhcnetError, match="not a regular file"):
         open_model(folder).network()
 
 

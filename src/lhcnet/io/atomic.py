@@ -1,4 +1,4 @@
-"""Directories and files that are complete or absent, whatever happens while they are written."""
+"""Atomic writes: directories and files that are complete or absent, even if the process is killed while writing."""
 
 import errno
 import os
@@ -13,74 +13,78 @@ from lhcnet.errors import LhcnetError
 
 @contextmanager
 def atomic_directory(target: Path, marker: str) -> Iterator[Path]:
-    """Yield a new hidden directory beside `target`; rename it to `target` if the block succeeds.
+    """Yield a new hidden directory next to `target`; rename it to `target` if the block succeeds.
 
-    If the block raises (KeyboardInterrupt too), the hidden directory is removed and `target` is as it was.
-    `target` may be absent, empty, or hold the file `marker`, which says that it is one of ours: then it is
-    replaced. The block has to write `marker`. A link is followed: what it points to is replaced.
+    If the block raises an exception (also KeyboardInterrupt), the hidden directory is removed and `target` stays as it
+    was.
+
+    Args:
+        target: the directory to write. It may be absent, empty, or contain `marker`; then it is replaced. If it is a
+            symbolic link, the directory it points to is replaced.
+        marker: name of a file that every such directory contains; the block has to write it.
 
     Raises:
-        LhcnetError: `target` is a file, or holds something else than one of ours, or cannot be written; an OSError
-            of the block is taken as that.
+        LhcnetError: `target` is a file, contains other files but no `marker`, or cannot be written. An OSError of the
+            block is reported in the same way.
     """
     target = Path(os.path.realpath(target))
     _check_replaceable(target, marker)
-    with _beside(target) as beside:
-        beside.mkdir()  # not tempfile.mkdtemp, whose mode 0700 would lock out the next step's user
-        yield beside
-        if not (beside / marker).is_file():
-            raise RuntimeError(f"the block wrote no {marker} into {beside}")
-        _check_replaceable(target, marker)  # it may have changed meanwhile
-        _flush(beside)
-        _swap(beside, target)
+    with _hidden_path(target) as temporary:
+        temporary.mkdir()  # not tempfile.mkdtemp: its mode 0700 would deny access to another user's next step
+        yield temporary
+        if not (temporary / marker).is_file():
+            raise RuntimeError(f"the block wrote no {marker} into {temporary}")
+        _check_replaceable(target, marker)  # again, because it may have changed in the meantime
+        _flush(temporary)
+        _swap(temporary, target)
 
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """The same for one file: yield a hidden path beside `target`, which takes its place if the block succeeds."""
+    """Yield a hidden path next to `target`; rename it to `target` if the block succeeds. See `atomic_directory`."""
     target = Path(os.path.realpath(target))
-    with _beside(target) as beside:
-        yield beside
-        _flush(beside)
-        beside.replace(target)
+    with _hidden_path(target) as temporary:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(target)
 
 
 @contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """A hidden path that nobody else uses; what is there in the end is removed. An OSError becomes an LhcnetError."""
-    beside = target.with_name(f".{target.name}.{uuid4().hex[:12]}")
+def _hidden_path(target: Path) -> Iterator[Path]:
+    """A unique hidden path next to `target`, removed at the end; an OSError becomes an LhcnetError."""
+    temporary = target.with_name(f".{target.name}.{uuid4().hex[:12]}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
+        yield temporary
     except OSError as error:
         raise _cannot_write(target, error) from error
     finally:
-        if beside.is_dir():
-            shutil.rmtree(beside, ignore_errors=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
         else:
             with suppress(OSError):
-                beside.unlink()
+                temporary.unlink()
 
 
 def _check_replaceable(target: Path, marker: str) -> None:
     try:
         handle = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            entries = os.listdir(handle)  # noqa: PTH208 - of what is open, wherever it is by now
-            # or another run has put its own there meanwhile, and is just removing the one that was listed
-            stands = os.path.samestat(os.fstat(handle), target.stat())
+            entries = os.listdir(handle)  # noqa: PTH208 - of the open directory, even if it is renamed
+            # false if another process has replaced it in the meantime and is removing the one that was listed
+            unchanged = os.path.samestat(os.fstat(handle), target.stat())
         finally:
             os.close(handle)
     except FileNotFoundError:
         return
     except OSError as error:
         raise _cannot_write(target, error) from error
-    if stands and entries and marker not in entries:
-        raise LhcnetError(f"{target} holds other files, expected it absent, empty or with {marker} from a former run")
+    if unchanged and entries and marker not in entries:
+        raise LhcnetError(f"{target} contains other files; expected it to be absent, empty or to contain {marker}")
 
 
 def _flush(path: Path) -> None:
-    """To the disk before the rename, so that a machine that dies leaves nothing that only looks complete."""
+    """Flush files and directories to the disk before the rename; a power failure then leaves no incomplete target."""
     for part in (*path.rglob("*"), path):
         handle = os.open(part, os.O_RDONLY)
         try:
@@ -90,15 +94,15 @@ def _flush(path: Path) -> None:
 
 
 def _swap(new: Path, target: Path) -> None:
-    """Rename `new` to `target`; a former `target` comes back if that fails. Of two runs at once the later one stays."""
+    """Rename `new` to `target`, and restore the former `target` if that fails. Of two processes the later one wins."""
     former = new.with_name(f"{new.name}.former")
     try:
         while not _renamed(new, target):
-            with suppress(FileNotFoundError):  # another run has just taken it away
+            with suppress(FileNotFoundError):  # another process has just moved it
                 target.rename(former)
             if _renamed(new, target):
                 break
-            shutil.rmtree(former, ignore_errors=True)  # another run's has come in between: the next to give way
+            shutil.rmtree(former, ignore_errors=True)  # another process has put its own there: replace that one
     except BaseException:
         if former.exists() and not target.exists():
             former.rename(target)
@@ -108,7 +112,7 @@ def _swap(new: Path, target: Path) -> None:
 
 
 def _renamed(new: Path, target: Path) -> bool:
-    """Whether `new` is now `target`: it takes the place of nothing and of an empty directory, not of a full one."""
+    """Try to rename `new` to `target`; returns False if `target` is a directory that is not empty."""
     try:
         new.rename(target)
     except OSError as error:
@@ -119,4 +123,5 @@ def _renamed(new: Path, target: Path) -> bool:
 
 
 def _cannot_write(target: Path, error: OSError) -> LhcnetError:
-    return LhcnetError(f"{target} cannot be written, expected a writable place with room: {error.strerror or error}")
+    reason = error.strerror or error
+    return LhcnetError(f"{target} cannot be written; expected a writable path and free disk space: {reason}")

@@ -1,4 +1,4 @@
-"""YAML of a user, read with bounds."""
+"""Reading YAML of a user, with limits against files that expand to huge values."""
 
 from __future__ import annotations
 
@@ -11,20 +11,28 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from lhcnet.errors import LhcnetError
 
-_MOST_VALUES = 100_000  # once aliases are expanded
+_MAX_VALUES = 100_000  # after aliases are expanded
 
 
 def read_yaml(text: str, where: str) -> dict[str, Any]:
-    """YAML 1.2, the dialect DVC reads (there, 1e-4 is a number)."""
+    """Parse a YAML 1.2 mapping. DVC uses the same version, in which 1e-4 is a number.
+
+    Args:
+        text: the YAML text.
+        where: file that the text comes from, for error messages.
+
+    Raises:
+        LhcnetError: the text is not YAML, not a mapping, or has too many values; the message is one line.
+    """
     yaml = YAML(typ="safe", pure=True)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # ruamel only warns of an anchor that stands twice
+            warnings.simplefilter("error")  # ruamel only warns about an anchor that is defined twice
             node = yaml.compose(text)
-            if node is not None and _size(node, {}) > _MOST_VALUES:  # aliases of aliases
-                raise ValueError(f"more than {_MOST_VALUES:,} values")
+            if node is not None and _size(node, {}) > _MAX_VALUES:  # aliases of aliases grow exponentially
+                raise ValueError(f"more than {_MAX_VALUES:,} values")
             values = None if node is None else yaml.constructor.construct_document(node)
-    except Exception as error:  # ruamel's constructors let through whatever int, float, datetime and re raise
+    except Exception as error:  # ruamel does not catch what int, float, datetime and re raise
         raise LhcnetError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise LhcnetError(f"{where}: expected a mapping of sections, not {type(values).__name__}")
@@ -32,9 +40,9 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
 
 
 def _size(node: Node, known: dict[int, int]) -> int:
-    """How many values a node stands for once its aliases are written out; without end if it holds itself."""
+    """Number of values of a node after its aliases are expanded; more than the limit if it contains itself."""
     if id(node) not in known:
-        known[id(node)] = _MOST_VALUES
+        known[id(node)] = _MAX_VALUES
         parts = chain(*node.value) if isinstance(node, MappingNode) else node.value
         known[id(node)] = 1 + (0 if isinstance(node, ScalarNode) else sum(_size(part, known) for part in parts))
     return known[id(node)]

@@ -2,21 +2,24 @@
 
 A step is a plain function: paths and frozen settings in, files out, a small result back. DVC calls it through the
 command line, Kubeflow through a thin component, a test or notebook directly; the same inputs give the same bytes.
-`execution` names the pipeline execution in MLflow; None logs nothing. torch is loaded by the steps that compute.
+Steps that compute take a `RunContext`. torch is imported only when such a step runs.
 """
 
 from lhcnet.steps.analyse import analyse
 from lhcnet.steps.compare import compare
 from lhcnet.steps.compare_standalone import compare_standalone
+from lhcnet.steps.context import RunContext, task_settings
 from lhcnet.steps.control import control
 from lhcnet.steps.evaluate import evaluate, evaluate_weights
 from lhcnet.steps.insert import insert_lhc
 from lhcnet.steps.prepare import prepare
 from lhcnet.steps.register import register
 from lhcnet.steps.select import select
-from lhcnet.steps.train import train
+from lhcnet.steps.task import model_metadata, model_metrics, start_task
+from lhcnet.steps.train import train_backbone, train_stage, train_standalone
 
 __all__ = [
+    "RunContext",
     "analyse",
     "compare",
     "compare_standalone",
@@ -24,8 +27,14 @@ __all__ = [
     "evaluate",
     "evaluate_weights",
     "insert_lhc",
+    "model_metadata",
+    "model_metrics",
     "prepare",
     "register",
     "select",
-    "train",
+    "start_task",
+    "task_settings",
+    "train_backbone",
+    "train_stage",
+    "train_standalone",
 ]

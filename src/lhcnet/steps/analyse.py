@@ -5,42 +5,47 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from lhcnet.config import Analysis, Compute, Evaluation
+from lhcnet.config import Analysis, Evaluation
 from lhcnet.data.store import open_store
 from lhcnet.errors import LhcnetError
 from lhcnet.saved import open_model
+from lhcnet.steps.context import RunContext
 from lhcnet.tracking.record import tracked
 
 log = logging.getLogger("lhcnet")
 
 
 def analyse(
-    model: Path,
-    trainval: Path,
-    out: Path,
-    *,
-    analysis: Analysis,
-    evaluation: Evaluation,
-    compute: Compute,
-    execution: str | None = None,
+    model: Path, trainval: Path, out: Path, *, analysis: Analysis, evaluation: Evaluation, context: RunContext
 ) -> None:
-    """Modules and heads switched off and set back, correlation, scaling and attention, on validation images.
+    """Analyse the LHC modules of a model on validation images (section 3.2.4).
 
-    A model with other attention than LHC has nothing to analyse: then `analysis.json` says so.
+    Modules and heads are switched off and reset to their initial weights; correlation of the heads, scaling and
+    attention are measured. For a model without LHC modules, `analysis.json` says that it was skipped.
+
+    Args:
+        model: model directory.
+        trainval: store with the split validation.
+        out: folder to write: `analysis.json` and its tables (CSV).
+        analysis: number of images.
+        evaluation: batch size.
+        context: device and execution.
+
+    Raises:
+        LhcnetError: the model was trained on other data than `trainval`.
     """
     from lhcnet.analysis import run
     from lhcnet.analysis.results import MARKER, Skipped, write
-    from lhcnet.runtime import open_device
 
     saved, store = open_model(model), open_store(trainval)
     if saved.info.provenance.data != store.digest:
         was = saved.info.provenance.data[:12]
         raise LhcnetError(f"{model}: was trained on data {was}, not on {store.digest[:12]} of {trainval}")
-    with tracked(execution, store.digest, "analyse") as tracking:
+    with tracked(context.execution, store.digest, "analyse") as tracking:
         if saved.info.architecture.has_lhc:
             images, labels = store.split("validation")
             rows = run.evenly_spaced(len(labels), analysis.images)
-            device = open_device(compute)
+            device = context.device()
             found = run.analyse(saved, images[rows], labels[rows], device=device, batch_size=evaluation.batch_size)
             write(found, out)
             heads = sum(found.report.necessity.heads)

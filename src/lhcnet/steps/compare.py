@@ -26,7 +26,22 @@ def compare(
     analysis: Path | None = None,
     execution: str | None = None,
 ) -> Summary:
-    """The comparison with the paper: tables, statistics, the metrics digest, and all of it as one HTML report."""
+    """Compare an execution with the paper: tables, statistics and one HTML report.
+
+    Args:
+        selection: `selection.json`.
+        evaluation: the folder that `evaluate` wrote.
+        out: folder to write: `summary.json`, `statistics.json`, tables (CSV, Markdown) and `report.html`.
+        data_report: the data report of `prepare`.
+        analysis: the folder that `analyse` wrote, if any.
+        execution: name of the pipeline execution in MLflow; None logs nothing.
+
+    Returns:
+        Summary with the digest of all metrics.
+
+    Raises:
+        LhcnetError: the files are damaged, or do not belong to one execution.
+    """
     from lhcnet.analysis.results import Analysis, read
     from lhcnet.protocol.comparisons import statistics
     from lhcnet.report.analysis_tables import analysis_tables

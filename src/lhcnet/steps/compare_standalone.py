@@ -6,12 +6,13 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from lhcnet.config import Compute, Evaluation
+from lhcnet.config import Evaluation
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory
 from lhcnet.io.files import write_json
 from lhcnet.protocol.standalone import StandaloneModel, StandaloneReport, pair
 from lhcnet.saved import open_model
+from lhcnet.steps.context import RunContext
 from lhcnet.steps.scored_splits import ScoredSplits
 from lhcnet.tracking.record import restore, tracked
 
@@ -19,18 +20,27 @@ log = logging.getLogger("lhcnet")
 
 
 def compare_standalone(
-    models: Sequence[Path],
-    trainval: Path,
-    test: Path,
-    out: Path,
-    *,
-    evaluation: Evaluation,
-    compute: Compute,
-    execution: str | None = None,
+    models: Sequence[Path], trainval: Path, test: Path, out: Path, *, evaluation: Evaluation, context: RunContext
 ) -> StandaloneReport:
-    """Compare LHC-Net with ResNet34v2 at the end of every stage, on test without TTA. Nothing is chosen by it."""
+    """Compare LHC-Net with ResNet34v2 after every stage, on the test split without TTA (section 4.2).
+
+    The test images choose nothing.
+
+    Args:
+        models: model directories of the stand-alone pipeline, of exactly two networks.
+        trainval: store with the splits train and validation.
+        test: store with the sealed split test.
+        out: folder to write: `standalone.json`, tables (CSV) and `report.html`.
+        evaluation: batch size.
+        context: device and execution.
+
+    Returns:
+        The scores of all models, and their differences with McNemar's test.
+
+    Raises:
+        LhcnetError: the models are not those of two networks with a stage and seed in common, or of other data.
+    """
     from lhcnet.report.standalone import pair_sentence, write_report
-    from lhcnet.runtime import open_device
 
     saved = [open_model(path) for path in models]
     if strangers := [model.id for model in saved if model.info.provenance.set != "standalone"]:
@@ -48,8 +58,8 @@ def compare_standalone(
     if others := [model.id for model in saved if model.info.provenance.data != splits.data]:
         raise LhcnetError(f"{test}: is of data {splits.data[:12]}, on which {', '.join(others)} was not trained")
     labels, distinct = splits.splits["test"][1], ~splits.train_duplicate["test"]
-    with tracked(execution, splits.data, "compare-standalone") as run:
-        device = open_device(compute)
+    with tracked(context.execution, splits.data, "compare-standalone") as run:
+        device = context.device()
         scored, correct = [], {}
         for model in sorted(saved, key=lambda model: model.id):
             scores, predicted = splits.score(

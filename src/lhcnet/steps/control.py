@@ -7,20 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lhcnet.config import (
-    Checkpoints,
-    Compute,
-    Control,
-    FrozenModel,
-    Name,
-    parse,
-)
+from lhcnet.config import Control, FrozenModel, Name, parse
 from lhcnet.data.store import open_store
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory
 from lhcnet.io.files import read_json, write_json
 from lhcnet.protocol.selection import read_selection
 from lhcnet.saved import ModelInfo, Provenance, SavedModel, open_model
+from lhcnet.steps.context import RunContext
 from lhcnet.steps.fit_model import fit_model, refuse_other_data
 
 if TYPE_CHECKING:
@@ -29,26 +23,29 @@ if TYPE_CHECKING:
 log = logging.getLogger("lhcnet")
 
 CONTROL_STAGE = 5  # LHC-NetC is trained after stage 4
-
-
 CONTROL_PREFIX = "LHC-NetC/"
 
 
 def control(
-    models: Sequence[Path],
-    selection: Path,
-    trainval: Path,
-    out: Path,
-    *,
-    control: Control,
-    compute: Compute,
-    checkpoints: Checkpoints | None = None,
-    execution: str | None = None,
+    models: Sequence[Path], selection: Path, trainval: Path, out: Path, *, control: Control, context: RunContext
 ) -> list[SavedModel]:
-    """LHC-NetC: from trained LHC-Nets, train the five weights w of the residual sums and nothing else.
+    """LHC-NetC: train the five weights w of the residual sums of trained LHC-Nets; all other weights are frozen.
 
-    The data seed of each is that of its LHC-Net. Writes a folder with one model directory each beside
-    `control.json`; with `models: none` there is none.
+    The data seed of each LHC-NetC is that of its LHC-Net. Networks with other attention than LHC are left out.
+
+    Args:
+        models: model directories of sets B and C.
+        selection: `selection.json`; it names the kept models and the chosen one.
+        trainval: store with the splits train and validation.
+        out: folder to write: `control.json`, and one model directory for each LHC-NetC.
+        control: which LHC-Nets to start from (none, the chosen one, all kept ones), and the settings of the training.
+        context: device, checkpoints and execution.
+
+    Returns:
+        The LHC-NetCs, in the order of their ids.
+
+    Raises:
+        LhcnetError: a selected model is not in `models`, or was trained on other data.
     """
     from lhcnet.models.lhcnet import add_control, freeze_all_but_control
 
@@ -57,13 +54,13 @@ def control(
     wanted = {"none": set(), "chosen": {chosen.chosen}, "kept": with_lhc}[control.models]
     starts = {model.id: model for path in models if (model := open_model(path)).id in wanted}
     if lost := sorted(wanted - set(starts)):
-        raise LhcnetError(f"{selection}: names models that were not handed in: {', '.join(lost)}")
+        raise LhcnetError(f"{selection}: selects models that are missing from the input: {', '.join(lost)}")
     for id_ in [id_ for id_, model in starts.items() if not model.info.architecture.has_lhc]:
-        log.info("%s: has other attention than LHC, so there is no LHC-NetC of it", id_)
+        log.info("%s: has no LHC modules; no LHC-NetC is trained from it", id_)
         del starts[id_]
     store = open_store(trainval)
     names = [str(number) for number in range(len(starts))]
-    done: list[Checkpoint | None] = []  # the folder is not there before the last is trained
+    unfinished: list[Checkpoint | None] = []  # removed only when the folder is complete
     with atomic_directory(out, "control.json") as folder:
         for name, id_ in zip(names, sorted(starts), strict=True):
             begun = starts[id_]
@@ -85,31 +82,20 @@ def control(
                     start=begun.weights_digest(),
                 ),
             )
-            done.append(
-                fit_model(
-                    network,
-                    info,
-                    store,
-                    folder / name,
-                    stage=control.training,
-                    compute=compute,
-                    checkpoints=checkpoints,
-                    execution=execution,
-                )
-            )
+            unfinished.append(fit_model(network, info, store, folder / name, stage=control.training, context=context))
         write_json(folder / "control.json", {"models": names})
-    for checkpoint in filter(None, done):
+    for checkpoint in filter(None, unfinished):
         checkpoint.remove()
     return open_controlled(out)
 
 
 class ControlIndex(FrozenModel):
-    """`control.json`: the folders of the LHC-NetCs beside it."""
+    """`control.json`: names of the folders of the LHC-NetCs."""
 
-    models: tuple[Name, ...]  # no way out of the folder
+    models: tuple[Name, ...]  # a Name cannot lead out of the folder
 
 
 def open_controlled(folder: Path) -> list[SavedModel]:
-    """The LHC-NetCs that `control` wrote."""
+    """Open the LHC-NetCs that `control` wrote into `folder`."""
     index = parse(ControlIndex, read_json(folder / "control.json"), str(folder / "control.json"))
     return [open_model(folder / name) for name in index.models]

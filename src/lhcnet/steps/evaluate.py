@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lhcnet.config import Compute, Evaluation
+from lhcnet.config import Evaluation
 from lhcnet.data.fer2013 import CLASSES
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory
@@ -19,6 +19,7 @@ from lhcnet.protocol.score import Score
 from lhcnet.protocol.selection import best_on_validation, read_selection
 from lhcnet.protocol.sizes import sizes
 from lhcnet.saved import MARKER, open_model
+from lhcnet.steps.context import RunContext
 from lhcnet.steps.control import CONTROL_PREFIX, open_controlled
 from lhcnet.steps.scored_splits import ScoredSplits
 from lhcnet.tracking.record import restore, tracked
@@ -34,22 +35,36 @@ def evaluate(
     out: Path,
     *,
     evaluation: Evaluation,
-    compute: Compute,
+    context: RunContext,
     control: Path | None = None,
-    execution: str | None = None,
 ) -> EvaluationReport:
-    """Score every kept model, plain and with TTA, and the LHC-NetCs in the folder `control`.
+    """Score every kept model and every LHC-NetC on validation and test, without TTA and with it.
 
     The only step of the pipeline that receives the sealed test split.
+
+    Args:
+        models: model directories; those that selection rejected are left out.
+        selection: `selection.json`.
+        trainval: store with the splits train and validation.
+        test: store with the sealed split test.
+        out: folder to write: `evaluation.json`, `predictions.npz` and `confusion.csv`.
+        evaluation: which models get TTA, its rotation, batch size.
+        context: device and execution.
+        control: the folder that `control` wrote, if any.
+
+    Returns:
+        The scores of all models.
+
+    Raises:
+        LhcnetError: a kept model is not in `models`, or the stores are of other data than the selection.
     """
     from lhcnet.models.lhcnet import control_weights
-    from lhcnet.runtime import open_device
 
     chosen = read_selection(selection)
     kept = {model.id for model in chosen.kept}
     saved = {model.id: model for path in models if (model := open_model(path)).id in kept}
     if lost := sorted(kept - set(saved)):
-        raise LhcnetError(f"{selection}: names kept models that were not handed in: {', '.join(lost)}")
+        raise LhcnetError(f"{selection}: selects models that are missing from the input: {', '.join(lost)}")
     controlled = open_controlled(control) if control else []
     saved |= {model.id: model for model in controlled}
     records = {model.id: model.record() for model in controlled}
@@ -60,8 +75,8 @@ def evaluate(
     best = {chosen.chosen, chosen.best.get("A", chosen.chosen), chosen_control}
     with_tta = set(saved) if evaluation.tta == "kept" else best
 
-    with tracked(execution, chosen.data, "evaluate") as run:
-        device = open_device(compute)
+    with tracked(context.execution, chosen.data, "evaluate") as run:
+        device = context.device()
         scored, control_models = [], []
         arrays = splits.arrays()
         for id_ in sorted(saved):
@@ -99,13 +114,27 @@ def evaluate(
 
 
 def evaluate_weights(
-    weights: Path, trainval: Path, test: Path, *, evaluation: Evaluation, compute: Compute
+    weights: Path, trainval: Path, test: Path, *, evaluation: Evaluation, context: RunContext
 ) -> dict[str, Score]:
-    """Scores of a model directory, or of a published TensorFlow checkpoint, with and without TTA. Logs nothing."""
-    from lhcnet.runtime import open_device
+    """Score one model on validation and test, without TTA and with it. Records nothing.
+
+    Args:
+        weights: a model directory, or a published TensorFlow checkpoint.
+        trainval: store with the splits train and validation.
+        test: store with the sealed split test.
+        evaluation: rotation of TTA, batch size.
+        context: device.
+
+    Returns:
+        Scores by split: validation, test, test_distinct (test images without duplicates in train), and the same three
+        with the suffix _tta.
+
+    Raises:
+        LhcnetError: `weights` are neither, or the stores are of different data.
+    """
     from lhcnet.weights.published import open_published
 
-    device = open_device(compute)
+    device = context.device()
     network = open_model(weights).network() if (weights / MARKER).is_file() else open_published(weights)
     splits = ScoredSplits.open(trainval, test)
     return splits.score(network, network.input_size, evaluation, device, tta=True)[0]

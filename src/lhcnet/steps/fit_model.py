@@ -1,4 +1,4 @@
-"""Train one network, measure its final weights and save it: what every training step shares."""
+"""Train one network, measure its final weights and save it. All training steps share this code."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lhcnet.code_version import code_digest
-from lhcnet.config import Checkpoints, Compute, Stage, flat
+from lhcnet.config import Checkpoints, Stage, flat
 from lhcnet.data.store import Store
 from lhcnet.errors import LhcnetError
-from lhcnet.saved import Epoch, Metrics, ModelInfo, SavedModel, save
+from lhcnet.saved import Epoch, Metrics, ModelInfo, SavedModel, open_model, save
+from lhcnet.steps.context import RunContext
 from lhcnet.tracking.record import curve, final, tracked
 
 if TYPE_CHECKING:
@@ -20,30 +21,36 @@ log = logging.getLogger("lhcnet")
 
 
 def fit_model(
-    model: ResNetV2,
-    info: ModelInfo,
-    store: Store,
-    out: Path,
-    *,
-    stage: Stage,
-    compute: Compute,
-    checkpoints: Checkpoints | None,
-    execution: str | None,
+    model: ResNetV2, info: ModelInfo, store: Store, out: Path, *, stage: Stage, context: RunContext
 ) -> Checkpoint | None:
-    """Train, measure the final weights, write the model directory, log. The checkpoint is the caller's to remove."""
+    """Train a network, measure its final weights, write the model directory and record the run.
+
+    Args:
+        model: the network, trained in place; the best weights on validation are kept.
+        info: architecture and provenance; the settings of the training are added.
+        store: the splits train and validation.
+        out: model directory to write.
+        stage: settings of the training.
+        context: device, checkpoints and execution.
+
+    Returns:
+        The checkpoint of this training, or None without checkpoints. The caller removes it when `out` is in place.
+
+    Raises:
+        Preempted: SIGTERM came; the checkpoint is written.
+    """
     from lhcnet.inference.predict import loss_and_accuracy
     from lhcnet.models.lhcnet import control_weights
-    from lhcnet.runtime import open_device
     from lhcnet.training.health import attention_statistics
     from lhcnet.training.loop import DataSplit, finite, fit
 
     p, size = info.provenance, info.architecture.input_size
     tags = {"set": p.set, "stage": p.stage, "seed": p.seed, "variant": p.variant or "-"}
-    info = info.model_copy(update={"provenance": p.model_copy(update={"training": stage, "compute": compute})})
-    with tracked(execution, store.digest, f"train/{p.id}", tags) as run:
-        device = open_device(compute)
+    info = info.model_copy(update={"provenance": p.model_copy(update={"training": stage, "compute": context.compute})})
+    with tracked(context.execution, store.digest, f"train/{p.id}", tags) as run:
+        device = context.device()
         if run:
-            settings = {"stage": stage, "compute": compute, "network": info.architecture}
+            settings = {"stage": stage, "compute": context.compute, "network": info.architecture}
             run.params({name: section.to_dict() for name, section in settings.items()} | {"seed": p.seed})
             run.dataset("FER2013", store.digest, str(store.path.absolute()), "training")
 
@@ -55,7 +62,7 @@ def fit_model(
             if run:
                 run.metrics(curve(row), step=row.epoch)
 
-        checkpoint = None if checkpoints is None else _checkpoint(checkpoints, info)
+        checkpoint = None if context.checkpoints is None else _checkpoint(context.checkpoints, info)
         train_split, validation = DataSplit(*store.split("train")), DataSplit(*store.split("validation"))
         result = fit(
             model,
@@ -100,8 +107,15 @@ def fit_model(
     return checkpoint
 
 
+def finish(checkpoint: Checkpoint | None, out: Path) -> SavedModel:
+    """Remove the checkpoint of a training whose model is in place at `out`, and open the model."""
+    if checkpoint:
+        checkpoint.remove()
+    return open_model(out)
+
+
 def _checkpoint(checkpoints: Checkpoints, info: ModelInfo) -> Checkpoint:
-    """The checkpoint of this training, known by everything that its numbers depend on."""
+    """The checkpoint of this training, identified by everything that its numbers depend on."""
     import torch
 
     from lhcnet.training.checkpoint import Checkpoint
@@ -115,10 +129,12 @@ def _checkpoint(checkpoints: Checkpoints, info: ModelInfo) -> Checkpoint:
 
 
 def refuse_diverged(start: SavedModel) -> None:
+    """Raise `LhcnetError` if the training of `start` diverged."""
     if start.metrics.status == "diverged":
         raise LhcnetError(f"{start.path}: its training diverged ({start.metrics.reason}); expected a trained network")
 
 
 def refuse_other_data(start: SavedModel, store: Store, trainval: Path) -> None:
+    """Raise `LhcnetError` if `start` was trained on other data than `store`."""
     if (was := start.info.provenance.data) != store.digest:
         raise LhcnetError(f"{start.path}: was trained on data {was[:12]}, not on {store.digest[:12]} of {trainval}")

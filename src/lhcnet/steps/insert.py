@@ -14,7 +14,21 @@ log = logging.getLogger("lhcnet")
 
 
 def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed: int) -> SavedModel:
-    """Put five fresh attention modules (their start drawn from `seed`) into a trained ResNet; nothing is frozen."""
+    """Insert five new attention modules into a trained ResNet34v2. No weight is frozen.
+
+    Args:
+        model: model directory of a ResNet34v2 without modules.
+        out: model directory to write.
+        variant: settings of the five modules.
+        set_: the set that the model belongs to, B or C.
+        seed: draws the initial weights of the modules.
+
+    Returns:
+        The model with its modules, ready for stage 4.
+
+    Raises:
+        LhcnetError: the model has modules already, its training diverged, or the heads do not fit the maps.
+    """
     from lhcnet.models.lhcnet import insert_modules
 
     saved = open_model(model)
@@ -39,5 +53,5 @@ def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed:
         ),
     )
     save(out, network, info, Metrics(status="inserted"), [])
-    log.info("%s: five attention modules inserted (%s, seed %d)", out, variant.name, seed)
+    log.info("%s: inserted five attention modules (%s, seed %d)", saved.id, variant.name, seed)
     return open_model(out)

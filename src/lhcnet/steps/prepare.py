@@ -1,4 +1,4 @@
-"""Raw FER2013 to the two stores."""
+"""Preparation of the data: raw FER2013 to the two stores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,22 @@ def prepare(
     source: Path | None = None,
     execution: str | None = None,
 ) -> dict[str, Any]:
-    """Raw FER2013 -> the stores `trainval` and `test` (sealed) and the data report (JSON)."""
+    """Read FER2013 and write the stores of its splits.
+
+    Args:
+        trainval: store to write, with the splits train and validation.
+        test: store to write, with the sealed split test.
+        report: data report to write (JSON): counts, duplicates, damaged images.
+        data: where FER2013 is, and how to split a copy without the official splits.
+        source: FER2013 in another place than `data.source`.
+        execution: name of the pipeline execution in MLflow; None logs nothing.
+
+    Returns:
+        The data report.
+
+    Raises:
+        LhcnetError: the source is not FER2013 in a known shape, or is damaged.
+    """
     source = source or Path(data.source)
     faces = read(source, validation_fraction=data.validation_fraction, seed=data.split_seed)
     findings = audit(faces)

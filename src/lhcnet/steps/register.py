@@ -21,7 +21,21 @@ log = logging.getLogger("lhcnet")
 
 
 def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution: str) -> dict[str, Any]:
-    """Register the chosen model with the alias `champion`; ends the execution's parent run."""
+    """Register the chosen model in MLflow with the alias `champion`, and end the execution's parent run.
+
+    Args:
+        chosen: model directory of the chosen model.
+        evaluation: the folder that `evaluate` wrote.
+        out: file to write (JSON): name, version, alias, digest of the weights.
+        name: name of the registered model.
+        execution: name of the pipeline execution in MLflow.
+
+    Returns:
+        What was written to `out`.
+
+    Raises:
+        LhcnetError: the evaluation was made for another model, or MLflow does not answer.
+    """
     saved = open_model(chosen)
     scored = read_versioned(EvaluationReport, evaluation / "evaluation.json")
     if scored.chosen != saved.id:

@@ -27,7 +27,13 @@ DISTINCT = "test excluding duplicates in train"
 
 @dataclass(frozen=True)
 class ScoredSplits:
-    """Images and labels of validation and test; `train_duplicate` says which have a byte-identical one in train."""
+    """Images and labels of validation and test, and which of the images are in train too.
+
+    Args:
+        data: digest of the data.
+        splits: (images (N, 48, 48), labels (N,)) of validation and test.
+        train_duplicate: (N,) of each split, whether the same image, byte for byte, is in train.
+    """
 
     data: str
     splits: dict[str, tuple[Bytes, Bytes]]
@@ -35,6 +41,11 @@ class ScoredSplits:
 
     @classmethod
     def open(cls, trainval: Path, test: Path) -> ScoredSplits:
+        """Read both stores.
+
+        Raises:
+            LhcnetError: the stores are of different data.
+        """
         seen, sealed = open_store(trainval), open_store(test)
         if seen.digest != sealed.digest:
             raise LhcnetError(f"{test}: is of data {sealed.digest[:12]}, but {trainval} of {seen.digest[:12]}")
@@ -43,14 +54,25 @@ class ScoredSplits:
         return cls(seen.digest, splits, {name: train_duplicates(images, train) for name, (images, _) in splits.items()})
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Labels and duplicates, as in `predictions.npz`."""
+        """Labels and duplicates in train, under their names in `predictions.npz`."""
         found: dict[str, NDArray[Any]] = {f"labels/{name}": labels for name, (_, labels) in self.splits.items()}
         return found | {f"train_duplicate/{name}": rows for name, rows in self.train_duplicate.items()}
 
     def score(
         self, network: ResNetV2, input_size: int, evaluation: Evaluation, device: Device, *, tta: bool
     ) -> tuple[dict[str, Score], dict[str, NDArray[np.float32]]]:
-        """(scores, probabilities) on both splits, and on the test images without a duplicate in train."""
+        """Score a network on both splits, and on the test images that are not in train.
+
+        Args:
+            network: the network, moved to the device.
+            input_size: side of its input in pixels.
+            evaluation: rotation of TTA, batch size.
+            device: where to compute.
+            tta: whether to score with test-time augmentation as well.
+
+        Returns:
+            Scores and probabilities (N, 7) by split; those with TTA have the suffix _tta.
+        """
         from lhcnet.inference.predict import predict
         from lhcnet.inference.tta import plain_views, tta_views
 

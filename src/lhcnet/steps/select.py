@@ -25,9 +25,21 @@ def select(
     chosen: Path | None = None,
     execution: str | None = None,
 ) -> SelectionReport:
-    """The 10 % loss rule over trained models; writes `selection.json` and, where asked for, the chosen model.
+    """Apply the 10 % loss rule to trained models and choose the best kept one on validation (section 4.1).
 
-    `backbone` are the stages of the backbone, the start of stage 4 last.
+    Args:
+        models: model directories of sets A, B and C.
+        backbone: model directories of the backbone's stages; the start of stage 4 is the last.
+        out: `selection.json` to write.
+        loss_factor: a model is kept if its training loss is below `loss_factor` times that of the start.
+        chosen: model directory to copy the chosen model to; None copies nothing.
+        execution: name of the pipeline execution in MLflow; None logs nothing.
+
+    Returns:
+        Every model with the reason why it was kept or rejected, and the chosen model.
+
+    Raises:
+        LhcnetError: no LHC-Net was kept, or the models are not of one data set.
     """
     saved = [open_model(path) for path in models]
     stages = [open_model(path) for path in backbone]

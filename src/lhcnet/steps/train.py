@@ -1,95 +1,154 @@
-"""Training stages 1-4."""
+"""Training stages 1-4 (Tables 3-6).
+
+A training that diverges is written like any other, with the status `diverged` and its reason: selection rejects it and
+the pipeline continues. With checkpoints in the context, an interrupted training resumes where it stopped.
+"""
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lhcnet.config import (
-    PLAIN,
-    Checkpoints,
-    Compute,
-    Network,
-    SetName,
-    Stage,
-    Variant,
-    module_arguments,
-)
+from lhcnet.config import PLAIN, Network, SetName, Stage, Variant, module_arguments
 from lhcnet.data.store import open_store
-from lhcnet.errors import LhcnetError
 from lhcnet.saved import Architecture, ModelInfo, Provenance, SavedModel, open_model
-from lhcnet.steps.fit_model import fit_model, refuse_diverged, refuse_other_data
+from lhcnet.steps.context import RunContext
+from lhcnet.steps.fit_model import finish, fit_model, refuse_diverged, refuse_other_data
 
-log = logging.getLogger("lhcnet")
+if TYPE_CHECKING:
+    from lhcnet.models.resnetv2 import ResNetV2
 
 
-def train(
+def train_backbone(
+    trainval: Path, out: Path, *, network: Network, stage: Stage, seed: int, context: RunContext
+) -> SavedModel:
+    """Stage 1 of the backbone: train a new ResNet34v2 (Table 3).
+
+    Args:
+        trainval: store with the splits train and validation.
+        out: model directory to write.
+        network: size of the network and its initial weights (ImageNet, a file, or none).
+        stage: settings of stage 1.
+        seed: data seed; it also draws the weights that `network.weights` does not give.
+        context: device, checkpoints and execution.
+
+    Returns:
+        The trained model, `backbone/stage1`.
+
+    Raises:
+        LhcnetError: the store or the initial weights cannot be read.
+    """
+    store, (model, architecture, origin) = open_store(trainval), _new_network(network, None, seed)
+    provenance = Provenance(
+        id="backbone/stage1", set="backbone", stage=1, seed=seed, variant=None, data=store.digest, start=origin
+    )
+    info = ModelInfo(architecture=architecture, provenance=provenance)
+    return finish(fit_model(model, info, store, out, stage=stage, context=context), out)
+
+
+def train_standalone(
     trainval: Path,
     out: Path,
     *,
-    number: int,
+    network: Network,
+    variant: Variant | None,
     stage: Stage,
     seed: int,
-    compute: Compute,
-    checkpoints: Checkpoints | None = None,
-    network: Network | None = None,
-    variant: Variant | None = None,
-    standalone: bool = False,
-    start: Path | None = None,
-    execution: str | None = None,
+    context: RunContext,
 ) -> SavedModel:
-    """One training stage: from `network` (stage 1) or from the model directory `start` (stages 2-4).
+    """Stage 1 of the stand-alone pipeline: train a new LHC-Net, or the ResNet34v2 to compare it with (section 4.2).
 
-    In the stand-alone pipeline (`standalone`) stage 1 may begin with LHC modules (`variant`) in the network.
+    Args:
+        trainval: store with the splits train and validation.
+        out: model directory to write.
+        network: size of the network and its initial weights (ImageNet, a file, or none).
+        variant: the five attention modules; None trains the plain ResNet34v2.
+        stage: settings of stage 1.
+        seed: data seed; it also draws the weights that `network.weights` does not give.
+        context: device, checkpoints and execution.
 
-    A run that diverges is written like any other, with status `diverged` and its reason: selection rejects it and
-    the pipeline goes on. With `checkpoints`, one that was interrupted goes on where it stood.
+    Returns:
+        The trained model, `standalone/<network>/seed-<seed>/stage1`.
+
+    Raises:
+        LhcnetError: the store or the initial weights cannot be read.
     """
+    store, (model, architecture, origin) = open_store(trainval), _new_network(network, variant, seed)
+    name = variant.name if variant else None
+    provenance = Provenance(
+        id=_standalone_id(name, seed, 1),
+        set="standalone",
+        stage=1,
+        seed=seed,
+        variant=name,
+        data=store.digest,
+        start=origin,
+    )
+    info = ModelInfo(architecture=architecture, provenance=provenance)
+    return finish(fit_model(model, info, store, out, stage=stage, context=context), out)
+
+
+def train_stage(
+    trainval: Path, start: Path, out: Path, *, stage_number: int, stage: Stage, seed: int, context: RunContext
+) -> SavedModel:
+    """Stages 2-4: train a model further (Tables 4-6).
+
+    Args:
+        trainval: store with the splits train and validation.
+        start: model directory to start from; it decides the set that the result belongs to.
+        out: model directory to write.
+        stage_number: 2, 3 or 4.
+        stage: settings of the stage.
+        seed: data seed.
+        context: device, checkpoints and execution.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        LhcnetError: `start` diverged, or was trained on other data than `trainval`.
+    """
+    store, begun = open_store(trainval), open_model(start)
+    refuse_other_data(begun, store, trainval)
+    refuse_diverged(begun)
+    id_, set_, variant = _identify(begun, stage_number, seed)
+    provenance = Provenance(
+        id=id_,
+        set=set_,
+        stage=stage_number,
+        seed=seed,
+        variant=variant,
+        data=store.digest,
+        start=begun.weights_digest(),
+    )
+    info = ModelInfo(architecture=begun.info.architecture, provenance=provenance)
+    return finish(fit_model(begun.network(), info, store, out, stage=stage, context=context), out)
+
+
+def _new_network(network: Network, variant: Variant | None, seed: int) -> tuple[ResNetV2, Architecture, str]:
+    """(network, its architecture, origin of its weights), with the modules of `variant` if there is one."""
     from lhcnet.models.lhcnet import insert_modules
     from lhcnet.weights.imagenet import load_start
 
-    if (number == 1) != (start is None) or (start is None) != (network is not None):
-        raise LhcnetError(
-            f"stage {number}: expected the settings of a new network in stage 1, a model to start from after"
-        )
-    if variant is not None and not (standalone and number == 1):
-        raise LhcnetError(f"stage {number}: LHC modules enter in stage 1 of the stand-alone pipeline, or by insert_lhc")
-    store = open_store(trainval)
-    if start is None:
-        assert network is not None
-        architecture = Architecture.of(network)
-        model, origin = load_start(network.weights, architecture.build(seed))
-        name = variant.name if variant else None
-        if variant is not None:
-            insert_modules(model, module_arguments(variant.modules), seed)
-            architecture = architecture.model_copy(update={"modules": variant.modules})
-        set_: SetName = "standalone" if standalone else "backbone"
-        id_ = f"standalone/{name or PLAIN}/seed-{seed}/stage1" if standalone else "backbone/stage1"
-    else:
-        begun = open_model(start)
-        id_, set_, name = _identify(begun, number, seed)
-        refuse_other_data(begun, store, trainval)
-        refuse_diverged(begun)
-        architecture, model, origin = begun.info.architecture, begun.network(), begun.weights_digest()
-    info = ModelInfo(
-        architecture=architecture,
-        provenance=Provenance(id=id_, set=set_, stage=number, seed=seed, variant=name, data=store.digest, start=origin),
-    )
-    checkpoint = fit_model(
-        model, info, store, out, stage=stage, compute=compute, checkpoints=checkpoints, execution=execution
-    )
-    if checkpoint:
-        checkpoint.remove()
-    return open_model(out)
+    architecture = Architecture.of(network)
+    model, origin = load_start(network.weights, architecture.build(seed))
+    if variant is not None:
+        insert_modules(model, module_arguments(variant.modules), seed)
+        architecture = architecture.model_copy(update={"modules": variant.modules})
+    return model, architecture, origin
 
 
-def _identify(start: SavedModel, number: int, seed: int) -> tuple[str, SetName, str | None]:
-    """(id, set, variant) of the model that stage `number` makes of `start`."""
+def _identify(start: SavedModel, stage_number: int, seed: int) -> tuple[str, SetName, str | None]:
+    """(id, set, variant) of the model that stage `stage_number` makes of `start`."""
     p = start.info.provenance
     if p.set == "standalone":
-        return f"standalone/{p.variant or PLAIN}/seed-{seed}/stage{number}", p.set, p.variant
-    if number < 4:
-        return f"backbone/stage{number}", "backbone", None
+        return _standalone_id(p.variant, seed, stage_number), p.set, p.variant
+    if stage_number < 4:
+        return f"backbone/stage{stage_number}", "backbone", None
     if p.variant is None:
         return f"A/seed-{seed}", "A", None
     return f"B/{p.variant}" if p.set == "B" else f"C/{p.variant}/seed-{seed}", p.set, p.variant
+
+
+def _standalone_id(variant: str | None, seed: int, stage_number: int) -> str:
+    return f"standalone/{variant or PLAIN}/seed-{seed}/stage{stage_number}"

@@ -1,7 +1,7 @@
-"""The start of the backbone: random, said explicitly, or the ImageNet weights of the Keras package image-classifiers.
+"""Initial weights of the backbone: random, or the ImageNet weights of the Keras package image-classifiers.
 
-The file `resnet34_imagenet_1000_no_top.h5` is read with h5py alone. Only the backbone is filled; the head keeps its
-random start, as in the paper.
+The file `resnet34_imagenet_1000_no_top.h5` is read with h5py; Keras is not needed. Only the backbone gets its weights;
+the head keeps its random initialisation, as in the paper.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from lhcnet.weights.keras import keras_state, unit_layers
 
 IMAGENET = "imagenet"
 URL = "https://github.com/qubvel/classification_models/releases/download/0.0.1/resnet34_imagenet_1000_no_top.h5"
-CHECKSUM = "md5:8caaa0ad39d927cb8ba5385bf945d582"  # the only one that the project publishes, in its weights.py
-CACHE = "LHCNET_CACHE"
-LARGEST_CHUNK = 1 << 23  # numbers; the largest kernel has 2.4 million
+CHECKSUM = "md5:8caaa0ad39d927cb8ba5385bf945d582"  # as published in weights.py of image-classifiers
+CACHE = "LHCNET_CACHE"  # environment variable: folder of the downloaded file
+MAX_CHUNK = 1 << 23  # numbers; the largest kernel has 2.4 million
 
 LAYERS = {"bn_data": "bn_data", "stem_conv": "conv0", "stem_bn": "bn0", "bn": "bn1"} | unit_layers(
     lambda stage, unit, part: f"stage{stage}_unit{unit}_{part}",
@@ -30,22 +30,25 @@ LAYERS = {"bn_data": "bn_data", "stem_conv": "conv0", "stem_bn": "bn0", "bn": "b
 
 
 def load_start(weights: str, network: ResNetV2) -> tuple[ResNetV2, str]:
-    """(network at its start, SHA-256 of the file it starts from or `none`).
+    """Give a network the initial weights that the settings name.
 
     Args:
-        weights: `none` leaves the random start; `imagenet` takes the published file, fetched once into the cache;
-            anything else is the path of such a file. A start that was named is never replaced by another.
-        network: filled in place, or left as it is when an error is raised.
+        weights: `none` keeps the random weights; `imagenet` is the published file, downloaded once into the cache;
+            anything else is the path of such a file. There is no fallback to other weights.
+        network: changed in place; unchanged when an error is raised.
+
+    Returns:
+        The network, and the SHA-256 of the file in hexadecimal, or `none`.
 
     Raises:
-        LhcnetError: the file cannot be had or does not hold exactly the weights of this backbone.
+        LhcnetError: the file cannot be found or downloaded, or does not have exactly the weights of this backbone.
     """
     if weights == "none":
         return network, "none"
     if weights != IMAGENET and not Path(weights).is_file():
         raise LhcnetError(
-            f"network.weights: {weights} is not a file; expected {IMAGENET}, the path of that file, or none for a "
-            "random start"
+            f"network.weights: {weights} is not a file; expected {IMAGENET}, the path of that file, or none for "
+            "random weights"
         )
     _check_fit(weights, network)
     file = fetch() if weights == IMAGENET else Path(weights)
@@ -55,9 +58,15 @@ def load_start(weights: str, network: ResNetV2) -> tuple[ResNetV2, str]:
 
 
 def fill_backbone(network: ResNetV2, file: Path) -> None:
-    """Give a network of the full depths the weights of a Keras file, whatever its widths; its head is left alone.
+    """Load the backbone's weights from a Keras file; the head keeps its weights.
 
-    Weights stand at the root of the file, or below `model_weights` where a whole model was saved.
+    Args:
+        network: a network with the depths of ResNet34 and any widths; changed in place.
+        file: an HDF5 file written by Keras. The weights are at its root, or in the group `model_weights` if a whole
+            model was saved.
+
+    Raises:
+        LhcnetError: the file cannot be read, or does not have exactly the weights of this backbone.
     """
     import h5py
 
@@ -66,8 +75,8 @@ def fill_backbone(network: ResNetV2, file: Path) -> None:
     def collect(path: str, item: object) -> None:
         if isinstance(item, h5py.Dataset):
             if item.external or item.is_virtual:
-                raise ValueError(f"{path} lies in another file, expected it in this one")
-            if math.prod(item.chunks or ()) > LARGEST_CHUNK:  # HDF5 takes the memory of a whole chunk to read any of it
+                raise ValueError(f"{path} is stored in another file, expected in this one")
+            if math.prod(item.chunks or ()) > MAX_CHUNK:  # HDF5 reads whole chunks into memory
                 raise ValueError(f"{path} is stored in chunks of {item.chunks}, expected smaller ones")
             parts = path.split("/")
             datasets[f"{parts[0]}/{parts[-1].removesuffix(':0')}"] = item
@@ -78,14 +87,18 @@ def fill_backbone(network: ResNetV2, file: Path) -> None:
             inner = opened.get("model_weights")
             (inner if isinstance(inner, h5py.Group) else opened).visititems(collect)
             state = keras_state(network, datasets, LAYERS)
-    except (ValueError, OSError, RuntimeError, KeyError, TypeError) as error:  # h5py has one for each kind of damage
+    except (ValueError, OSError, RuntimeError, KeyError, TypeError) as error:  # what h5py raises depends on the damage
         line = " ".join(str(error).split())
         raise LhcnetError(f"network.weights: {file}: expected Keras weights of this backbone in HDF5: {line}") from None
     network.load_state_dict(network.state_dict() | state)
 
 
 def fetch() -> Path:
-    """The ImageNet file in the cache, downloaded if it is not there; LHCNET_CACHE names another folder."""
+    """Path of the ImageNet file in the cache, downloaded if necessary; LHCNET_CACHE is the folder, if set.
+
+    Raises:
+        LhcnetError: the file cannot be downloaded, or has another checksum.
+    """
     import pooch
 
     folder = Path(os.environ.get(CACHE) or pooch.os_cache("lhcnet"))
@@ -98,8 +111,8 @@ def fetch() -> Path:
     except OSError as error:
         reason = " ".join(str(error).split())[:200]
         raise LhcnetError(
-            f"network.weights: {URL} could not be fetched; expected a network connection or the file at "
-            f"{folder / name} ({CACHE} names the folder): {reason}"
+            f"network.weights: {URL} could not be downloaded; expected a network connection or the file at "
+            f"{folder / name} ({CACHE} sets the folder): {reason}"
         ) from None
 
 

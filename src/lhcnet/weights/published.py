@@ -1,7 +1,7 @@
-"""LHC-Net and LHC-NetC as their authors published them, from the checkpoints of the reference implementation.
+"""The authors' published weights of LHC-Net and LHC-NetC, from the checkpoints of the reference implementation.
 
-It was written for TensorFlow 2.4 and saves with Keras' `save_weights`, or as a SavedModel while it trains. Both keep
-the variables under the attributes of its Python objects; the table below is a list of those.
+The reference implementation is written for TensorFlow 2.4 and saves with Keras' `save_weights`, or as a SavedModel
+during training. Both name the variables after the attributes of its Python objects; the table below lists these names.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.weights.keras import keras_state, unit_layers
 from lhcnet.weights.tensorflow_checkpoint import find_checkpoint, read_checkpoint
 
-BLOCKS = ("conv1", "conv2_3", "conv3_4", "conv4_6", "conv5_3")  # those that hold LHC1 to LHC5
+BLOCKS = ("conv1", "conv2_3", "conv3_4", "conv4_6", "conv5_3")  # the blocks that contain LHC1 to LHC5
 CONTROLLERS = tuple(f"controller{k}" for k in range(1, 6))  # only in LHC-NetC
 NOT_THE_NETWORK = ("optimizer", "save_counter", "keras_api")
 
@@ -33,16 +33,15 @@ LAYERS = (
 
 
 def open_published(path: Path, network: ResNetV2 | None = None) -> ResNetV2:
-    """The published network, in evaluation mode.
+    """The published network in evaluation mode; an LHC-NetC if the checkpoint has control weights.
 
     Args:
-        path: a checkpoint, as :func:`lhcnet.weights.tensorflow_checkpoint.find_checkpoint` takes it. It is an LHC-NetC
-            if it holds control weights.
-        network: an LHC-Net of other sizes than Table 2's to be filled instead; left as it is when an error is raised,
-            but for the control weights.
+        path: a checkpoint, as for :func:`lhcnet.weights.tensorflow_checkpoint.find_checkpoint`.
+        network: an LHC-Net of other sizes that gets the weights, instead of that of Table 2. When an error is raised,
+            it has no new weights, but may have control weights added.
 
     Raises:
-        LhcnetError: no checkpoint, a damaged one, or not exactly the weights of the network.
+        LhcnetError: there is no checkpoint, it is damaged, or it does not have exactly the weights of the network.
     """
     prefix = find_checkpoint(path)
     arrays = {

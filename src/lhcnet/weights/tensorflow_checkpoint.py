@@ -1,15 +1,15 @@
 """Reads TensorFlow 2 checkpoints (`X.index` and `X.data-00000-of-00001`) without TensorFlow.
 
-TensorFlow would weigh as much as PyTorch and bring its own versions of numpy and protobuf, for two files in a small
-format. The index is a LevelDB table: blocks of sorted keys, found through a block of offsets and a footer. Its values
-are protocol buffers that say where a tensor lies in the data file (TensorFlow's `tensor_bundle.proto`). One tensor is
-a string, the graph of the saved objects (`trackable_object_graph.proto`), whose edges are Python attributes.
+TensorFlow is as large as PyTorch and needs its own versions of numpy and protobuf; the format of the two files is
+small. The index is a LevelDB table: blocks of sorted keys, a block with the offsets of these blocks, and a footer. Its
+values are protocol buffers with the position of each tensor in the data file (TensorFlow's `tensor_bundle.proto`). One
+tensor is a string: the graph of the saved objects (`trackable_object_graph.proto`), whose edges are Python attributes.
 
-Variables are named here by their path in that graph, `conv1/bn1/gamma`. Where `save_weights` wrote the checkpoint, its
-keys say the same; in the SavedModel of `save` most are only numbered. The names that variables give themselves
-(`dense_7/kernel:0`) are no help: they count what else the process had built before.
+Variables are named here by their path in that graph, `conv1/bn1/gamma`. In checkpoints of `save_weights` the keys are
+the same; in a SavedModel most keys are numbers. The variables' own names (`dense_7/kernel:0`) cannot be used: they
+contain counters that depend on what the process had built before.
 
-Blocks and tensors are compared with their CRC-32C, and no memory is taken that the files' own size does not justify.
+Blocks and tensors are checked with their CRC-32C. Memory is allocated only in proportion to the size of the files.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DIMENSIONS_LIMIT = 8
 GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"
 STRING = 7
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8"}
-# a SavedModel also lists the variables below each object, on shorter paths than their own
+# a SavedModel also lists the variables of each object under these names, with shorter paths than their own
 LISTS = {"variables", "trainable_variables", "non_trainable_variables", "keras_api"}
 
 
@@ -43,7 +43,7 @@ Fields = defaultdict[int, list[Any]]
 
 
 class Entry(NamedTuple):
-    """Where a tensor lies in the data file, and how."""
+    """Position, type, shape and checksum of a tensor in the data file."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -53,7 +53,14 @@ class Entry(NamedTuple):
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The prefix X of a checkpoint, given as X, as `X.index`, or as the folder of one checkpoint or SavedModel."""
+    """Prefix X of a checkpoint, whose files are `X.index` and `X.data-00000-of-00001`.
+
+    Args:
+        path: X, `X.index`, or the folder of one checkpoint or SavedModel.
+
+    Raises:
+        LhcnetError: there is no checkpoint, or more than one.
+    """
     if path.suffix == ".index" and path.is_file():
         return path.with_suffix("")
     if Path(f"{path}.index").is_file():
@@ -61,36 +68,36 @@ def find_checkpoint(path: Path) -> Path:
     found = sorted(path.glob("*.index")) or sorted(path.glob("variables/*.index"))
     if len(found) != 1:
         raise LhcnetError(
-            f"{path}: expected a TensorFlow checkpoint: its name without ending, its .index file, or a folder with "
+            f"{path}: expected a TensorFlow checkpoint: its name without suffix, its .index file, or a folder with "
             f"exactly one .index file, not {len(found)}"
         )
     return found[0].with_suffix("")
 
 
 def read_checkpoint(prefix: Path) -> dict[str, NDArray[Any]]:
-    """Every variable of a checkpoint, the optimiser's among them, by its path in the object graph.
+    """Every variable of a checkpoint, including those of the optimiser, by its path in the object graph.
 
     Raises:
-        LhcnetError: a file is missing, damaged, or no TensorFlow 2 checkpoint.
+        LhcnetError: a file is missing, damaged, or not a TensorFlow 2 checkpoint.
     """
     index, data = Path(f"{prefix}.index"), Path(f"{prefix}.data-00000-of-00001")
-    place = index
+    current = index  # the file that is being read, for error messages
     try:
         entries = _entries(index)
-        place = data
+        current = data
         require_regular_file(data)
         with data.open("rb") as file:
             if GRAPH not in entries:
-                raise ValueError("there is no object graph in it")
+                raise ValueError("it has no object graph")
             keys = _paths(_string(file, entries[GRAPH]))
-            if lost := [path for path, key in keys.items() if key not in entries]:
-                raise ValueError(f"{lost[0]} is not in its index")
+            if missing := [path for path, key in keys.items() if key not in entries]:
+                raise ValueError(f"{missing[0]} is not in its index")
             variables = {path: entries[key] for path, key in keys.items()}
             if sum(entry.size for entry in variables.values()) > data.stat().st_size:
                 raise ValueError("its variables are larger than the file")
             return {path: _tensor(file, entry, path) for path, entry in variables.items()}
     except (OSError, ValueError) as error:
-        raise LhcnetError(f"{place}: expected a checkpoint of TensorFlow 2: {error}") from None
+        raise LhcnetError(f"{current}: expected a checkpoint of TensorFlow 2: {error}") from None
 
 
 # the index
@@ -109,7 +116,7 @@ def _entries(index: Path) -> dict[bytes, Entry]:
 def _table(table: bytes) -> dict[bytes, bytes]:
     """A LevelDB table: key -> value."""
     if len(table) < FOOTER or int.from_bytes(table[-8:], "little") != MAGIC:
-        raise ValueError("not an index (its last bytes are others)")
+        raise ValueError("not an index (wrong last bytes)")
     footer = table[-FOOTER:]
     at = 0
     for _ in range(2):  # the first handle is that of the meta index, which is empty
@@ -132,17 +139,17 @@ def _handle(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _block(table: bytes, offset: int, size: int) -> bytes:
-    """The block's contents; a byte for the compression and four for the checksum follow it."""
+    """Content of a block; it is followed by one byte for the compression and four for the checksum."""
     block, crc = table[offset : offset + size + 1], table[offset + size + 1 : offset + size + 5]
     if len(crc) != 4 or _checksum(block) != int.from_bytes(crc, "little"):
         raise ValueError("a block of the index is damaged")
     if block[-1] != 0:
-        raise ValueError("its index is compressed, which is not read here")
+        raise ValueError("its index is compressed, which is not supported")
     return block[:-1]
 
 
 def _records(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Key and value of each record; a key leaves out the bytes it shares with the one before."""
+    """Key and value of each record; a key is stored without the bytes that it shares with the previous key."""
     restarts = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 * (restarts + 1)
     if len(block) < 4 or end < 0:
@@ -164,7 +171,7 @@ def _parse_entry(message: bytes) -> Entry:
     """BundleEntryProto: dtype 1, shape 2, shard_id 3, offset 4, size 5, crc32c 6, slices 7."""
     fields = _fields(message)
     if _first(fields, 3) or fields[7]:
-        raise ValueError("a tensor in pieces or in another data file")
+        raise ValueError("a tensor in slices or in another data file")
     shape = tuple(_first(dimension, 1) for dimension in map(_fields, _fields(_first(fields, 2, b""))[2]))
     if len(shape) > DIMENSIONS_LIMIT:
         raise ValueError(f"a tensor of {len(shape)} dimensions")
@@ -190,14 +197,14 @@ def _tensor(file: BinaryIO, entry: Entry, path: str) -> NDArray[Any]:
         raise ValueError(f"{path} has {entry.size} bytes, not those of shape {entry.shape}")
     stored = _stored(file, entry)
     if _checksum(stored) != entry.crc:
-        raise ValueError(f"{path} is damaged (its checksum is another)")
+        raise ValueError(f"{path} is damaged (wrong checksum)")
     return np.frombuffer(stored, dtype).reshape(entry.shape)
 
 
 def _string(file: BinaryIO, entry: Entry) -> bytes:
-    """A tensor that is one string: its length as varint, a checksum of the length, the bytes.
+    """Content of a tensor that is one string: its length as varint, a checksum of the length, the bytes.
 
-    The checksum of the whole counts the length as four bytes.
+    In the checksum of the whole tensor the length has four bytes.
     """
     if (entry.dtype, entry.shape) != (STRING, ()) or entry.size > GRAPH_LIMIT:
         raise ValueError("its object graph is not one string")
@@ -209,7 +216,7 @@ def _string(file: BinaryIO, entry: Entry) -> bytes:
 
 
 def _paths(graph: bytes) -> dict[str, bytes]:
-    """TrackableObjectGraph: path of each variable -> its key, breadth first from the root as TensorFlow goes.
+    """TrackableObjectGraph: path of each variable -> its key, breadth first from the root, as in TensorFlow.
 
     nodes 1 {children 1 {node_id 1, local_name 2}, attributes 2 {name 1, checkpoint_key 3}}
     """
@@ -217,26 +224,26 @@ def _paths(graph: bytes) -> dict[str, bytes]:
     keys: dict[str, bytes] = {}
     queue, seen = deque([(0, "")]), {0}
     while queue:
-        number, path = queue.popleft()
-        if number >= len(nodes) or len(path) > NAME_LIMIT or not path.isprintable():
+        node_id, path = queue.popleft()
+        if node_id >= len(nodes) or len(path) > NAME_LIMIT or not path.isprintable():
             raise ValueError("its object graph is damaged")
-        node = _fields(nodes[number])
+        node = _fields(nodes[node_id])
         for attribute in map(_fields, node[2]):
             if _first(attribute, 1, b"") == b"VARIABLE_VALUE":
                 keys[path] = _first(attribute, 3, b"")
         for child in map(_fields, node[1]):
-            following, name = _first(child, 1), _first(child, 2, b"").decode()
-            if following not in seen and name not in LISTS:
-                seen.add(following)
-                queue.append((following, f"{path}/{name}" if path else name))
+            child_id, name = _first(child, 1), _first(child, 2, b"").decode()
+            if child_id not in seen and name not in LISTS:
+                seen.add(child_id)
+                queue.append((child_id, f"{path}/{name}" if path else name))
     return keys
 
 
-# the encodings under both
+# the encodings of both files
 
 
 def _fields(message: Any) -> Fields:
-    """A protocol buffer: number of a field -> its values, whole numbers or bytes."""
+    """Decode a protocol buffer: number of a field -> its values, integers or bytes."""
     if not isinstance(message, bytes):
         raise ValueError("a protocol buffer is damaged")
     fields: Fields = defaultdict(list)
@@ -263,7 +270,7 @@ def _fields(message: Any) -> Fields:
 
 
 def _first(fields: Fields, number: int, default: Any = 0) -> Any:
-    """A field that stands once; what is left out is 0 or empty."""
+    """Value of a field that occurs once; a missing field has the default."""
     value = fields[number][0] if fields[number] else default
     if type(value) is not type(default):
         raise ValueError("a protocol buffer is damaged")
@@ -271,7 +278,7 @@ def _first(fields: Fields, number: int, default: Any = 0) -> Any:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """(whole number of up to 64 bits, seven to a byte, the place behind it)."""
+    """Decode an integer of up to 64 bits, seven to a byte; returns it and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
@@ -285,7 +292,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _checksum(data: bytes) -> int:
-    """CRC-32C as LevelDB stores it: rotated and shifted, so that a checksum of checksums is no weaker."""
+    """CRC-32C as LevelDB stores it: rotated and shifted, because data that contains its own CRC is a weak input."""
     from google_crc32c import value
 
     crc: int = value(data)

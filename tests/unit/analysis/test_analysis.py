@@ -63,8 +63,10 @@ def faces(n: int) -> NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def inserted(stores: tuple[Path, Path], tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> SavedModel:
     folder = tmp_path_factory.mktemp("analysis")
-    common = {"seed": 0, "compute": tiny.compute, "network": tiny.network, "stage": tiny.stage4}
-    steps.train(stores[0], folder / "backbone", number=1, **common)
+    context = steps.RunContext(compute=tiny.compute)
+    steps.train_backbone(
+        stores[0], folder / "backbone", network=tiny.network, stage=tiny.stage4, seed=0, context=context
+    )
     return steps.insert_lhc(folder / "backbone", folder / "inserted", variant=tiny.variant("wide"), set_="C", seed=3)
 
 
@@ -72,7 +74,8 @@ def inserted(stores: tuple[Path, Path], tiny: Config, tmp_path_factory: pytest.T
 def saved(inserted: SavedModel, stores: tuple[Path, Path], tiny: Config) -> SavedModel:
     out = inserted.path.parent / "trained"
     stage = Stage(optimizer="adam", learning_rate=0.005, batch_size=32, epochs=3)
-    return steps.train(stores[0], out, number=4, stage=stage, seed=3, compute=tiny.compute, start=inserted.path)
+    context = steps.RunContext(compute=tiny.compute)
+    return steps.train_stage(stores[0], inserted.path, out, stage_number=4, stage=stage, seed=3, context=context)
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +96,9 @@ def test_initial_network_is_the_inserted_one_in_the_trained_host(saved: SavedMod
 
 
 def test_initial_network_of_a_stand_alone_training(stores: tuple[Path, Path], tiny: Config, tmp_path: Path) -> None:
-    common = {"compute": tiny.compute, "network": tiny.network, "stage": tiny.stage4}
+    common = {"context": steps.RunContext(compute=tiny.compute), "network": tiny.network, "stage": tiny.stage4}
     wide = tiny.variant("wide")
-    model = steps.train(stores[0], tmp_path / "m", number=1, seed=5, variant=wide, standalone=True, **common)
+    model = steps.train_standalone(stores[0], tmp_path / "m", seed=5, variant=wide, **common)
     fresh = model.info.architecture.build(5).attention.state_dict()
     assert all(torch.equal(t, fresh[name]) for name, t in initial_network(model).attention.state_dict().items())
 

@@ -127,7 +127,7 @@ def test_refuses_foreign_directory(tmp_path: Path, which: int) -> None:
     targets[which].mkdir()
     (targets[which] / "thesis.tex").write_text("years of work")
     before = files(tmp_path)
-    with pytest.raises(LhcnetError, match=rf"{targets[which].name} holds other files"):
+    with pytest.raises(LhcnetError, match=rf"{targets[which].name} contains other files"):
         write_stores(FACES, *targets)
     assert files(tmp_path) == before
     assert [p.name for p in tmp_path.iterdir()] == [targets[which].name]
@@ -194,7 +194,7 @@ def test_failed_rename_brings_the_old_back(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "rename", rename)
     with (
-        pytest.raises(LhcnetError, match=r"store cannot be written, expected a writable place .*: Permission denied"),
+        pytest.raises(LhcnetError, match=r"store cannot be written; expected a writable path .*: Permission denied"),
         atomic_directory(target, "store.json") as beside,
     ):
         (beside / "store.json").write_text("{}")
@@ -215,7 +215,7 @@ def test_target_taken_meanwhile(tmp_path: Path) -> None:
             target.mkdir()
             (target / "other").write_text("x")
 
-    with pytest.raises(LhcnetError, match="holds other files"):
+    with pytest.raises(LhcnetError, match="contains other files"):
         write(tmp_path / "m")
     assert files(tmp_path) == {"m/other": b"x"}
     assert [p.name for p in tmp_path.iterdir()] == ["m"]

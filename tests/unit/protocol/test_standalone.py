@@ -10,10 +10,9 @@ import torch
 
 from lhcnet import steps
 from lhcnet.config import PLAIN, Config
-from lhcnet.data.store import open_store
 from lhcnet.errors import LhcnetError
 from lhcnet.protocol.standalone import StandaloneReport
-from lhcnet.saved import SavedModel, open_model
+from lhcnet.saved import SavedModel
 from lhcnet.versioned import read_versioned
 
 
@@ -23,22 +22,15 @@ def trained(stores: tuple[Path, Path], tiny: Config, tmp_path_factory: pytest.Te
     at = tmp_path_factory.mktemp("standalone")
     found = []
     for name in (PLAIN, "wide"):
-        start = None
-        for number, stage in enumerate(tiny.standalone_stages, 1):
-            first = {"network": tiny.network, "variant": None if name == PLAIN else tiny.variant(name)}
-            saved = steps.train(
-                stores[0],
-                at / f"{name}{number}",
-                number=number,
-                stage=stage,
-                seed=5,
-                compute=tiny.compute,
-                standalone=True,
-                start=start,
-                **(first if number == 1 else {}),
-            )
+        settings = {"seed": 5, "context": steps.RunContext(compute=tiny.compute)}
+        first, *later = tiny.standalone_stages
+        network = {"network": tiny.network, "variant": None if name == PLAIN else tiny.variant(name)}
+        saved = steps.train_standalone(stores[0], at / f"{name}1", stage=first, **network, **settings)
+        found.append(saved)
+        for number, stage in enumerate(later, 2):
+            out = at / f"{name}{number}"
+            saved = steps.train_stage(stores[0], saved.path, out, stage_number=number, stage=stage, **settings)
             found.append(saved)
-            start = saved.path
     return found
 
 
@@ -62,7 +54,7 @@ def test_comparison_after_every_stage(
         *stores,
         tmp_path / "report",
         evaluation=tiny.evaluation,
-        compute=tiny.compute,
+        context=steps.RunContext(compute=tiny.compute),
     )
     assert [(pair.stage, pair.seed) for pair in report.pairs] == [(1, 5), (2, 5), (3, 5)]
     by_id = {model.record.id: model for model in report.models}
@@ -79,12 +71,12 @@ def test_comparison_after_every_stage(
 def test_models_of_the_sets_are_refused(
     trained: list[SavedModel], stores: tuple[Path, Path], tiny: Config, tmp_path: Path
 ) -> None:
-    common = {"seed": 5, "compute": tiny.compute}
-    other = steps.train(stores[0], tmp_path / "b", number=1, stage=tiny.stage1, network=tiny.network, **common)
+    context = steps.RunContext(compute=tiny.compute)
+    other = steps.train_backbone(
+        stores[0], tmp_path / "b", network=tiny.network, stage=tiny.stage1, seed=5, context=context
+    )
     with pytest.raises(LhcnetError, match="expected models of the stand-alone pipeline, not backbone/stage1"):
-        steps.compare_standalone(
-            [other.path], *stores, tmp_path / "out", evaluation=tiny.evaluation, compute=tiny.compute
-        )
+        steps.compare_standalone([other.path], *stores, tmp_path / "out", evaluation=tiny.evaluation, context=context)
     assert not (tmp_path / "out").exists()
 
 
@@ -100,15 +92,7 @@ def test_what_cannot_be_compared_is_refused_before_it_is_scored(
     trained: list[SavedModel], stores: tuple[Path, Path], tiny: Config, tmp_path: Path, which: list[int], expected: str
 ) -> None:
     models = [trained[i].path for i in which]
+    context = steps.RunContext(compute=tiny.compute)
     with pytest.raises(LhcnetError, match=expected):
-        steps.compare_standalone(models, *stores, tmp_path / "out", evaluation=tiny.evaluation, compute=tiny.compute)
+        steps.compare_standalone(models, *stores, tmp_path / "out", evaluation=tiny.evaluation, context=context)
     assert not (tmp_path / "out").exists()
-
-
-def test_modules_enter_at_the_start_only(
-    trained: list[SavedModel], stores: tuple[Path, Path], tiny: Config, tmp_path: Path
-) -> None:
-    common = {"seed": 5, "compute": tiny.compute, "stage": tiny.stage2, "variant": tiny.variant("wide")}
-    with pytest.raises(LhcnetError, match="LHC modules enter in stage 1"):
-        steps.train(stores[0], tmp_path / "x", number=2, start=trained[0].path, standalone=True, **common)
-    assert open_store(stores[0]).digest == open_model(trained[0].path).info.provenance.data

@@ -17,17 +17,20 @@ Selected = tuple[list[Path], Path]
 
 
 @pytest.fixture(scope="module")
-def selected(stores: tuple[Path, Path], tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Selected:
+def selected(
+    stores: tuple[Path, Path], tiny: Config, context: steps.RunContext, tmp_path_factory: pytest.TempPathFactory
+) -> Selected:
     """(models of A and B, their selection)."""
     at = tmp_path_factory.mktemp("selected")
-    common = {"seed": 3, "compute": tiny.compute}
-    start = steps.train(stores[0], at / "start", number=1, stage=tiny.stage1, network=tiny.network, **common).path
+    settings = {"seed": 3, "context": context}
+    start = at / "start"
+    steps.train_backbone(stores[0], start, network=tiny.network, stage=tiny.stage1, **settings)
     starts = {"a": start}
     for name in tiny.variants:
         starts[name] = at / f"in-{name}"
         steps.insert_lhc(start, starts[name], variant=tiny.variant(name), set_="B", seed=3)
     models = [
-        steps.train(stores[0], at / name, number=4, stage=tiny.stage4, start=path, **common).path
+        steps.train_stage(stores[0], path, at / name, stage_number=4, stage=tiny.stage4, **settings).path
         for name, path in starts.items()
     ]
     steps.select(models, [start], at / "selection.json", loss_factor=9.0)
@@ -36,7 +39,7 @@ def selected(stores: tuple[Path, Path], tiny: Config, tmp_path_factory: pytest.T
 
 def run(selected: Selected, stores: tuple[Path, Path], tiny: Config, out: Path, **changes: object) -> list[SavedModel]:
     control = Control(training=Stage(optimizer="adam", learning_rate=0.1, epochs=2)).model_copy(update=changes)
-    return steps.control(*selected, stores[0], out, control=control, compute=tiny.compute)
+    return steps.control(*selected, stores[0], out, control=control, context=steps.RunContext(compute=tiny.compute))
 
 
 def test_only_the_five_weights_move(
@@ -50,9 +53,10 @@ def test_only_the_five_weights_move(
     assert {name for name in after if name not in before} == {f"attention.{i}.w" for i in range(5)}
     for name, tensor in before.items():  # BatchNorm's moving statistics among them
         assert torch.equal(tensor, after[name]), name
-    # the start counts as epoch 0: either it was kept, or validation got better
-    moved = control_weights(trained.network()) != CONTROL_START
-    assert moved == (trained.metrics.best_epoch > 0)
+    # the start counts as epoch 0: it is kept unless an epoch was better on validation
+    best = max(trained.history, key=lambda row: row.val_accuracy)  # of equal ones, the first
+    assert trained.metrics.best_epoch == best.epoch
+    assert (control_weights(trained.network()) != CONTROL_START) == (best.epoch > 0)
 
 
 def test_an_epoch_moves_every_one_of_them(stores: tuple[Path, Path], tiny: Config) -> None:
@@ -86,7 +90,7 @@ def test_an_epoch_moves_every_one_of_them(stores: tuple[Path, Path], tiny: Confi
 
 
 def test_kept_takes_every_network_with_lhc_and_none_takes_nothing(
-    selected: Selected, stores: tuple[Path, Path], tiny: Config, tmp_path: Path
+    selected: Selected, stores: tuple[Path, Path], tiny: Config, context: steps.RunContext, tmp_path: Path
 ) -> None:
     trained = run(selected, stores, tiny, tmp_path / "kept", models="kept")
     assert [model.id for model in trained] == ["LHC-NetC/B/narrow", "LHC-NetC/B/wide"]
@@ -97,7 +101,7 @@ def test_kept_takes_every_network_with_lhc_and_none_takes_nothing(
         *stores,
         tmp_path / "evaluation",
         evaluation=tiny.evaluation,
-        compute=tiny.compute,
+        context=context,
         control=tmp_path / "kept",
     )
     assert [one.record.id for one in scored.control] == [model.id for model in trained]
@@ -113,16 +117,14 @@ def test_kept_takes_every_network_with_lhc_and_none_takes_nothing(
         *stores,
         tmp_path / "without",
         evaluation=tiny.evaluation,
-        compute=tiny.compute,
+        context=context,
         control=tmp_path / "none",
     )
     assert without.chosen_control is None
 
 
-def test_models_that_were_not_handed_in_are_named(
-    selected: Selected, stores: tuple[Path, Path], tiny: Config, tmp_path: Path
-) -> None:
+def test_missing_models_are_named(selected: Selected, stores: tuple[Path, Path], tiny: Config, tmp_path: Path) -> None:
     models = [path for path in selected[0] if path.name != "wide"]
-    with pytest.raises(LhcnetError, match="not handed in: B/wide"):
+    with pytest.raises(LhcnetError, match="missing from the input: B/wide"):
         run((models, selected[1]), stores, tiny, tmp_path / "out", models="kept")
     assert not (tmp_path / "out").exists()

@@ -87,13 +87,15 @@ def test_an_injected_run_is_adopted_and_left_open(tracking: str, monkeypatch: py
 def test_verdicts_reach_the_models_and_not_the_adopted_run(
     tracking: str, stores: tuple[Path, Path], tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    common = {"compute": tiny.compute, "seed": 0, "execution": "kf"}
-    start = steps.train(stores[0], tmp_path / "s", number=1, stage=tiny.stage1, network=tiny.network, **common)
+    common = {"context": steps.RunContext(compute=tiny.compute, execution="kf"), "seed": 0}
+    start = steps.train_backbone(stores[0], tmp_path / "s", stage=tiny.stage1, network=tiny.network, **common)
     models = []
     for name in tiny.variants:
         inserted = steps.insert_lhc(start.path, tmp_path / f"i{name}", variant=tiny.variant(name), set_="B", seed=0)
         models.append(
-            steps.train(stores[0], tmp_path / name, number=4, stage=tiny.stage4, start=inserted.path, **common).path
+            steps.train_stage(
+                stores[0], inserted.path, tmp_path / name, stage_number=4, stage=tiny.stage4, **common
+            ).path
         )
     client, experiment = open_client()
     injected = client.create_run(experiment).info.run_id
@@ -109,10 +111,10 @@ def test_verdicts_reach_the_models_and_not_the_adopted_run(
 def test_all_rejected_is_in_the_record_before_it_is_an_error(
     tracking: str, stores: tuple[Path, Path], tiny: Config, tmp_path: Path
 ) -> None:
-    common = {"compute": tiny.compute, "seed": 0, "execution": "strict"}
-    start = steps.train(stores[0], tmp_path / "s", number=1, stage=tiny.stage1, network=tiny.network, **common)
+    common = {"context": steps.RunContext(compute=tiny.compute, execution="strict"), "seed": 0}
+    start = steps.train_backbone(stores[0], tmp_path / "s", stage=tiny.stage1, network=tiny.network, **common)
     inserted = steps.insert_lhc(start.path, tmp_path / "i", variant=tiny.variant("wide"), set_="B", seed=0)
-    model = steps.train(stores[0], tmp_path / "b", number=4, stage=tiny.stage4, start=inserted.path, **common)
+    model = steps.train_stage(stores[0], inserted.path, tmp_path / "b", stage_number=4, stage=tiny.stage4, **common)
     with pytest.raises(LhcnetError, match="no network with LHC was kept"):
         steps.select([model.path], [start.path], tmp_path / "selection.json", loss_factor=1e-6, execution="strict")
     assert not (tmp_path / "selection.json").exists()
@@ -170,25 +172,13 @@ def test_the_default_store_is_absolute(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_model_from_a_cache_gets_its_record_under_the_new_execution(
     tracking: str, stores: tuple[Path, Path], tiny: Config, tmp_path: Path
 ) -> None:
-    common = {"compute": tiny.compute, "seed": 0}
-    start = steps.train(
-        stores[0],
-        tmp_path / "stage1",
-        number=1,
-        stage=tiny.stage1,
-        network=tiny.network,
-        execution="old",
-        **common,
+    old, new = (steps.RunContext(compute=tiny.compute, execution=name) for name in ("old", "new"))
+    start = steps.train_backbone(
+        stores[0], tmp_path / "stage1", network=tiny.network, stage=tiny.stage1, seed=0, context=old
     )
     inserted = steps.insert_lhc(start.path, tmp_path / "in", variant=tiny.variant("wide"), set_="B", seed=0)
-    model = steps.train(
-        stores[0],
-        tmp_path / "b",
-        number=4,
-        stage=tiny.stage4,
-        start=inserted.path,
-        execution="new",
-        **common,
+    model = steps.train_stage(
+        stores[0], inserted.path, tmp_path / "b", stage_number=4, stage=tiny.stage4, seed=0, context=new
     )
     for _ in range(2):
         steps.select([model.path], [start.path], tmp_path / "selection.json", loss_factor=9.0, execution="new")
@@ -212,10 +202,10 @@ def test_a_model_from_a_cache_gets_its_record_under_the_new_execution(
 def test_the_champion_loads_in_a_fresh_process_and_predicts(
     tracking: str, stores: tuple[Path, Path], tiny: Config, tmp_path: Path
 ) -> None:
-    args = {"compute": tiny.compute, "seed": 0}
-    start = steps.train(stores[0], tmp_path / "s", number=1, stage=tiny.stage1, network=tiny.network, **args)
+    args = {"context": steps.RunContext(compute=tiny.compute), "seed": 0}
+    start = steps.train_backbone(stores[0], tmp_path / "s", stage=tiny.stage1, network=tiny.network, **args)
     inserted = steps.insert_lhc(start.path, tmp_path / "i", variant=tiny.variant("narrow"), set_="B", seed=0)
-    model = steps.train(stores[0], tmp_path / "b", number=4, stage=tiny.stage4, start=inserted.path, **args)
+    model = steps.train_stage(stores[0], inserted.path, tmp_path / "b", stage_number=4, stage=tiny.stage4, **args)
     steps.select([model.path], [start.path], tmp_path / "sel.json", loss_factor=9.0, chosen=tmp_path / "chosen")
     steps.evaluate(
         [model.path],
@@ -223,8 +213,7 @@ def test_the_champion_loads_in_a_fresh_process_and_predicts(
         *stores,
         tmp_path / "ev",
         evaluation=tiny.evaluation,
-        compute=tiny.compute,
-        execution="demo",
+        context=steps.RunContext(compute=tiny.compute, execution="demo"),
     )
     arguments = (tmp_path / "chosen", tmp_path / "ev")
     with pytest.MonkeyPatch.context() as away:

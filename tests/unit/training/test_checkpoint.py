@@ -217,9 +217,9 @@ def test_sigkill_at_any_moment_and_the_same_command_again(
     """The whole command, killed again and again: its directory is complete or absent, and as it should be."""
     config = tiny.model_copy(update={"checkpoints": Checkpoints(seconds=0)})
     (tmp_path / "params.yaml").write_text(to_yaml(config))
-    compute, out = config.compute, tmp_path / "out"
-    whole = steps.train(
-        stores[0], tmp_path / "whole", number=1, stage=config.stage1, seed=0, compute=compute, network=config.network
+    context, out = steps.RunContext(compute=config.compute), tmp_path / "out"
+    whole = steps.train_backbone(
+        stores[0], tmp_path / "whole", network=config.network, stage=config.stage1, seed=0, context=context
     )
     delays = random.Random(1)
     kept, killed = tmp_path / ".lhcnet" / "checkpoints", 0
@@ -239,8 +239,8 @@ def test_sigkill_at_any_moment_and_the_same_command_again(
     assert not list(kept.iterdir()), "a finished training needs none"
 
 
-def test_dvc_repro_goes_on_after_a_kill(small: Config, environment: dict[str, str], tmp_path: Path) -> None:
-    config = small.model_copy(update={"checkpoints": Checkpoints(seconds=0)})
+def test_dvc_repro_goes_on_after_a_kill(one_seed: Config, environment: dict[str, str], tmp_path: Path) -> None:
+    config = one_seed.model_copy(update={"checkpoints": Checkpoints(seconds=0)})
     folder = tmp_path / "project"
     folder.mkdir()
     copy_project(folder)
@@ -261,6 +261,8 @@ def test_dvc_repro_goes_on_after_a_kill(small: Config, environment: dict[str, st
     assert process.wait() == -signal.SIGKILL
     assert not (folder / "artifacts" / "backbone" / "stage1").exists()
     assert "resuming at epoch" in dvc(folder, environment, "repro", "stage1", said=True)
-    trainval, settings = folder / "artifacts" / "trainval", {"compute": config.compute, "network": config.network}
-    whole = steps.train(trainval, tmp_path / "whole", number=1, stage=config.stage1, seed=0, **settings)
+    trainval, context = folder / "artifacts" / "trainval", steps.RunContext(compute=config.compute)
+    whole = steps.train_backbone(
+        trainval, tmp_path / "whole", network=config.network, stage=config.stage1, seed=0, context=context
+    )
     assert same(open_model(folder / "artifacts" / "backbone" / "stage1"), whole)

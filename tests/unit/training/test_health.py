@@ -71,12 +71,12 @@ def test_a_dead_module_is_noticed(w: float, word: str) -> None:
 def test_a_model_with_a_dead_module_is_rejected(
     stores: tuple[Path, Path], tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    common = {"compute": tiny.compute, "seed": 0}
+    common = {"context": steps.RunContext(compute=tiny.compute), "seed": 0}
     stages = tiny.stages
-    start = steps.train(stores[0], tmp_path / "1", number=1, stage=stages[0], network=tiny.network, **common)
+    start = steps.train_backbone(stores[0], tmp_path / "1", stage=stages[0], network=tiny.network, **common)
     for number in (2, 3):
         out = tmp_path / str(number)
-        start = steps.train(stores[0], out, number=number, stage=stages[number - 1], start=start.path, **common)
+        start = steps.train_stage(stores[0], start.path, out, stage_number=number, stage=stages[number - 1], **common)
     begun = steps.insert_lhc(start.path, tmp_path / "b", variant=tiny.variant("wide"), set_="B", seed=0)
 
     def dying(network: ResNetV2, *args: object, **settings: object) -> training.FitResult:
@@ -87,7 +87,7 @@ def test_a_model_with_a_dead_module_is_rejected(
         return result
 
     monkeypatch.setattr(training, "fit", dying)
-    saved = steps.train(stores[0], tmp_path / "out", number=4, stage=tiny.stage4, start=begun.path, **common)
+    saved = steps.train_stage(stores[0], begun.path, tmp_path / "out", stage_number=4, stage=tiny.stage4, **common)
     assert open_model(saved.path).metrics.status == "dead"
     kept, reason = apply_loss_rule(saved.record(), 1e9, 1.1)
     assert not kept

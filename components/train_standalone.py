@@ -1,0 +1,44 @@
+from kfp import dsl
+
+from components import component
+
+
+@component
+def train_standalone(
+    trainval: dsl.Input[dsl.Dataset],
+    network: dict,
+    variant: dict,
+    stage: dict,
+    seed: int,
+    context: dict,
+    model: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+):
+    """Stage 1 of the stand-alone pipeline: train a new LHC-Net or ResNet34v2.
+
+    Args:
+        trainval: Store with the splits train and validation.
+        network: Section `network` of params.yaml.
+        variant: Name and settings of the five modules; empty for ResNet34v2.
+        stage: Section `stage1` of params.yaml, with the patience of the stand-alone pipeline.
+        seed: Data seed.
+        context: Sections `compute` and `checkpoints` of params.yaml.
+        model: The trained model.
+        metrics: Its losses and accuracies.
+    """
+    from pathlib import Path
+
+    from lhcnet import config, steps
+
+    steps.start_task()
+    saved = steps.train_standalone(
+        Path(trainval.path),
+        Path(model.path),
+        network=config.parse(config.Network, network, "network"),
+        variant=config.parse(config.Variant, variant, "variants") if variant else None,
+        stage=config.parse(config.Stage, stage, "stage1"),
+        seed=seed,
+        context=steps.RunContext.of_task(context),
+    )
+    model.metadata.update(steps.model_metadata(saved))
+    metrics.metadata.update(steps.model_metrics(saved))

@@ -1,0 +1,153 @@
+"""Commands that are no step of the pipeline: settings, drawn faces, tables, the record in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lhcnet.errors import LhcnetError
+
+if TYPE_CHECKING:
+    from lhcnet.protocol.score import Score
+
+tracking = typer.Typer(help="The record in MLflow.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the program `lhcnet`."""
+    for command in (profile, check, faces, sizes, appendix_b, show):
+        app.command()(command)
+    app.add_typer(tracking, name="tracking")
+
+
+def profile(
+    name: Annotated[str, typer.Argument(help="paper, cpu or demo.")],
+    change: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. stage4.patience=1")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
+) -> None:
+    """Print a profile as a complete params.yaml.
+
+    lhcnet profile cpu --out params.yaml
+    """
+    from lhcnet.io.atomic import atomic_file
+    from lhcnet.profiles import profile, to_yaml
+
+    text = to_yaml(profile(name, dict(map(_key_value, change or []))))
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    with atomic_file(out) as file:
+        file.write_text(text, encoding="utf-8")
+
+
+def _key_value(change: str) -> tuple[str, Any]:
+    from lhcnet.io.yaml import read_yaml
+
+    key, equals, value = change.partition("=")
+    if not equals:
+        raise LhcnetError(f"--set {change}: expected key=value")
+    return key, read_yaml(f"value: {value}", f"--set {change}")["value"]
+
+
+def check(
+    params: Annotated[Path, typer.Option("--params", help="Settings (YAML).")] = Path("params.yaml"),
+) -> None:
+    """Validate params.yaml.
+
+    Prints the name that its execution will have in MLflow.
+    """
+    from lhcnet.code_version import execution_name
+    from lhcnet.config import load
+
+    typer.echo(execution_name(load(params)))
+
+
+def faces(
+    out: Annotated[Path, typer.Argument(help="faces.zip or faces.csv, in the shapes of FER2013.")],
+    images: Annotated[int, typer.Option(min=200, help="Number of faces, all splits together.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the drawing.")] = 0,
+) -> None:
+    """Draw faces with the seven expressions.
+
+    They replace FER2013 in the demo and in tests.
+    """
+    from lhcnet.data.drawn_faces import draw, write_csv, write_zip
+    from lhcnet.io.atomic import atomic_file
+
+    writers: dict[str, Callable[..., None]] = {".csv": write_csv, ".zip": write_zip}
+    if out.suffix not in writers:
+        raise LhcnetError(f"{out}: expected a name that ends in .zip or .csv")
+    with atomic_file(out) as file:
+        writers[out.suffix](draw(images, seed), file)
+
+
+def sizes(
+    out: Annotated[Path | None, typer.Option(help="Write the counts here as well (.csv).")] = None,
+) -> None:
+    """Count parameters and attention shares of Table A2.
+
+    For the networks that can be built here.
+    """
+    from lhcnet.analysis.parameter_counts import count, write
+    from lhcnet.report.analysis_tables import parameters_table
+    from lhcnet.report.terminal import print_table
+
+    counted = count()
+    print_table(parameters_table(counted))
+    if out is not None:
+        write(counted, out)
+
+
+def appendix_b(
+    figure: Annotated[Path | None, typer.Option(help="Save Figure A1 here (.png, .svg or .pdf).")] = None,
+) -> None:
+    """Compare n local heads with a global one (Appendix B).
+
+    Prints G1, G2, L1 and L2 for all A and B, and which of the two is more efficient.
+    """
+    from lhcnet.report.analysis_tables import appendix_b_table
+    from lhcnet.report.terminal import print_table
+
+    print_table(appendix_b_table())
+    if figure is not None:
+        from lhcnet.report.analysis_plots import figure_a1
+
+        figure_a1().savefig(figure)
+
+
+def show(report: Annotated[Path, typer.Argument(help="Folder that a comparison wrote.")]) -> None:
+    """Print the tables of a finished comparison."""
+    from lhcnet.report.terminal import print_report
+
+    print_report(report)
+
+
+def show_scores(scores: Mapping[str, Score]) -> None:
+    """Print scores as a table."""
+    from lhcnet.report.terminal import print_scores
+
+    print_scores(scores)
+
+
+@tracking.command("replay")
+def replay_journals(
+    folder: Annotated[Path | None, typer.Argument(help="Holds the journals; default: LHCNET_JOURNAL.")] = None,
+) -> None:
+    """Write to MLflow what its record lacks.
+
+    A step that MLflow did not answer keeps its journal. Running this twice changes nothing.
+    """
+    from lhcnet.tracking.delivery import replay
+    from lhcnet.tracking.journal import journal_root
+
+    root = folder or journal_root()
+    replayed = replay(root)
+    for one in replayed:
+        typer.echo(f"{one.execution}: {one.step}: {one.lacking or f'{one.entries} entries written'}")
+    if lacking := sum(bool(one.lacking) for one in replayed):
+        raise LhcnetError(f"{root}: MLflow still lacks entries of {lacking} of {len(replayed)} journals")
+    if not replayed:
+        typer.echo(f"{root}: the record in MLflow is complete")

@@ -1,0 +1,47 @@
+"""The process of a pipeline task: what a component does besides calling its step."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from lhcnet.errors import LhcnetError
+from lhcnet.runtime import tune_gc
+from lhcnet.saved import SavedModel
+
+TASK_FOLDER = "LHCNET_TASK_FOLDER"  # environment variable
+LOG_FILE, ERROR_FILE = "steps.log", "errors.txt"
+
+
+def start_task() -> None:
+    """Set up the process of one pipeline task.
+
+    Where LHCNET_TASK_FOLDER names a folder, as in a run on this machine, the log lines of the steps are appended to its
+    `steps.log`, and the error that ends a task to its `errors.txt`, one line each.
+    """
+    tune_gc()
+    if folder := os.environ.get(TASK_FOLDER):
+        logging.getLogger("lhcnet").addHandler(logging.FileHandler(Path(folder, LOG_FILE), encoding="utf-8"))
+        sys.excepthook = _note_error
+
+
+def _note_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    line = error if isinstance(error, LhcnetError) else LhcnetError(f"{kind.__name__}: {error}")  # one printable line
+    with Path(os.environ[TASK_FOLDER], ERROR_FILE).open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+    sys.__excepthook__(kind, error, trace)
+
+
+def model_metadata(saved: SavedModel) -> dict[str, Any]:
+    """Id, status and metrics of a trained model, as metadata of its artifact. What was not measured is left out."""
+    metrics = saved.metrics.to_dict()
+    return {"id": saved.id} | {name: value for name, value in metrics.items() if value not in (None, "")}
+
+
+def model_metrics(saved: SavedModel) -> dict[str, float]:
+    """Losses and accuracies of a trained model, as metadata of a metrics artifact."""
+    return {name: value for name, value in saved.metrics.to_dict().items() if isinstance(value, float)}

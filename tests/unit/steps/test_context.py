@@ -1,0 +1,62 @@
+"""The run context: from a configuration, from a task's arguments, and the process of a task."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lhcnet import steps
+from lhcnet.config import Config
+from lhcnet.errors import LhcnetError
+from lhcnet.steps.task import ERROR_FILE, LOG_FILE
+
+
+def test_a_task_gets_the_context_of_its_configuration(tiny: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LHCNET_EXECUTION", "demo-1")
+    context = steps.RunContext.of_config(tiny)
+    assert (context.compute, context.checkpoints, context.execution) == (tiny.compute, tiny.checkpoints, "demo-1")
+    assert steps.RunContext.of_task(steps.task_settings(tiny)) == context
+    with pytest.raises(LhcnetError, match="context: device: unknown key"):
+        steps.RunContext.of_task({"device": "cpu", **steps.task_settings(tiny)})
+
+
+def test_the_device_can_be_replaced(context: steps.RunContext) -> None:
+    assert context.with_device("cuda").compute == context.compute.model_copy(update={"device": "cuda"})
+    with pytest.raises(LhcnetError, match="--device: device"):
+        context.with_device("tpu")
+
+
+@pytest.mark.parametrize(
+    ("raised", "noted"),
+    [("LhcnetError('raw.csv: line 2')", "raw.csv: line 2"), ("ValueError('a\\nb')", "ValueError: a\\nb")],
+)
+def test_a_task_leaves_its_log_and_its_error(raised: str, noted: str, tmp_path: Path) -> None:
+    program = f"""
+import logging
+from lhcnet import steps
+from lhcnet.errors import LhcnetError
+logging.basicConfig(level=logging.INFO)
+steps.start_task()
+logging.getLogger("lhcnet").info("epoch 1")
+raise {raised}
+"""
+    environment = os.environ | {"LHCNET_TASK_FOLDER": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr  # for the log of the task
+    assert (tmp_path / LOG_FILE).read_text() == "epoch 1\n"
+    assert (tmp_path / ERROR_FILE).read_text() == f"{noted}\n"
+
+
+def test_a_task_outside_of_a_local_run_writes_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    handlers, hook = logging.getLogger("lhcnet").handlers[:], sys.excepthook
+    monkeypatch.setattr("lhcnet.steps.task.tune_gc", lambda: None)
+    steps.start_task()
+    assert (logging.getLogger("lhcnet").handlers, sys.excepthook) == (handlers, hook)
+    assert not list(tmp_path.iterdir())
