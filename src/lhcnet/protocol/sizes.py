@@ -15,6 +15,7 @@ def sizes(architecture: Architecture) -> dict[str, tuple[float, float | None]]:
     """
     import torch
 
+    from lhcnet.config import module_arguments
     from lhcnet.models.lhcnet import count_parameters, insert_modules
     from lhcnet.models.resnetv2 import ResNetV2
 
@@ -23,7 +24,7 @@ def sizes(architecture: Architecture) -> dict[str, tuple[float, float | None]]:
     plain = count_parameters(network) / 1e6
     found: dict[str, tuple[float, float | None]] = {"ResNet34v2": (plain, None)}
     if architecture.modules is not None:
-        with_attention = count_parameters(insert_modules(network, [m.to_dict() for m in architecture.modules], 0)) / 1e6
+        with_attention = count_parameters(insert_modules(network, module_arguments(architecture.modules), 0)) / 1e6
         names = ("LHC-Net", "LHC-NetC") if architecture.has_lhc else (OTHER,)
         found |= dict.fromkeys(names, (with_attention, 100 * (1 - plain / with_attention)))
     return found

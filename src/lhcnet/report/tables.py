@@ -130,8 +130,8 @@ def differences_table(statistics: Statistics, question: Question | None = None) 
     if question is None:
         return Table("Comparisons", "First minus second, in points of test accuracy.", data)
     test = "Permutation test" if question == "sets" else "McNemar's exact test"
-    hidden = [name for name in ("question", "test_used") if name in data]
-    return Table(QUESTIONS[question], f"{test}; {HOW_CHOSEN[question]}.", data.drop(columns=hidden))
+    hidden = ["question", "test_used"] + ["second"] * (question == "tta")  # there the second is the first without TTA
+    return Table(QUESTIONS[question], f"{test}; {HOW_CHOSEN[question]}.", data.drop(columns=hidden, errors="ignore"))
 
 
 def _difference(one: Comparison) -> dict[str, object]:
