@@ -99,66 +99,66 @@ def test_the_loss_moves_as_its_gradient_says(name: str, training: bool) -> None:
 CONFIGS = json.loads((GOLDEN / "lhc_module_configs.json").read_text())
 
 
-@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("slot", [0, 1])
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("v_")])
-def test_a_module_in_a_network_has_the_references_gradients(name: str, place: int) -> None:
-    """At its place the module is given the fixture's x and the fixture's R arrives as gradient of its output.
+def test_a_module_in_a_network_has_the_references_gradients(name: str, slot: int) -> None:
+    """At its slot the module is given the fixture's x and the fixture's R arrives as gradient of its output.
 
     Then its own gradients, and what it passes on, must be the fixture's: nothing else in the network may reach them.
     """
     c, golden, tensors = CONFIGS[name], fixture(f"lhc_module_{name}"), drawn("lhc_module", f"lhc_module/{name}/")
     rows: list[dict[str, float]] = [{"heads": 1, "d": 2}] * 5
-    rows[place] = {key: c[key] for key in ("heads", "d", "pool", "g", "kernel")}
-    widths = (c["C"], 4, 4, 4)  # of the first two places
+    rows[slot] = {key: c[key] for key in ("heads", "d", "pool", "g", "kernel")}
+    widths = (c["C"], 4, 4, 4)  # of the first two slots
     model = LHCNet(rows, input_size=4 * c["H"], depths=(1, 1, 1, 1), widths=widths, head=(), seed=1)
-    slot = model.attention[place]
-    assert isinstance(slot, ResidualLHC)
-    slot.lhc.load_state_dict(lhc_state(slot.lhc, tensors))
+    module = model.attention[slot]
+    assert isinstance(module, ResidualLHC)
+    module.lhc.load_state_dict(lhc_state(module.lhc, tensors))
 
     x, R = nchw(tensors["x"]).requires_grad_(), nchw(tensors["R"])
-    slot.register_forward_pre_hook(lambda _slot, _args: (x,))
-    slot.register_forward_hook(lambda _slot, _args, y: y.register_hook(lambda _gradient: R) and None)
+    module.register_forward_pre_hook(lambda _slot, _args: (x,))
+    module.register_forward_hook(lambda _slot, _args, y: y.register_hook(lambda _gradient: R) and None)
     model(torch.rand(2, 3, 4 * c["H"], 4 * c["H"])).sum().backward()
 
-    expected = lhc_state(slot.lhc, {k.removeprefix("grad/"): a for k, a in golden.items() if k.startswith("grad/")})
+    expected = lhc_state(module.lhc, {k.removeprefix("grad/"): a for k, a in golden.items() if k.startswith("grad/")})
     expected["x"] = nchw(golden["grad/x"])
-    for key, tensor in {"x": x, **dict(slot.lhc.named_parameters())}.items():
+    for key, tensor in {"x": x, **dict(module.lhc.named_parameters())}.items():
         assert tensor.grad is not None
         atol = 1e-4 * expected[key].abs().max().item()
         torch.testing.assert_close(tensor.grad, expected[key], rtol=0, atol=atol, msg=key)
 
 
 @pytest.mark.parametrize("name", ["LHC-Net", "LHC-NetC"])
-def test_the_chain_rule_holds_at_every_place(name: str) -> None:
-    """From the gradient G that arrives at a place: w gets its closed form, the module (1 + tanh w) G through LHC."""
+def test_the_chain_rule_holds_at_every_slot(name: str) -> None:
+    """From the gradient G that arrives at a slot: w gets its closed form, the module (1 + tanh w) G through LHC."""
     model = network(name).train()
     inputs: dict[int, Tensor] = {}
     arriving: dict[int, Tensor] = {}
 
-    def watch(place: int) -> None:
+    def watch(slot: int) -> None:
         def before(_slot: nn.Module, args: tuple[Tensor]) -> None:
-            inputs[place] = args[0]
+            inputs[slot] = args[0]
             args[0].retain_grad()
 
         def after(_slot: nn.Module, _args: object, y: Tensor) -> None:
-            y.register_hook(lambda gradient: arriving.__setitem__(place, gradient))
+            y.register_hook(lambda gradient: arriving.__setitem__(slot, gradient))
 
-        model.attention[place].register_forward_pre_hook(before)
-        model.attention[place].register_forward_hook(after)
+        model.attention[slot].register_forward_pre_hook(before)
+        model.attention[slot].register_forward_hook(after)
 
-    for place in range(5):
-        watch(place)
+    for slot in range(5):
+        watch(slot)
     F.cross_entropy(model(torch.rand(4, 3, 32, 32, dtype=torch.float64)), torch.tensor([0, 1, 2, 6])).backward()
 
-    for place, slot in enumerate(model.attention):
-        assert isinstance(slot, ResidualLHC)
-        a, G = inputs[place].detach().requires_grad_(), arriving[place]
-        factor = torch.tensor(1.0).double() if slot.w is None else 1 + slot.w.detach().tanh()
-        y = slot.lhc(a)
-        through_a, *through_weights = torch.autograd.grad(y, [a, *slot.lhc.parameters()], factor * G)
-        torch.testing.assert_close(inputs[place].grad, G + through_a, rtol=1e-9, atol=1e-12)
-        for parameter, expected in zip(slot.lhc.parameters(), through_weights, strict=True):
+    for slot, module in enumerate(model.attention):
+        assert isinstance(module, ResidualLHC)
+        a, G = inputs[slot].detach().requires_grad_(), arriving[slot]
+        factor = torch.tensor(1.0).double() if module.w is None else 1 + module.w.detach().tanh()
+        y = module.lhc(a)
+        through_a, *through_weights = torch.autograd.grad(y, [a, *module.lhc.parameters()], factor * G)
+        torch.testing.assert_close(inputs[slot].grad, G + through_a, rtol=1e-9, atol=1e-12)
+        for parameter, expected in zip(module.lhc.parameters(), through_weights, strict=True):
             torch.testing.assert_close(parameter.grad, expected, rtol=1e-9, atol=1e-12)
-        if slot.w is not None:
-            slope = 1 - slot.w.detach().tanh() ** 2
-            torch.testing.assert_close(slot.w.grad, (G * y.detach()).sum() * slope, rtol=1e-9, atol=1e-12)
+        if module.w is not None:
+            slope = 1 - module.w.detach().tanh() ** 2
+            torch.testing.assert_close(module.w.grad, (G * y.detach()).sum() * slope, rtol=1e-9, atol=1e-12)

@@ -72,7 +72,7 @@ def test_heads_see_their_pixels_and_no_others(split: str) -> None:
         torch.testing.assert_close(lhc(x.to(memory_format=torch.channels_last)), expected, rtol=1e-10, atol=1e-11)
 
 
-def test_learnt_areas_are_the_equations_with_masks() -> None:
+def test_learnt_partitions_are_the_equations_with_masks() -> None:
     lhc, x = module("learnt"), images()
     logits = lhc.partition.logits.detach().numpy()
     masks = np.exp(logits) / np.exp(logits).sum(axis=0)
@@ -83,7 +83,7 @@ def test_learnt_areas_are_the_equations_with_masks() -> None:
 
 
 @pytest.mark.parametrize("split", ["horizontal", "vertical", "grid"])
-def test_learnt_areas_with_hard_masks_are_that_split(split: str) -> None:
+def test_learnt_partitions_with_hard_masks_are_that_split(split: str) -> None:
     """All splits are points of one family: one-hot masks, and zeros in w1 outside of the head's own pixels."""
     hard, learnt = module(split), module("learnt")
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_learnt_areas_with_hard_masks_are_that_split(split: str) -> None:
 
 
 @pytest.mark.parametrize("heads", [1, 4, 7])
-def test_learnt_areas_start_near_the_horizontal_runs_and_share_every_pixel(heads: int) -> None:
+def test_learnt_partitions_start_near_the_horizontal_runs_and_share_every_pixel(heads: int) -> None:
     """Seven heads do not divide 24 pixels: nearly equal runs will do."""
     masks = LearntPartition(heads, H, W).masks().detach()
     assert masks.sum(0).allclose(torch.ones(H * W))
@@ -251,13 +251,13 @@ MODULE = {"heads": 1, "d": 3}
         ({"heads": 1}, "variants.x.0.d: required key is missing"),
     ],
 )
-def test_impossible_rows_name_place_or_key(row: dict[str, object], says: str) -> None:
+def test_impossible_rows_name_slot_or_key(row: dict[str, object], says: str) -> None:
     with pytest.raises(LhcnetError) as error:
         profile("demo", {"variants": {"x": [row] + [MODULE] * 4}})
     assert says in str(error.value)
 
 
-def test_learnt_areas_need_no_divisor() -> None:
+def test_learnt_partitions_need_no_divisor() -> None:
     made = profile(
         "demo", {"variants": {"x": [{"heads": 7, "d": 3, "split": "learnt"}] + [MODULE] * 4}, "standalone.variant": "x"}
     )

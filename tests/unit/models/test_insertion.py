@@ -1,4 +1,4 @@
-"""Attention behind the layers of other people's networks."""
+"""Attention after the layers of other people's networks."""
 
 from __future__ import annotations
 
@@ -208,8 +208,8 @@ def test_equal_seeds_give_equal_modules_each_layer_its_own() -> None:
         states.append(insert_lhc(model, at, x, seed=seed).state_dict()["pool.attention.attention.lhc.conv.weight"])
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
-    twins = insert_lhc(nn.Sequential(nn.Identity(), nn.Identity()), ["0", "1"], torch.zeros(1, 2, 4, 4), seed=1)
-    first, second = (after.attention.attention.lhc.w1 for after in twins)
+    pair = insert_lhc(nn.Sequential(nn.Identity(), nn.Identity()), ["0", "1"], torch.zeros(1, 2, 4, 4), seed=1)
+    first, second = (after.attention.attention.lhc.w1 for after in pair)
     assert not torch.equal(first, second)
 
 
@@ -238,7 +238,7 @@ def test_it_copies_and_travels() -> None:
 
 @pytest.mark.parametrize("kind", ["se", "cbam", "eca"])
 @pytest.mark.parametrize("gated", [True, False])
-def test_other_attention_at_the_same_places(kind: str, gated: bool) -> None:
+def test_baseline_attention_after_the_same_layers(kind: str, gated: bool) -> None:
     pytest.importorskip("timm", reason="timm is not installed")
     model, x = small()
     plain = model.eval()(x)

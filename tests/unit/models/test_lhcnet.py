@@ -196,7 +196,7 @@ def test_without_a_seed_the_global_generator_draws() -> None:
         ([{"heads": 8, "d": 2.5}, *ROWS[1:]], "LHC1: d=2.5 must be a whole number, at least 1"),
     ],
 )
-def test_impossible_modules_name_the_place(rows: list[dict[str, float]], message: str) -> None:
+def test_impossible_modules_name_the_slot(rows: list[dict[str, float]], message: str) -> None:
     network = small()
     with pytest.raises(ValueError, match=message):
         insert_modules(network, rows, 0)
@@ -219,7 +219,7 @@ def test_training_reaches_every_parameter() -> None:
 
 
 @pytest.mark.parametrize("kind", ["se", "cbam", "eca"])
-def test_other_attention_in_the_same_places(kind: str) -> None:
+def test_baseline_attention_in_the_slots(kind: str) -> None:
     """It scales its input: no residual sum, and nothing that LHC-NetC could weigh."""
     pytest.importorskip("timm", reason="timm is not installed")
     rows = [{"attention": kind}] * 5
@@ -253,7 +253,7 @@ def test_rows_of_both_kinds_mix() -> None:
     assert network(torch.rand(2, 3, 64, 64)).shape == (2, 7)
 
 
-def test_missing_timm_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_names_timm_if_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm.layers", None)
     with pytest.raises(LhcnetError, match=r"attention: se needs timm, which is not installed: pip install 'timm>=1.0'"):
         small(modules=[{"attention": "se"}] * 5)

@@ -1,4 +1,4 @@
-"""Interrupted trainings go on to the same bytes, and no checkpoint of another training is ever used."""
+"""Resumed trainings end with the same bytes, and the checkpoint of another training is never used."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ STAGES = {
 
 
 def network(*, control: bool = False) -> ResNetV2:
-    """Wide enough for channels_last: what is restored has to lie in memory as it did."""
+    """Wide enough for channels_last, so that restored tensors need the same memory format."""
     modules = [{"heads": 1, "d": 3}] * 5
     sizes = {"depths": (1, 1, 1, 1), "widths": (8, 8, 16, 16), "head": (16,), "dropout": 0.4, "bn_momentum": 0.1}
     net = LHCNet(modules, input_size=32, seed=1, **sizes)
+    # images are normalised from the first batch on: otherwise gradients explode, or not, depending on the processor
+    net.bn_data.running_mean, net.bn_data.running_var = torch.full((3,), 128.0), torch.full((3,), 64.0**2)
     return freeze_all_but_control(add_control(net)) if control else net
 
 
@@ -51,8 +53,8 @@ def data() -> tuple[DataSplit, DataSplit]:
     return train, validation
 
 
-class Dying(Checkpoint):
-    """Dies right after writing for the n-th time: what is not in the file is lost."""
+class Interrupted(Checkpoint):
+    """Raises KeyboardInterrupt right after writing for the n-th time."""
 
     left = 0
 
@@ -70,14 +72,14 @@ def checkpoint(folder: Path, kind: type[Checkpoint] = Checkpoint, **identity: st
 def train(
     data: tuple[DataSplit, DataSplit], stage: Stage, kept: Checkpoint | None, *, control: bool
 ) -> tuple[bytes, bytes, FitResult]:
-    """(weights after the last epoch, weights that were kept, result)."""
-    torch.manual_seed(random.randrange(10**9))  # the state of the global generator must not matter
+    """Weights after the last epoch, weights of the best epoch, and the result."""
+    torch.manual_seed(random.randrange(10**9))  # the result must not depend on torch's global generator
     net, last = network(control=control), [b""]
 
-    def remember(_: Epoch) -> None:
+    def keep_weights(_: Epoch) -> None:
         last[0] = weights(net)
 
-    result = fit(net, *data, stage, seed=5, input_size=32, device=CPU, checkpoint=kept, on_epoch=remember)
+    result = fit(net, *data, stage, seed=5, input_size=32, device=CPU, checkpoint=kept, on_epoch=keep_weights)
     return last[0], weights(net), result
 
 
@@ -92,35 +94,42 @@ def test_an_interrupted_training_ends_with_the_same_bytes(
 ) -> None:
     whole = train(data, STAGES[optimizer], None, control=control)
     assert whole[0] != weights(network(control=control))  # the last epoch's weights are trained ones
-    dying = checkpoint(tmp_path, Dying)
-    assert isinstance(dying, Dying)
-    deaths = 0
+    interrupted = checkpoint(tmp_path, Interrupted)
+    assert isinstance(interrupted, Interrupted)
+    interruptions = 0
     for writes in (1, 2, 9, 3, 1, 14, 1000):  # with seconds 0, one after every batch of training and validation
-        dying.left = writes
+        interrupted.left = writes
         try:
-            resumed = train(data, STAGES[optimizer], dying, control=control)
+            resumed = train(data, STAGES[optimizer], interrupted, control=control)
         except KeyboardInterrupt:
-            deaths += 1
-    assert deaths >= 5
+            interruptions += 1
+    assert interruptions >= 5
     assert resumed == whole
 
 
-def test_rows_before_the_interruption_are_reported_again(tmp_path: Path, data: tuple[DataSplit, DataSplit]) -> None:
-    dying = Dying(tmp_path, "x", {}, seconds=0)
-    dying.left = 20
+def test_resuming_reports_the_earlier_epochs_again(tmp_path: Path, data: tuple[DataSplit, DataSplit]) -> None:
+    interrupted = Interrupted(tmp_path, "x", {}, seconds=0)
+    interrupted.left = 20
     with pytest.raises(KeyboardInterrupt):
-        train(data, STAGES["adam"], dying, control=False)
+        train(data, STAGES["adam"], interrupted, control=False)
     rows: list[Any] = []
     result = fit(
-        network(), *data, STAGES["adam"], seed=5, input_size=32, device=CPU, checkpoint=dying, on_epoch=rows.append
+        network(),
+        *data,
+        STAGES["adam"],
+        seed=5,
+        input_size=32,
+        device=CPU,
+        checkpoint=interrupted,
+        on_epoch=rows.append,
     )
     assert rows == result.history
 
 
-def test_sigterm_leaves_a_checkpoint_and_asks_for_another_try(
+def test_sigterm_writes_a_checkpoint_and_exits_with_the_code_for_a_retry(
     tmp_path: Path, data: tuple[DataSplit, DataSplit]
 ) -> None:
-    class Asked(Checkpoint):
+    class Terminated(Checkpoint):
         calls = 0
 
         def due(self) -> bool:
@@ -130,7 +139,7 @@ def test_sigterm_leaves_a_checkpoint_and_asks_for_another_try(
             return super().due()
 
     before = signal.getsignal(signal.SIGTERM)
-    kept = Asked(tmp_path, "x", {}, seconds=1e9)
+    kept = Terminated(tmp_path, "x", {}, seconds=1e9)
     with pytest.raises(Preempted) as ended:
         train(data, STAGES["adam"], kept, control=False)
     assert ended.value.code == EXIT_RETRY == os.EX_TEMPFAIL
@@ -140,40 +149,40 @@ def test_sigterm_leaves_a_checkpoint_and_asks_for_another_try(
     assert train(data, STAGES["adam"], again, control=False) == train(data, STAGES["adam"], None, control=False)
 
 
-def test_a_checkpoint_of_other_settings_is_refused_and_the_difference_named(
+def test_a_checkpoint_of_other_settings_is_not_used_and_the_difference_is_logged(
     tmp_path: Path, data: tuple[DataSplit, DataSplit], caplog: pytest.LogCaptureFixture
 ) -> None:
-    dying = checkpoint(tmp_path, Dying)
-    dying.left = 3  # type: ignore[attr-defined]
+    interrupted = checkpoint(tmp_path, Interrupted)
+    interrupted.left = 3  # type: ignore[attr-defined]
     with pytest.raises(KeyboardInterrupt):
-        train(data, STAGES["adam"], dying, control=False)
+        train(data, STAGES["adam"], interrupted, control=False)
     caplog.set_level(logging.WARNING)
     assert checkpoint(tmp_path, learning_rate="0.2", threads="1").load() is None
     assert "learning_rate was 0.1, is 0.2; threads was absent, is 1" in caplog.text
-    assert checkpoint(tmp_path).load() is not None, "the settings it was made with may come back"
+    assert checkpoint(tmp_path).load() is not None, "a return to the old settings resumes"
 
     other = checkpoint(tmp_path, learning_rate="0.3")
-    dying.path.rename(other.path)  # under a name that is not its own
+    interrupted.path.rename(other.path)  # a file name that does not match its content
     assert other.load() is None
     assert "learning_rate was 0.1, is 0.3" in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "flipped header"])
-def test_a_damaged_checkpoint_is_refused(
+def test_a_damaged_checkpoint_is_not_used(
     tmp_path: Path, data: tuple[DataSplit, DataSplit], caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
-    dying = checkpoint(tmp_path, Dying)
-    dying.left = 3  # type: ignore[attr-defined]
+    interrupted = checkpoint(tmp_path, Interrupted)
+    interrupted.left = 3  # type: ignore[attr-defined]
     with pytest.raises(KeyboardInterrupt):
-        train(data, STAGES["adam"], dying, control=False)
-    whole = dying.path.read_bytes()
+        train(data, STAGES["adam"], interrupted, control=False)
+    whole = interrupted.path.read_bytes()
     damaged = {"cut": whole[:-5], "empty": b"", "text": b"hello" * 99, "flipped header": whole[:9] + b"\0" + whole[10:]}
-    dying.path.write_bytes(damaged[damage])
+    interrupted.path.write_bytes(damaged[damage])
     assert checkpoint(tmp_path).load() is None
     assert "is not used" in caplog.text
 
 
-def test_a_full_disk_costs_the_checkpoint_and_not_the_training(
+def test_training_continues_without_checkpoints_on_a_full_disk(
     tmp_path: Path, data: tuple[DataSplit, DataSplit], caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("no folder")
@@ -182,23 +191,23 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(
     assert caplog.text.count("no checkpoint could be written") == 1
 
 
-def test_checkpoints_are_bounded_in_number_and_half_written_ones_go(
+def test_old_checkpoints_are_limited_and_unfinished_files_are_removed(
     tmp_path: Path, data: tuple[DataSplit, DataSplit]
 ) -> None:
     for i in range(MAX_OLD + 3):
-        dying = checkpoint(tmp_path, Dying, learning_rate=str(i))
-        dying.left = 1  # type: ignore[attr-defined]
+        interrupted = checkpoint(tmp_path, Interrupted, learning_rate=str(i))
+        interrupted.left = 1  # type: ignore[attr-defined]
         with pytest.raises(KeyboardInterrupt):
-            train(data, STAGES["adam"], dying, control=False)
-        os.utime(dying.path, (i, i))
+            train(data, STAGES["adam"], interrupted, control=False)
+        os.utime(interrupted.path, (i, i))
     assert len(list(tmp_path.iterdir())) == MAX_OLD + 1
-    half = tmp_path / f".{dying.path.name}.12345678"
+    half = tmp_path / f".{interrupted.path.name}.12345678"
     half.write_bytes(b"half")
-    assert dying.load() is not None
+    assert interrupted.load() is not None
     assert not half.exists()
 
 
-def test_settings_of_checkpoints_change_no_result(tiny: Config) -> None:
+def test_the_digest_does_not_depend_on_the_checkpoint_settings(tiny: Config) -> None:
     other = tiny.model_copy(update={"checkpoints": Checkpoints(seconds=7)})
     assert other.digest() == tiny.digest()
 
@@ -211,10 +220,10 @@ def same(one: SavedModel, other: SavedModel) -> bool:
     return all((one.path / file.name).read_bytes() == file.read_bytes() for file in other.path.iterdir())
 
 
-def test_sigkill_at_any_moment_and_the_same_command_again(
+def test_a_command_killed_repeatedly_resumes_to_the_same_model(
     stores: tuple[Path, Path], tiny: Config, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """The whole command, killed again and again: its directory is complete or absent, and as it should be."""
+    """After each SIGKILL the model directory is absent, or complete with the same bytes."""
     config = tiny.model_copy(update={"checkpoints": Checkpoints(seconds=0)})
     (tmp_path / "params.yaml").write_text(to_yaml(config))
     context, out = steps.RunContext(compute=config.compute), tmp_path / "out"
@@ -226,7 +235,7 @@ def test_sigkill_at_any_moment_and_the_same_command_again(
     for _ in range(4):
         begun = time.time()
         process = subprocess.Popen(command(stores[0], out), cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
-        # no use in killing it before it trains: wait until it writes, then some batches more
+        # wait for its first checkpoint, then for some more batches
         while process.poll() is None and not any(file.stat().st_mtime > begun for file in kept.glob("*.safetensors")):
             time.sleep(0.01)
         time.sleep(delays.random() * 0.5)
@@ -236,10 +245,10 @@ def test_sigkill_at_any_moment_and_the_same_command_again(
     assert killed
     subprocess.run(command(stores[0], out), cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert same(open_model(out), whole)
-    assert not list(kept.iterdir()), "a finished training needs none"
+    assert not list(kept.iterdir()), "the checkpoint of a finished training is removed"
 
 
-def test_dvc_repro_goes_on_after_a_kill(one_seed: Config, environment: dict[str, str], tmp_path: Path) -> None:
+def test_dvc_repro_resumes_after_a_kill(one_seed: Config, environment: dict[str, str], tmp_path: Path) -> None:
     config = one_seed.model_copy(update={"checkpoints": Checkpoints(seconds=0)})
     folder = tmp_path / "project"
     folder.mkdir()
@@ -257,7 +266,7 @@ def test_dvc_repro_goes_on_after_a_kill(one_seed: Config, environment: dict[str,
     kept = folder / ".lhcnet" / "checkpoints"
     while process.poll() is None and not list(kept.glob("*.safetensors")):
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)  # dvc, and the command that it runs
+    os.killpg(process.pid, signal.SIGKILL)  # dvc and the command that it runs
     assert process.wait() == -signal.SIGKILL
     assert not (folder / "artifacts" / "backbone" / "stage1").exists()
     assert "resuming at epoch" in dvc(folder, environment, "repro", "stage1", said=True)

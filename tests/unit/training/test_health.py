@@ -1,4 +1,4 @@
-"""Trainings that go wrong in their numbers are noticed and rejected."""
+"""Dead LHC modules and exploding gradients are detected, and such models are rejected."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def network() -> ResNetV2:
     return net
 
 
-def lhc(net: ResNetV2, place: int) -> ResidualLHC:
-    slot = net.attention[place]
-    assert isinstance(slot, ResidualLHC)
-    return slot
+def lhc(net: ResNetV2, slot: int) -> ResidualLHC:
+    module = net.attention[slot]
+    assert isinstance(module, ResidualLHC)
+    return module
 
 
-def test_entropy_of_attention_is_that_of_its_rows() -> None:
+def test_entropy_is_the_mean_entropy_of_the_attention_rows() -> None:
     net = network()
     found = attention_statistics(net, FACES.images, input_size=32, device=CPU)
     assert list(found) == ["LHC1", "LHC2", "LHC3", "LHC4", "LHC5"]
@@ -52,12 +52,12 @@ def test_entropy_of_attention_is_that_of_its_rows() -> None:
         W = lhc(net, 0).lhc.intermediates(kept[0]).attention.double().numpy()
     expected = entropy(W, axis=-1).mean() / np.log(W.shape[-1])
     assert found["LHC1"].entropy == pytest.approx(expected, abs=1e-5)
-    assert [found_in.dead for found_in in found.values()] == [""] * 5
+    assert [statistics.dead for statistics in found.values()] == [""] * 5
 
 
 @pytest.mark.parametrize(("w", "word"), [(0.0, "uniform"), (1e4, "one-hot")])
-def test_a_dead_module_is_noticed(w: float, word: str) -> None:
-    """Queries and keys that are all nothing give every channel the same weight, huge ones give one channel all."""
+def test_a_dead_module_is_detected(w: float, word: str) -> None:
+    """Queries and keys of zero give uniform attention, very large ones give one-hot attention."""
     net = network()
     with torch.no_grad():
         lhc(net, 2).lhc.w1.mul_(w)
@@ -79,14 +79,14 @@ def test_a_model_with_a_dead_module_is_rejected(
         start = steps.train_stage(stores[0], start.path, out, stage_number=number, stage=stages[number - 1], **common)
     begun = steps.insert_lhc(start.path, tmp_path / "b", variant=tiny.variant("wide"), set_="B", seed=0)
 
-    def dying(network: ResNetV2, *args: object, **settings: object) -> training.FitResult:
+    def fit_and_kill_a_module(network: ResNetV2, *args: object, **settings: object) -> training.FitResult:
         result = fit(network, *args, **settings)  # type: ignore[arg-type]
         with torch.no_grad():
             lhc(network, 4).lhc.w1.zero_()
             lhc(network, 4).lhc.b1.zero_()
         return result
 
-    monkeypatch.setattr(training, "fit", dying)
+    monkeypatch.setattr(training, "fit", fit_and_kill_a_module)
     saved = steps.train_stage(stores[0], begun.path, tmp_path / "out", stage_number=4, stage=tiny.stage4, **common)
     assert open_model(saved.path).metrics.status == "dead"
     kept, reason = apply_loss_rule(saved.record(), 1e9, 1.1)
@@ -95,7 +95,7 @@ def test_a_model_with_a_dead_module_is_rejected(
     assert saved.metrics.attention_entropy["LHC5"] == pytest.approx(1)
 
 
-def test_exploding_gradients_end_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exploding_gradients_stop_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
     splits = [DataSplit(FACES.images[FACES.splits == s], FACES.labels[FACES.splits == s]) for s in (0, 1)]
     stage = Stage(batch_size=16, epochs=2, learning_rate=0.01)
     good = fit(network(), *splits, stage, seed=0, input_size=32, device=CPU)

@@ -1,3 +1,5 @@
+"""The training loop: epochs, early stopping, divergence, determinism."""
+
 from __future__ import annotations
 
 import time
@@ -9,13 +11,14 @@ import torch
 from lhcnet.config import Augmentation, Compute, Stage
 from lhcnet.data.drawn_faces import draw
 from lhcnet.errors import LhcnetError
-from lhcnet.inference.predict import loss_and_accuracy, predict
+from lhcnet.inference.predict import predict
 from lhcnet.inference.tta import plain_views, tta_views
 from lhcnet.models.lhcnet import LHCNet
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.protocol.score import confusion, score
 from lhcnet.runtime import Device, open_device
 from lhcnet.saved import Epoch
+from lhcnet.training import loop
 from lhcnet.training.loop import DataSplit, FitResult, fit
 
 CPU = Device(torch.device("cpu"), "float32")
@@ -59,20 +62,20 @@ def test_training_learns_and_reports_every_epoch(data: tuple[DataSplit, DataSpli
     assert last < 0.9 * first
 
 
-def test_same_seed_same_bytes_and_another_seed_others(data: tuple[DataSplit, DataSplit]) -> None:
+def test_equal_seeds_give_equal_bytes_and_other_seeds_other_bytes(data: tuple[DataSplit, DataSplit]) -> None:
     augmentation = Augmentation(rotation=10, shift=0.1, zoom=0.1, flip=True)
     stage = Stage(optimizer="adam", learning_rate=3e-3, batch_size=32, epochs=4, augmentation=augmentation)
 
     def trained(seed: int) -> tuple[list[bytes], FitResult]:
-        """Weights after every epoch, whether validation improved or not, and the result."""
+        """Weights after every epoch, improved or not, and the result."""
         net, states = network(modules=MODULES), list[bytes]()
-        torch.manual_seed(time.time_ns() % 2**32)  # the state of the global generator must not matter
+        torch.manual_seed(time.time_ns() % 2**32)  # the result must not depend on the global generator
         return states, fit(
             net, *data, stage, seed=seed, input_size=32, device=CPU, on_epoch=lambda _: states.append(weights(net))
         )
 
     after_epochs, results = zip(*(trained(seed) for seed in (5, 5, 6)), strict=True)
-    assert len(set(after_epochs[0])) > 1  # the weights compared are trained ones
+    assert len(set(after_epochs[0])) > 1  # training changed the weights
     assert after_epochs[0] == after_epochs[1]
     assert results[0].history == results[1].history
     assert after_epochs[0][0] == after_epochs[2][0]
@@ -80,35 +83,56 @@ def test_same_seed_same_bytes_and_another_seed_others(data: tuple[DataSplit, Dat
     assert results[0].history != results[2].history
 
 
-def test_best_weights_are_restored_and_the_start_counts_as_epoch_0(data: tuple[DataSplit, DataSplit]) -> None:
-    net = network()
-    run(net, data, Stage(optimizer="adam", learning_rate=3e-3, batch_size=32, epochs=4, patience=4))
-    before = weights(net)
-    _, val_before = loss_and_accuracy(net, data[1].images, data[1].labels, input_size=32, device=CPU)
-    # a learning rate that ruins the network: the stage may not end worse than it began
-    result = run(net, data, Stage(learning_rate=50.0, batch_size=32, epochs=3, patience=3), seed=1)
-    _, val_after = loss_and_accuracy(net, data[1].images, data[1].labels, input_size=32, device=CPU)
-    assert val_after >= val_before
-    if result.best_epoch == 0:
-        assert weights(net) == before
+def run_with_accuracies(
+    data: tuple[DataSplit, DataSplit], accuracies: list[float], patience: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[FitResult, list[bytes], bytes]:
+    """Train with these validation accuracies, one for each epoch from 0 on.
+
+    Returns the result, the weights after each epoch, and the network's weights at the end.
+    """
+    net, after_epochs, validations = network(), list[bytes](), iter(accuracies)
+    monkeypatch.setattr(loop, "loss_and_accuracy", lambda *_, **__: (1.0, next(validations)))
+    stage = Stage(optimizer="adam", learning_rate=3e-3, batch_size=64, epochs=len(accuracies) - 1, patience=patience)
+    result = fit(
+        net, *data, stage, seed=0, input_size=32, device=CPU, on_epoch=lambda _: after_epochs.append(weights(net))
+    )
+    assert len(set(after_epochs)) == len(after_epochs)  # every epoch changed the weights
+    return result, after_epochs, weights(net)
 
 
-def test_early_stopping_waits_for_patience(data: tuple[DataSplit, DataSplit]) -> None:
-    result = run(network(), data, Stage(learning_rate=1e-12, batch_size=64, epochs=50, patience=2))
-    best = result.best_epoch
-    assert len(result.history) - 1 == best + 2
-    assert all(row.val_accuracy <= result.history[best].val_accuracy for row in result.history)
+def test_weights_of_the_best_epoch_are_restored(
+    data: tuple[DataSplit, DataSplit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, after_epochs, final = run_with_accuracies(data, [0.2, 0.1, 0.4, 0.3, 0.4], 3, monkeypatch)
+    assert result.best_epoch == 2  # of equal accuracies the first
+    assert final == after_epochs[2]
 
 
-def test_divergence_is_a_status_not_a_crash(data: tuple[DataSplit, DataSplit]) -> None:
+def test_initial_weights_are_restored_if_no_epoch_improves(
+    data: tuple[DataSplit, DataSplit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, after_epochs, final = run_with_accuracies(data, [0.5, 0.4, 0.5, 0.1], 5, monkeypatch)
+    assert result.best_epoch == 0
+    assert len(result.history) == 4
+    assert final == after_epochs[0]
+
+
+def test_early_stopping_after_patience_epochs_without_improvement(
+    data: tuple[DataSplit, DataSplit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, _, _ = run_with_accuracies(data, [0.1, 0.3, 0.2, 0.4, 0.4, 0.2, 0.9, 0.9], 2, monkeypatch)
+    assert [row.val_accuracy for row in result.history] == [0.1, 0.3, 0.2, 0.4, 0.4, 0.2]
+    assert result.best_epoch == 3
+
+
+def test_a_diverged_training_has_a_status_and_finite_weights(data: tuple[DataSplit, DataSplit]) -> None:
     net = network()
     start = weights(net)
     result = run(net, data, Stage(learning_rate=1e30, batch_size=32, epochs=3, patience=3))
     assert result.status == "diverged"
     assert "not finite" in result.reason
-    assert all(torch.isfinite(t).all() for t in net.state_dict().values())
-    if result.best_epoch == 0:
-        assert weights(net) == start
+    assert result.best_epoch == 0  # the first epoch diverges
+    assert weights(net) == start
 
 
 def test_a_last_batch_of_one_image_trains(data: tuple[DataSplit, DataSplit]) -> None:
@@ -125,10 +149,10 @@ def test_plain_prediction_is_tta_with_one_view(data: tuple[DataSplit, DataSplit]
     assert plain.shape == sixty.shape == (10, 7)
     np.testing.assert_allclose(plain.sum(1), 1, atol=1e-5)
     np.testing.assert_allclose(sixty.sum(1), 1, atol=1e-5)
-    # weight 3 of 62 on the identity: the same probabilities as the sum written out
+    # the same as the weighted sum over the views, one by one
     views = tta_views()
-    written_out = sum(v.weight * predict(net, images, [v], input_size=32, device=CPU) for v in views) / 62
-    np.testing.assert_allclose(sixty, written_out, atol=1e-5)
+    expected = sum(v.weight * predict(net, images, [v], input_size=32, device=CPU) for v in views) / 62
+    np.testing.assert_allclose(sixty, expected, atol=1e-5)
 
 
 def test_score_carries_its_interval() -> None:
@@ -149,8 +173,8 @@ def test_cuda_without_a_gpu_is_an_error() -> None:
             open_device(Compute(device="cuda"))
 
 
-def test_deterministic_algorithms_can_be_asked_for(data: tuple[DataSplit, DataSplit]) -> None:
-    """torch raises where it has none, so that a training that runs has used no other."""
+def test_training_runs_with_deterministic_algorithms(data: tuple[DataSplit, DataSplit]) -> None:
+    """torch raises an error where it has no deterministic algorithm, so a training that runs used only those."""
     device = open_device(Compute(device="cpu", deterministic=True))
     try:
         assert torch.are_deterministic_algorithms_enabled()
