@@ -292,6 +292,27 @@ def test_every_png_filter(tmp_path: Path) -> None:
     assert set(expected) <= found
 
 
+@pytest.mark.parametrize(("missing", "accepted"), [(0, True), (49, False), (1, False)])
+def test_an_interlaced_png_is_read_if_all_its_rows_are_there(tmp_path: Path, missing: int, accepted: bool) -> None:
+    """Adam7: seven passes of (columns, rows)."""
+    passes = [(6, 6), (6, 6), (12, 6), (12, 12), (24, 12), (24, 24), (48, 24)]
+    rows = b"".join((b"\0" + bytes([9]) * columns) * rows for columns, rows in passes)
+    head = chunk(b"IHDR", HEAD[16:28] + b"\1")
+    data = chunk(b"IDAT", zlib.compress(rows[: len(rows) - missing]))
+    png = HEAD[:8] + head + data + chunk(b"IEND", b"")
+    source = folder(tmp_path / "in", pngs() | {list(pngs())[30]: png})
+    assert (bytes([9]) * 48 * 48 in _images_of(source)) == accepted
+
+
+def _images_of(source: Path) -> set[bytes]:
+    """The images of a source; none if it is refused."""
+    try:
+        return {image.tobytes() for image in read(source).images}
+    except LhcnetError as error:
+        assert "rows are missing" in str(error)
+        return set()
+
+
 @pytest.mark.parametrize("case", BAD_IMAGES)
 @pytest.mark.parametrize("place", ["folder", "zip"])
 def test_bad_image(tmp_path: Path, case: str, place: str) -> None:
