@@ -2,7 +2,9 @@
 
 import io
 import re
+import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,10 @@ _LABEL_OF_FOLDER = {name: label for names in (FOLDERS, CLASSES) for label, name 
 _LABEL_OF_FOLDER |= {"disgusted": 1, "fearful": 2, "surprised": 5}
 _MAX_IMAGE = 1 << 20  # bytes
 _SPLIT_IN_NAME, _NUMBER_IN_NAME = re.compile(r"(Training|PublicTest|PrivateTest)_"), re.compile(r"im(\d{1,9})\.")
+
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG, by its colour type
+# (columns, rows) of the passes that a 48x48 PNG consists of, not interlaced and interlaced
+_PASSES = ([(48, 48)], [(6, 6), (6, 6), (12, 6), (12, 12), (24, 12), (24, 24), (48, 24)])
 
 
 def in_class_folder(entry: ArchiveEntry) -> bool:
@@ -110,7 +116,24 @@ def _read_pixels(entry: ArchiveEntry) -> Bytes:
         image = _open_image(data)
         if image.size != (SIDE, SIDE):  # known before any pixel is decoded
             raise LhcnetError(f"{entry.where} is {image.width}x{image.height}, expected 48x48")
+        if image.format == "PNG":
+            _require_all_rows(data)
         return _grey(image, entry.where)
+
+
+def _require_all_rows(png: bytes) -> None:
+    """Raise ValueError if the data of a 48x48 PNG end early: Pillow would show the missing rows black."""
+    depth, colour, interlaced = png[24], png[25], png[28]
+    bits = depth * _CHANNELS[colour]
+    expected = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in _PASSES[interlaced])
+    packed, position, kind = b"", 8, b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", png, position)
+        if kind == b"IDAT":
+            packed += png[position + 8 : position + 8 + length]
+        position += 12 + length
+    if len(zlib.decompressobj().decompress(packed, expected)) < expected:
+        raise ValueError("rows are missing")
 
 
 def _open_image(data: bytes) -> Image.Image:

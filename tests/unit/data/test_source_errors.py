@@ -292,6 +292,24 @@ def test_every_png_filter(tmp_path: Path) -> None:
     assert set(expected) <= found
 
 
+def interlaced(missing: int) -> bytes:
+    """A grey PNG interlaced by Adam7 (seven passes of columns and rows), without its last `missing` bytes of rows."""
+    passes = [(6, 6), (6, 6), (12, 6), (12, 12), (24, 12), (24, 24), (48, 24)]
+    rows = b"".join((b"\0" + bytes([9]) * columns) * rows for columns, rows in passes)
+    data = chunk(b"IDAT", zlib.compress(rows[: len(rows) - missing]))
+    return HEAD[:8] + chunk(b"IHDR", HEAD[16:28] + b"\1") + data + chunk(b"IEND", b"")
+
+
+def test_an_interlaced_png(tmp_path: Path) -> None:
+    name = list(pngs())[30]
+    faces = read(folder(tmp_path / "whole", pngs() | {name: interlaced(0)}))
+    assert bytes([9]) * 48 * 48 in {image.tobytes() for image in faces.images}
+    for missing in (1, 49):
+        error = message(folder(tmp_path / "short", pngs() | {name: interlaced(missing)}))
+        assert name in error
+        assert "rows are missing" in error
+
+
 @pytest.mark.parametrize("case", BAD_IMAGES)
 @pytest.mark.parametrize("place", ["folder", "zip"])
 def test_bad_image(tmp_path: Path, case: str, place: str) -> None:

@@ -49,9 +49,9 @@ def test_round_trip(stores: tuple[Path, Path]) -> None:
 
 
 def test_the_test_split_is_sealed(stores: tuple[Path, Path]) -> None:
-    with pytest.raises(LhcnetError, match="trainval has no split test, it holds train and validation"):
+    with pytest.raises(LhcnetError, match="trainval has no split test, it has train and validation"):
         open_store(stores[0]).split("test")
-    with pytest.raises(LhcnetError, match="test has no split train, it holds test"):
+    with pytest.raises(LhcnetError, match="test has no split train, it has test"):
         open_store(stores[1]).split("train")
 
 
