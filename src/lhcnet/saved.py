@@ -202,6 +202,17 @@ class SavedModel:
         except OSError as error:
             raise LhcnetError(f"{path}: expected the weights of {self.id}: {error}") from None
 
+    def require_trained(self) -> None:
+        """Raise `LhcnetError` if the training of this model diverged."""
+        if self.metrics.status == "diverged":
+            reason = self.metrics.reason
+            raise LhcnetError(f"{self.path}: its training diverged ({reason}); expected a trained network")
+
+    def require_data(self, digest: str, store: Path) -> None:
+        """Raise `LhcnetError` if this model was trained on other data than those of `store`, with this digest."""
+        if (was := self.info.provenance.data) != digest:
+            raise LhcnetError(f"{self.path}: was trained on data {was[:12]}, not on {digest[:12]} of {store}")
+
     def record(self) -> ModelRecord:
         """What the results keep of this model."""
         return ModelRecord(

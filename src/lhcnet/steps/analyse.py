@@ -7,7 +7,6 @@ from pathlib import Path
 
 from lhcnet.config import Analysis, Evaluation
 from lhcnet.data.store import open_store
-from lhcnet.errors import LhcnetError
 from lhcnet.saved import open_model
 from lhcnet.steps.context import RunContext
 from lhcnet.tracking.record import tracked
@@ -38,9 +37,7 @@ def analyse(
     from lhcnet.analysis.results import MARKER, Skipped, write
 
     saved, store = open_model(model), open_store(trainval)
-    if saved.info.provenance.data != store.digest:
-        was = saved.info.provenance.data[:12]
-        raise LhcnetError(f"{model}: was trained on data {was}, not on {store.digest[:12]} of {trainval}")
+    saved.require_data(store.digest, trainval)
     with tracked(context.execution, store.digest, "analyse") as tracking:
         if saved.info.architecture.has_lhc:
             images, labels = store.split("validation")

@@ -7,23 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lhcnet.config import Control, FrozenModel, Name, parse
+from lhcnet.config import Control
 from lhcnet.data.store import open_store
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory
-from lhcnet.io.files import read_json, write_json
+from lhcnet.io.files import write_json
 from lhcnet.protocol.selection import read_selection
 from lhcnet.saved import ModelInfo, Provenance, SavedModel, open_model
 from lhcnet.steps.context import RunContext
-from lhcnet.steps.fit_model import fit_model, refuse_other_data
+from lhcnet.steps.control_models import CONTROL_PREFIX, CONTROL_STAGE, open_controlled
+from lhcnet.steps.fit_model import fit_model
 
 if TYPE_CHECKING:
     from lhcnet.training.checkpoint import Checkpoint
 
 log = logging.getLogger("lhcnet")
-
-CONTROL_STAGE = 5  # LHC-NetC is trained after stage 4
-CONTROL_PREFIX = "LHC-NetC/"
 
 
 def control(
@@ -64,7 +62,7 @@ def control(
     with atomic_directory(out, "control.json") as folder:
         for name, id_ in zip(names, sorted(starts), strict=True):
             begun = starts[id_]
-            refuse_other_data(begun, store, trainval)
+            begun.require_data(store.digest, trainval)
             try:
                 network = freeze_all_but_control(add_control(begun.network()))
             except ValueError as error:
@@ -87,15 +85,3 @@ def control(
     for checkpoint in filter(None, unfinished):
         checkpoint.remove()
     return open_controlled(out)
-
-
-class ControlIndex(FrozenModel):
-    """`control.json`: names of the folders of the LHC-NetCs."""
-
-    models: tuple[Name, ...]  # a Name cannot lead out of the folder
-
-
-def open_controlled(folder: Path) -> list[SavedModel]:
-    """Open the LHC-NetCs that `control` wrote into `folder`."""
-    index = parse(ControlIndex, read_json(folder / "control.json"), str(folder / "control.json"))
-    return [open_model(folder / name) for name in index.models]

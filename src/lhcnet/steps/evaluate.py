@@ -20,7 +20,7 @@ from lhcnet.protocol.selection import best_on_validation, read_selection
 from lhcnet.protocol.sizes import sizes
 from lhcnet.saved import MARKER, open_model
 from lhcnet.steps.context import RunContext
-from lhcnet.steps.control import CONTROL_PREFIX, open_controlled
+from lhcnet.steps.control_models import CONTROL_PREFIX, open_controlled
 from lhcnet.steps.scored_splits import ScoredSplits
 from lhcnet.tracking.record import restore, tracked
 

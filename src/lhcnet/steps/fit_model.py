@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from lhcnet.code_version import code_digest
 from lhcnet.config import Checkpoints, Stage, flat
 from lhcnet.data.store import Store
-from lhcnet.errors import LhcnetError
 from lhcnet.saved import Epoch, Metrics, ModelInfo, SavedModel, open_model, save
 from lhcnet.steps.context import RunContext
 from lhcnet.tracking.record import curve, final, tracked
@@ -126,15 +125,3 @@ def _checkpoint(checkpoints: Checkpoints, info: ModelInfo) -> Checkpoint:
         "code": code_digest("steps.fit_model"),
     }
     return Checkpoint(checkpoints.directory, info.provenance.id, identity, checkpoints.seconds)
-
-
-def refuse_diverged(start: SavedModel) -> None:
-    """Raise `LhcnetError` if the training of `start` diverged."""
-    if start.metrics.status == "diverged":
-        raise LhcnetError(f"{start.path}: its training diverged ({start.metrics.reason}); expected a trained network")
-
-
-def refuse_other_data(start: SavedModel, store: Store, trainval: Path) -> None:
-    """Raise `LhcnetError` if `start` was trained on other data than `store`."""
-    if (was := start.info.provenance.data) != store.digest:
-        raise LhcnetError(f"{start.path}: was trained on data {was[:12]}, not on {store.digest[:12]} of {trainval}")

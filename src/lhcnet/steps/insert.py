@@ -8,7 +8,6 @@ from pathlib import Path
 from lhcnet.config import SetName, Variant, module_arguments
 from lhcnet.errors import LhcnetError
 from lhcnet.saved import Metrics, ModelInfo, Provenance, SavedModel, open_model, save
-from lhcnet.steps.fit_model import refuse_diverged
 
 log = logging.getLogger("lhcnet")
 
@@ -34,7 +33,7 @@ def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed:
     saved = open_model(model)
     if saved.info.architecture.modules is not None:
         raise LhcnetError(f"{model}: has attention modules already; expected a plain ResNet34v2")
-    refuse_diverged(saved)
+    saved.require_trained()
     try:
         network = insert_modules(saved.network(), module_arguments(variant.modules), seed)
     except ValueError as error:

@@ -13,7 +13,7 @@ from lhcnet.config import PLAIN, Network, SetName, Stage, Variant, module_argume
 from lhcnet.data.store import open_store
 from lhcnet.saved import Architecture, ModelInfo, Provenance, SavedModel, open_model
 from lhcnet.steps.context import RunContext
-from lhcnet.steps.fit_model import finish, fit_model, refuse_diverged, refuse_other_data
+from lhcnet.steps.fit_model import finish, fit_model
 
 if TYPE_CHECKING:
     from lhcnet.models.resnetv2 import ResNetV2
@@ -109,8 +109,8 @@ def train_stage(
         LhcnetError: `start` diverged, or was trained on other data than `trainval`.
     """
     store, begun = open_store(trainval), open_model(start)
-    refuse_other_data(begun, store, trainval)
-    refuse_diverged(begun)
+    begun.require_data(store.digest, trainval)
+    begun.require_trained()
     id_, set_, variant = _identify(begun, stage_number, seed)
     provenance = Provenance(
         id=id_,
