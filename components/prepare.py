@@ -34,5 +34,5 @@ def prepare(
         source=Path(source.path),
         execution=os.environ["LHCNET_EXECUTION"],
     )
-    trainval.metadata.update(digest=result["digest"], shape=result["shape"], validation=result["validation"])
-    test.metadata["digest"] = result["digest"]
+    trainval.metadata.update(digest=result.digest, shape=result.shape, validation=result.validation)
+    test.metadata["digest"] = result.digest

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lhcnet.config import Config, Stage
+from lhcnet.data.audit import DataReport
 from lhcnet.data.fer2013 import CLASSES, OFFICIAL_COUNTS, SPLITS
 from lhcnet.protocol.results import ControlModel, EvaluationReport, ModelScores, Results
 from lhcnet.protocol.score import Score, score
@@ -20,7 +21,7 @@ DIGEST = "d" * 64
 
 class Drawn(NamedTuple):
     results: Results
-    data_report: dict[str, Any]
+    data_report: DataReport
 
 
 def record(
@@ -206,21 +207,21 @@ def _history(rng: np.random.Generator, epochs: int, start: float) -> tuple[Epoch
     )
 
 
-def _data_report(counts: Sequence[Sequence[int]], duplicates: int) -> dict[str, Any]:
+def _data_report(counts: Sequence[Sequence[int]], duplicates: int) -> DataReport:
     of_split = dict.fromkeys(SPLITS, 0)
     images = int(np.sum(counts))
-    return {
-        "digest": DIGEST,
-        "shape": "images",
-        "validation": "official",
-        "images": images,
-        "distinct": images - 10,
-        "repeats": 10,
-        "in_several_splits": duplicates,
-        "with_several_labels": 2,
-        "twin_in_train": {"validation": 0, "test": duplicates},
-        "counts": {name: dict(zip(CLASSES, counts[s], strict=True)) for s, name in enumerate(SPLITS)},
-        "constant": of_split,
-        "blank": of_split,
-        "mean_grey": dict.fromkeys(SPLITS, 129.47),
-    }
+    return DataReport(
+        digest=DIGEST,
+        shape="images",
+        validation="official",
+        images=images,
+        distinct=images - 10,
+        repeats=10,
+        in_several_splits=duplicates,
+        with_several_labels=2,
+        train_duplicates={"validation": 0, "test": duplicates},
+        counts={name: dict(zip(CLASSES, counts[s], strict=True)) for s, name in enumerate(SPLITS)},
+        constant=of_split,
+        blank=of_split,
+        mean_grey=dict.fromkeys(SPLITS, 129.47),
+    )

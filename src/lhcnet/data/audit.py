@@ -1,31 +1,45 @@
 """Audit of a data set: duplicates, leaks between splits, contradicting labels, blank images."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from lhcnet.data.fer2013 import CLASSES, SIDE, SPLITS, TEST, TRAIN, VALIDATION, Bytes, Faces, class_counts
+from lhcnet.versioned import Versioned
 
 
-def audit(faces: Faces) -> dict[str, Any]:
-    """Count properties of a data set that matter for reading scores.
+class DataReport(Versioned):
+    """`data_report.json`: properties of a data set that matter for reading scores.
 
-    Args:
-        faces: the data set.
-
-    Returns:
-        plain numbers, ready for JSON:
-        images: all images;
-        counts: images per split and class;
-        distinct: images that differ from each other in at least one pixel; repeats: the rest;
-        in_several_splits: distinct images that occur in more than one split;
-        twin_in_train: images of a split that also occur in train, byte for byte;
-        with_several_labels: distinct images that occur with more than one label;
-        constant: images per split that have one grey value;
-        blank: images per split whose grey values differ by 3 at most (FER2013 has one more of these);
+    Attributes:
+        shape: the shape that the data were read from, in words; validation: where the validation split comes from.
+        digest: of images, labels and splits.
+        images: all images; counts: images per split and class.
+        distinct: images that differ from each other in at least one pixel; repeats: the rest.
+        in_several_splits: distinct images that occur in more than one split.
+        train_duplicates: images of validation and test that also occur in train, byte for byte.
+        with_several_labels: distinct images that occur with more than one label.
+        constant: images per split that have one grey value.
+        blank: images per split whose grey values differ by 3 at most (FER2013 has one more of these).
         mean_grey: mean grey value per split, 0..255.
     """
+
+    shape: str
+    validation: str
+    digest: str
+    images: int
+    counts: dict[str, dict[str, int]]
+    distinct: int
+    repeats: int
+    in_several_splits: int
+    train_duplicates: dict[str, int]
+    with_several_labels: int
+    constant: dict[str, int]
+    blank: dict[str, int]
+    mean_grey: dict[str, float]
+
+
+def audit(faces: Faces) -> DataReport:
+    """Count images, duplicates, contradicting labels and blank images of a data set."""
     flat = faces.images.reshape(len(faces.images), SIDE * SIDE)
     # number of each distinct image; five times as fast as np.unique, which sorts them
     number_of: dict[bytes, int] = {}
@@ -39,18 +53,21 @@ def audit(faces: Faces) -> dict[str, Any]:
     grey_range = flat.max(axis=1) - flat.min(axis=1)
     in_train = in_split[numbers, TRAIN]
     of_split = {name: faces.splits == split for split, name in enumerate(SPLITS)}
-    return {
-        "images": len(flat),
-        "counts": {name: dict(zip(CLASSES, counts[s].tolist(), strict=True)) for s, name in enumerate(SPLITS)},
-        "distinct": len(number_of),
-        "repeats": len(flat) - len(number_of),
-        "in_several_splits": int((in_split.sum(axis=1) > 1).sum()),
-        "twin_in_train": {SPLITS[s]: int(in_train[faces.splits == s].sum()) for s in (VALIDATION, TEST)},
-        "with_several_labels": int((has_label.sum(axis=1) > 1).sum()),
-        "constant": {name: int((grey_range[rows] == 0).sum()) for name, rows in of_split.items()},
-        "blank": {name: int((grey_range[rows] <= 3).sum()) for name, rows in of_split.items()},
-        "mean_grey": {name: float(flat[rows].mean()) for name, rows in of_split.items()},
-    }
+    return DataReport(
+        shape=faces.shape,
+        validation=faces.validation,
+        digest=faces.digest,
+        images=len(flat),
+        counts={name: dict(zip(CLASSES, counts[s].tolist(), strict=True)) for s, name in enumerate(SPLITS)},
+        distinct=len(number_of),
+        repeats=len(flat) - len(number_of),
+        in_several_splits=int((in_split.sum(axis=1) > 1).sum()),
+        train_duplicates={SPLITS[s]: int(in_train[faces.splits == s].sum()) for s in (VALIDATION, TEST)},
+        with_several_labels=int((has_label.sum(axis=1) > 1).sum()),
+        constant={name: int((grey_range[rows] == 0).sum()) for name, rows in of_split.items()},
+        blank={name: int((grey_range[rows] <= 3).sum()) for name, rows in of_split.items()},
+        mean_grey={name: float(flat[rows].mean()) for name, rows in of_split.items()},
+    )
 
 
 def train_duplicates(images: Bytes, train: Bytes) -> NDArray[np.bool]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lhcnet.analysis.results import Analysis, Skipped
+from lhcnet.data.audit import DataReport
 from lhcnet.data.fer2013 import CLASSES
 from lhcnet.protocol.comparisons import Statistics
 from lhcnet.protocol.results import Results, Summary
@@ -24,7 +24,7 @@ from lhcnet.report.wording import QUESTIONS, chosen, comparison, equal_weights, 
 def write_report(
     file: Path,
     *,
-    data_report: Mapping[str, Any],
+    data_report: DataReport,
     results: Results,
     summary: Summary,
     statistics: Statistics,
@@ -77,13 +77,13 @@ def write_report(
     file.write_text(html, encoding="utf-8")
 
 
-def notices(results: Results, summary: Summary, data_report: Mapping[str, Any]) -> list[str]:
+def notices(results: Results, summary: Summary, data_report: DataReport) -> list[str]:
     """What a reader must know before the figures."""
     found = [not_the_best(summary), equal_weights(results)]
     if not official(data_report):
         found.append(
-            f"These are not FER2013's official splits ({data_report['images']:,} images, read as "
-            f"{data_report['shape']}): the paper's figures are of other images, and nothing is compared with them."
+            f"These are not FER2013's official splits ({data_report.images:,} images, read as "
+            f"{data_report.shape}): the paper's figures are of other images, and nothing is compared with them."
         )
     if different := differing(results):
         found.append(f"{different} settings differ from the paper's: see Protocol.")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from lhcnet.config import TABLE_2, BaselineSettings, Config, LHCSettings, Stage
+from lhcnet.data.audit import DataReport
 from lhcnet.data.fer2013 import CLASSES, OFFICIAL_COUNTS, SPLITS
 from lhcnet.protocol.results import Results
 from lhcnet.report.formatting import MISSING, Table, frame
@@ -23,30 +23,30 @@ CHOICES = (
 Row = dict[str, object]
 
 
-def official(data_report: Mapping[str, Any]) -> bool:
+def official(data_report: DataReport) -> bool:
     """Whether the splits are FER2013's own, by their counts; only then can results be compared with the paper's."""
-    counts = [[data_report["counts"][split][name] for name in CLASSES] for split in SPLITS]
+    counts = [[data_report.counts[split][name] for name in CLASSES] for split in SPLITS]
     return bool(counts == OFFICIAL_COUNTS.tolist())
 
 
-def data_chapter(report: Mapping[str, Any]) -> Chapter:
+def data_chapter(report: DataReport) -> Chapter:
     """The data, from the report that the step prepare wrote."""
-    counts = report["counts"]
+    counts = report.counts
     rows = [
-        {"split": split} | counts[split] | {"all": sum(counts[split].values()), "mean_grey": report["mean_grey"][split]}
+        {"split": split} | counts[split] | {"all": sum(counts[split].values()), "mean_grey": report.mean_grey[split]}
         for split in SPLITS
     ]
     found = {
-        "images": report["images"],
-        "distinct images": report["distinct"],
-        "byte-identical repeats": report["repeats"],
-        "distinct images in more than one split": report["in_several_splits"],
-        "distinct images with more than one label": report["with_several_labels"],
-        **{f"{split} images duplicated in train": n for split, n in sorted(report["twin_in_train"].items())},
-        **{f"blank images in {split}": report["blank"][split] for split in SPLITS},
+        "images": report.images,
+        "distinct images": report.distinct,
+        "byte-identical repeats": report.repeats,
+        "distinct images in more than one split": report.in_several_splits,
+        "distinct images with more than one label": report.with_several_labels,
+        **{f"{split} images duplicated in train": n for split, n in sorted(report.train_duplicates.items())},
+        **{f"blank images in {split}": report.blank[split] for split in SPLITS},
     }
-    texts = [f"Read as {report['shape']}; the validation split is {report['validation']}."]
-    if report["twin_in_train"]["test"]:
+    texts = [f"Read as {report.shape}; the validation split is {report.validation}."]
+    if report.train_duplicates["test"]:
         texts.append(
             "A test image with a byte-identical duplicate in train can be remembered instead of recognised. Therefore "
             "test scores are also given for the images without such a duplicate."

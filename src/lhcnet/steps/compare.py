@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from lhcnet.data.audit import DataReport
 from lhcnet.data.fer2013 import CLASSES
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory
-from lhcnet.io.files import read_json, write_json
+from lhcnet.io.files import write_json
 from lhcnet.protocol.results import Results, Summary, summarise
 from lhcnet.protocol.score import confusion
 from lhcnet.tracking.record import tracked
 from lhcnet.tracking.timings import wall_times
+from lhcnet.versioned import read_versioned
 
 log = logging.getLogger("lhcnet")
 
@@ -55,8 +57,8 @@ def compare(
 
     results = Results.read(selection, evaluation)
     model, digest = results.selection.chosen, results.selection.data
-    data = read_json(data_report)
-    if not isinstance(data, dict) or data.get("digest") != digest:
+    data = read_versioned(DataReport, data_report)
+    if data.digest != digest:
         raise LhcnetError(f"{data_report}: expected the report on the data {digest[:12]} of {selection}")
     analysed = read(analysis) if analysis else None
 

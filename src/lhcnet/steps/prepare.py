@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from lhcnet.config import Data
-from lhcnet.data.audit import audit
+from lhcnet.data.audit import DataReport, audit
 from lhcnet.data.sources import read
-from lhcnet.data.store import open_store, write_stores
+from lhcnet.data.store import write_stores
 from lhcnet.io.atomic import atomic_file
 from lhcnet.io.files import write_json
 from lhcnet.tracking.record import tracked
@@ -25,7 +24,7 @@ def prepare(
     data: Data,
     source: Path | None = None,
     execution: str | None = None,
-) -> dict[str, Any]:
+) -> DataReport:
     """Read FER2013 and write the stores of its splits.
 
     Args:
@@ -46,15 +45,14 @@ def prepare(
     faces = read(source, validation_fraction=data.validation_fraction, seed=data.split_seed)
     findings = audit(faces)
     write_stores(faces, trainval, test)
-    digest = open_store(trainval).digest
-    result = {"shape": faces.shape, "validation": faces.validation, "digest": digest, **findings}
+    digest = findings.digest
     with atomic_file(report) as file:
-        write_json(file, result)
+        write_json(file, findings.to_dict())
     log.info("%s: %s, %d images, digest %s", source, faces.shape, len(faces.labels), digest[:12])
     with tracked(execution, digest, "prepare") as run:
         if run:
             run.params({"data": data.to_dict() | {"source": str(source)}})
-            run.metrics({f"images_{name}": sum(counts.values()) for name, counts in findings["counts"].items()})
+            run.metrics({f"images_{name}": sum(counts.values()) for name, counts in findings.counts.items()})
             run.dataset("FER2013", digest, str(source.absolute()), "training")
             run.file(report)
-    return result
+    return findings

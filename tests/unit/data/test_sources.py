@@ -283,17 +283,17 @@ def test_real_counts(fer2013: Faces) -> None:
 
 def test_real_audit(fer2013: Faces) -> None:
     found = audit(fer2013)
-    assert found["images"] == 35_887
-    assert found["distinct"] == 34_034
-    assert found["repeats"] == 1_853
-    assert found["in_several_splits"] == 557
-    assert found["twin_in_train"] == {"validation": 280, "test": 288}
-    assert found["with_several_labels"] == 57
-    assert found["blank"] == {"train": 12, "validation": 1, "test": 0}
-    assert found["constant"] == {"train": 11, "validation": 1, "test": 0}
-    assert {split: round(mean, 2) for split, mean in found["mean_grey"].items()} == {
+    assert found.images == 35_887
+    assert found.distinct == 34_034
+    assert found.repeats == 1_853
+    assert found.in_several_splits == 557
+    assert found.train_duplicates == {"validation": 280, "test": 288}
+    assert found.with_several_labels == 57
+    assert found.blank == {"train": 12, "validation": 1, "test": 0}
+    assert found.constant == {"train": 11, "validation": 1, "test": 0}
+    assert {split: round(mean, 2) for split, mean in found.mean_grey.items()} == {
         "train": 129.47,
         "validation": 128.98,
         "test": 129.08,
     }
-    assert list(found["counts"]["test"]) == list(CLASSES)
+    assert list(found.counts["test"]) == list(CLASSES)

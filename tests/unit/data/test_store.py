@@ -250,14 +250,14 @@ def test_audit() -> None:
     images, labels, splits = (np.array(column, np.uint8) for column in zip(*rows, strict=True))
     found = audit(Faces(images, labels, splits, "drawn", "official"))
     assert json.loads(json.dumps(found)) == found
-    assert (found["images"], found["distinct"], found["repeats"]) == (10, 5, 5)
-    assert found["in_several_splits"] == 3
-    assert found["twin_in_train"] == {"validation": 1, "test": 2}
-    assert found["with_several_labels"] == 1
-    assert found["constant"] == {"train": 1, "validation": 0, "test": 0}
-    assert found["blank"] == {"train": 2, "validation": 0, "test": 0}
-    assert found["counts"]["train"]["anger"] == 2
-    assert found["mean_grey"]["validation"] == pytest.approx((8 + 18) / 2 / 2304)
+    assert (found.images, found.distinct, found.repeats) == (10, 5, 5)
+    assert found.in_several_splits == 3
+    assert found.train_duplicates == {"validation": 1, "test": 2}
+    assert found.with_several_labels == 1
+    assert found.constant == {"train": 1, "validation": 0, "test": 0}
+    assert found.blank == {"train": 2, "validation": 0, "test": 0}
+    assert found.counts["train"]["anger"] == 2
+    assert found.mean_grey["validation"] == pytest.approx((8 + 18) / 2 / 2304)
 
 
 @pytest.mark.parametrize(

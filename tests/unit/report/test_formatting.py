@@ -69,7 +69,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (at / "ev").mkdir()
     write_json(at / "selection.json", drawn.results.selection.to_dict())
     write_json(at / "ev" / "evaluation.json", drawn.results.evaluation.to_dict())
-    write_json(at / "data.json", drawn.data_report)
+    write_json(at / "data.json", drawn.data_report.to_dict())
     import numpy as np
 
     np.savez(at / "ev" / "predictions.npz", **drawn.results.predictions)

@@ -88,7 +88,7 @@ def save(drawn: Drawn, folder: Path) -> Path:
     results = drawn.results
     write_json(folder / "selection.json", results.selection.to_dict())
     write_json(folder / "ev" / "evaluation.json", results.evaluation.to_dict())
-    write_json(folder / "data_report.json", drawn.data_report)
+    write_json(folder / "data_report.json", drawn.data_report.to_dict())
     np.savez(folder / "ev" / "predictions.npz", **results.predictions)
     return folder
 
@@ -313,7 +313,7 @@ def test_results_that_do_not_belong_together_are_refused(spoil: str, drawn: Draw
         (folder / "ev" / "predictions.npz").write_bytes(b"PK broken")
         says = r"predictions\.npz: expected"
     elif spoil == "data":
-        write_json(folder / "data_report.json", drawn.data_report | {"digest": "f" * 64})
+        write_json(folder / "data_report.json", drawn.data_report.to_dict() | {"digest": "f" * 64})
         says = r"data_report\.json: expected the report on the data dddd"
     elif spoil == "version":
         write_json(folder / "selection.json", results.selection.to_dict() | {"schema_version": 2})
