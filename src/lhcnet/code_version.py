@@ -38,11 +38,11 @@ def code_files(*entries: str) -> list[Path]:
     """Source files that the entries compute with.
 
     Args:
-        entries: modules (``steps.train``) and rooms (``report``: all its modules), relative to the package.
+        entries: modules (`steps.train`) and rooms (`report`: all its modules), relative to the package.
 
     Returns:
-        Sorted paths below :data:`PACKAGE`: modules, and data files named after a module (``parameter_counts.csv`` and
-        ``parameter_counts.py``). Not the ``__init__.py`` of a room: it holds a docstring and re-exports, nothing else.
+        Sorted paths below `PACKAGE`: modules, and data files named after a module (`parameter_counts.csv` and
+        `parameter_counts.py`). Not the `__init__.py` of a room: it holds a docstring and re-exports, nothing else.
     """
     left_out = set(NOT_COMPUTING) - set(entries)
     found: set[Path] = set()
@@ -56,7 +56,7 @@ def code_files(*entries: str) -> list[Path]:
 
 
 def code_digest(*entries: str) -> str:
-    """SHA-256 (hex) of the names and contents of :func:`code_files`."""
+    """SHA-256 (hex) of the names and contents of `code_files`."""
     hashed = hashlib.sha256()
     for file in code_files(*entries):
         hashed.update(file.relative_to(PACKAGE).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
@@ -66,7 +66,7 @@ def code_digest(*entries: str) -> str:
 def execution_name(config: Config) -> str:
     """Name of a pipeline execution in MLflow, the same for all its steps.
 
-    It is the profile and a digest of the settings and of the code that computes (:func:`code_digest` of all steps
+    It is the profile and a digest of the settings and of the code that computes (`code_digest` of all steps
     without their reports). The environment variable LHCNET_EXECUTION, which a pipeline sets for its tasks, wins.
     """
     if name := os.environ.get("LHCNET_EXECUTION"):
@@ -96,7 +96,7 @@ def _imported_files(file: Path) -> list[Path]:
 
 
 def _imported_names(statements: Iterable[ast.AST]) -> Iterator[str]:
-    """Dotted names relative to the package: ``models.lhc`` and ``models.lhc.LHC`` for one statement."""
+    """Dotted names relative to the package: `models.lhc` and `models.lhc.LHC` for one statement."""
     for statement in statements:
         if isinstance(statement, ast.Import):
             names = [alias.name for alias in statement.names]

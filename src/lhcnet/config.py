@@ -53,7 +53,7 @@ class FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The values as plain JSON types, for files and other processes; :func:`parse` is the inverse."""
+        """The values as plain JSON types, for files and other processes; `parse` is the inverse."""
         return self.model_dump(mode="json")
 
 
@@ -158,7 +158,7 @@ TABLE_2: Modules = (
 
 
 def module_arguments(modules: Modules) -> list[dict[str, Any]]:
-    """Plain keyword arguments of the five modules, as :class:`lhcnet.LHCNet` and `insert_modules` take them."""
+    """Plain keyword arguments of the five modules, as `lhcnet.LHCNet` and `insert_modules` take them."""
     return [module.to_dict() for module in modules]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 PartitionName = Literal["horizontal", "vertical", "grid", "learnt"]
-"""How a feature map is cut into heads. The paper uses ``horizontal``; its section 5 leaves the others open."""
+"""How a feature map is cut into heads. The paper uses `horizontal`; its section 5 leaves the others open."""
 
 
 def grid_shape(heads: int, height: int, width: int) -> tuple[int, int] | None:
@@ -41,7 +41,7 @@ def partition_problem(partition: PartitionName, heads: int, height: int, width: 
         height, width: size of the feature map in pixels.
 
     Returns:
-        The reason, or an empty string if the partition fits. ``learnt`` fits every map, because its heads overlap.
+        The reason, or an empty string if the partition fits. `learnt` fits every map, because its heads overlap.
     """
     if partition == "grid" and grid_shape(heads, height, width) is None:
         return f"heads={heads} do not make a grid of equal rectangles on H*W = {height}*{width}"

@@ -5,7 +5,7 @@ is as it was inserted. A single head has only w1[h] and b1[h] to itself; the sca
 learnt areas are shared, so they are set back when the module loses all of its heads. The w of an LHC-NetC weighs the
 residual sum and is no part of the module: it stays.
 
-The weights of a network are never changed: an ablation replaces the list of its slots within a ``with`` block.
+The weights of a network are never changed: an ablation replaces the list of its slots within a `with` block.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ def initial_network(saved: SavedModel) -> ResNetV2:
 
 @contextmanager
 def ablated(network: ResNetV2, ablation: Ablation, initial: ResNetV2 | None = None) -> Iterator[ResNetV2]:
-    """The ablated network within a ``with`` block; afterwards it has its own slots again, also after an exception.
+    """The ablated network within a `with` block; afterwards it has its own slots again, also after an exception.
 
     Args:
         network: an LHC-Net or LHC-NetC.
         ablation: what it loses.
-        initial: the network with the initial weights, on the same device; needed for the kind ``reset``.
+        initial: the network with the initial weights, on the same device; needed for the kind `reset`.
 
     Raises:
-        ValueError: a slot without LHC module, a head that does not exist, or no ``initial`` for a ``reset``.
+        ValueError: a slot without LHC module, a head that does not exist, or no `initial` for a `reset`.
     """
     own = network.attention
     network.attention = nn.ModuleList(_slots(network, ablation, initial))

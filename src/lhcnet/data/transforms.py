@@ -12,7 +12,7 @@ from torch import Tensor
 def upscale(images: Tensor, size: int, *, truncate: bool) -> Tensor:
     """Resize stored images to the network's resolution (section 4.1).
 
-    Bilinear, half-pixel centres, no antialias: bit for bit as ``tf.image.resize``. At ``size == h == w`` the pixel
+    Bilinear, half-pixel centres, no antialias: bit for bit as `tf.image.resize`. At `size == h == w` the pixel
     values do not change.
 
     Args:
@@ -44,7 +44,7 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 def sample_axis(images: Tensor, positions: Tensor, dim: int) -> Tensor:
-    """Linear interpolation along one axis `dim`: output i is the input at ``positions[i]`` (in pixels)."""
+    """Linear interpolation along one axis `dim`: output i is the input at `positions[i]` (in pixels)."""
     positions = positions.clamp(0, images.shape[dim] - 1)
     low = images.index_select(dim, positions.floor().long())
     high = images.index_select(dim, positions.ceil().long())
@@ -53,7 +53,7 @@ def sample_axis(images: Tensor, positions: Tensor, dim: int) -> Tensor:
 
 
 def warp(images: Tensor, linear: Tensor, shift: Tensor) -> Tensor:
-    """Affine transform by one bilinear resampling: the output at u is the input at ``linear @ u + shift``.
+    """Affine transform by one bilinear resampling: the output at u is the input at `linear @ u + shift`.
 
     u is (row, column), in pixels from the image's centre ((S-1)/2, (S-1)/2).
 
@@ -108,7 +108,7 @@ def affine(images: Tensor, params: Tensor) -> Tensor:
 
     Args:
         images: (B, 1, S, S).
-        params: (B, 6) from :func:`draw_affine`.
+        params: (B, 6) from `draw_affine`.
     """
     theta, tx, ty, zx, zy, flip = params.double().unbind(1)
     cos, sin = torch.cos(theta.deg2rad()), torch.sin(theta.deg2rad())

@@ -23,7 +23,7 @@ def batches(
     Args:
         images: (N, 48, 48) uint8.
         input_size: S, side of the network's input in pixels.
-        truncate: floor after resizing, as in :func:`~lhcnet.data.transforms.upscale`.
+        truncate: floor after resizing, as in `lhcnet.data.transforms.upscale`.
         device: where the batches go.
         batch_size: number of images in a batch; the last batch may be smaller.
 
@@ -59,8 +59,8 @@ def predict(
     Args:
         network: maps images (B, 3, S, S) with values 0..255 to logits (B, classes); put into evaluation mode.
         images: (N, 48, 48) uint8.
-        views: the views and their weights: :func:`~lhcnet.inference.tta.plain_views` for plain inference,
-            :func:`~lhcnet.inference.tta.tta_views` for test-time augmentation.
+        views: the views and their weights: `lhcnet.inference.tta.plain_views` for plain inference,
+            `lhcnet.inference.tta.tta_views` for test-time augmentation.
         input_size: S, side of the network's input in pixels.
         device: where the network is, and the precision of the forward pass.
         batch_size: number of images in a batch.
@@ -98,7 +98,7 @@ def loss_and_accuracy(
     """Mean cross-entropy and accuracy in evaluation mode, without augmentation.
 
     Args:
-        network, images, input_size, device, batch_size, truncate: as in :func:`predict`.
+        network, images, input_size, device, batch_size, truncate: as in `predict`.
         labels: (N,) uint8.
         between_batches: called after each batch.
 

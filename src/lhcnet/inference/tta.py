@@ -1,7 +1,7 @@
 """Test-time augmentation (TTA): the 60 views of an image whose probabilities are averaged (section 4.1).
 
 A view is a transformation of the images. Plain inference has one view, which changes nothing. The prediction is the
-mean of the views' probabilities, weighted with ``View.weight``.
+mean of the views' probabilities, weighted with `View.weight`.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Head partitions: how the feature map is cut into heads, SplitHeads (4)-(6), and put together again (17).
 
 The paper cuts horizontal runs of pixels. Its section 5 leaves other partitions open, among them "learning the optimal
-areas through spatial attention". Letters in shapes as in ``lhc.py``; L is the number of pixels that a head sees.
+areas through spatial attention". Letters in shapes as in `lhc.py`; L is the number of pixels that a head sees.
 """
 
 import math
@@ -54,7 +54,7 @@ class HorizontalPartition(HeadPartition):
         return slices.transpose(2, 3)
 
     def join(self, A: Tensor) -> Tensor:
-        """Inverse of ``cut``: (B, heads, C, L) to (B, C, H, W)."""
+        """Inverse of `cut`: (B, heads, C, L) to (B, C, H, W)."""
         return self._ungroup(A.transpose(2, 3)).permute(0, 3, 1, 2)
 
     def _group(self, pixels: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class HorizontalPartition(HeadPartition):
         return pixels
 
     def _ungroup(self, slices: Tensor) -> Tensor:
-        """Inverse of ``_group``: (B, heads, L, C) to (B, H, W, C)."""
+        """Inverse of `_group`: (B, heads, L, C) to (B, H, W, C)."""
         return slices.reshape(slices.shape[0], self.height, self.width, -1)
 
 

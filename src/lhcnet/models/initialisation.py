@@ -29,7 +29,7 @@ def named_generator(seed: int | None, name: str) -> torch.Generator | None:
 
     Args:
         seed: seed of the whole network; None for torch's global generator.
-        name: name of the part, for example ``backbone`` or ``LHC3``.
+        name: name of the part, for example `backbone` or `LHC3`.
 
     Returns:
         A CPU generator seeded with (seed, name), or None without a seed.

@@ -60,18 +60,18 @@ def insert_lhc(
     """Insert an LHC module after each named layer of a network, in place; the network's own weights stay as they are.
 
     Args:
-        model: any network; also returned. In its state dict the keys of a layer ``name`` become ``name.layer``, so load
+        model: any network; also returned. In its state dict the keys of a layer `name` become `name.layer`, so load
             pretrained weights before.
-        at: layer names as in ``model.named_modules()``, or a mapping from names to settings of their own.
+        at: layer names as in `model.named_modules()`, or a mapping from names to settings of their own.
         example: a batch of inputs at the resolution the network will work with; channels, height and width of each
             layer's output are read from it. The outputs must be (B, C, H, W), channels first.
         gated: x + tanh(w) * LHC(x) with a trainable number w, initially 0: the network's outputs stay the same, to the
             bit, and the first training step changes w only. Otherwise x + LHC(x), as in the paper.
         seed: equal seeds give equal modules; each layer's module has a random generator of its own. None draws from
             torch's global generator.
-        settings: settings of all modules: the keyword arguments of :class:`lhcnet.LHC` without the sizes, and ``norm``
-            and ``second_conv``. Default of ``heads``: the largest number up to 8 that fits the map; of ``d``: half the
-            pixels of a head, as in Table 2. ``attention`` inserts a module of timm instead: ``se``, ``cbam``, ``eca``.
+        settings: settings of all modules: the keyword arguments of `lhcnet.LHC` without the sizes, and `norm`
+            and `second_conv`. Default of `heads`: the largest number up to 8 that fits the map; of `d`: half the
+            pixels of a head, as in Table 2. `attention` inserts a module of timm instead: `se`, `cbam`, `eca`.
 
     Raises:
         ValueError: no such layer, an output that is not (B, C, H, W), a layer that does not run exactly once, a setting

@@ -2,7 +2,7 @@
 
 Paper: Pecoraro, Basile, Bono, "Local Multi-Head Channel Self-Attention for Facial Expression Recognition",
 Information 2022, 13, 419. Numbers in brackets are its equations. Tokens are channels: every channel attends to
-every channel, separately in each of ``heads`` slices of the feature map (see ``head_partition.py``).
+every channel, separately in each of `heads` slices of the feature map (see `head_partition.py`).
 
 Letters in shapes: B images, C channels, H x W pixels, L pixels of a head (H*W/heads; H*W for a learnt partition), d
 embedding dimension.
@@ -62,9 +62,9 @@ class LHC(nn.Module):
         pool: p, pool size in pixels of (1) and (2), stride 1.
         g: constant part of the scaling exponent in (14), at least 0.
         kernel: s, kernel size in pixels of the value convolution (3).
-        split: how the map is cut into heads. ``horizontal`` is the paper's: equal runs of the row-major pixels, so
-            heads must divide H*W, and a run may end inside a row. ``vertical`` cuts equal runs of the column-major
-            pixels, ``grid`` equal rectangles, ``learnt`` gives each head a trained mask over the whole map.
+        split: how the map is cut into heads. `horizontal` is the paper's: equal runs of the row-major pixels, so
+            heads must divide H*W, and a run may end inside a row. `vertical` cuts equal runs of the column-major
+            pixels, `grid` equal rectangles, `learnt` gives each head a trained mask over the whole map.
         generator: initialises the weights; None draws from torch's global generator.
 
     Raises:
@@ -123,9 +123,9 @@ class LHC(nn.Module):
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Initialise: Glorot-uniform weights (each head of ``w1`` is a dense layer of its own), zero biases.
+        """Initialise: Glorot-uniform weights (each head of `w1` is a dense layer of its own), zero biases.
 
-        The fan-in of ``w1`` is H*W/heads for a learnt partition too, because its masks initially select about as many
+        The fan-in of `w1` is H*W/heads for a learnt partition too, because its masks initially select about as many
         pixels.
         """
         limit = math.sqrt(6 / (self.height * self.width / self.heads + self.d))
@@ -158,7 +158,7 @@ class LHC(nn.Module):
         return self.partition.join(A).to(x.dtype)  # (17)
 
     def intermediates(self, x: Tensor) -> LHCIntermediates:
-        """Compute every tensor of equations (6)-(16) as written in the paper; slower than ``forward``."""
+        """Compute every tensor of equations (6)-(16) as written in the paper; slower than `forward`."""
         q, k, v = self._query_key_value(x)
         with torch.autocast(x.device.type, enabled=False):
             scores = q @ k.transpose(2, 3)  # (B, heads, C, C), (11)

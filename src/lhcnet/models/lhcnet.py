@@ -1,7 +1,7 @@
 """LHC-Net: a ResNet34v2 with an LHC module in each of its five slots (Figure 1, Table 2).
 
-:class:`LHCNet` makes LHC-Net and LHC-NetC with new weights; :func:`insert_modules` turns a trained ResNet34v2 into an
-LHC-Net and :func:`add_control` a trained LHC-Net into an LHC-NetC. The three networks differ only in the modules in
+`LHCNet` makes LHC-Net and LHC-NetC with new weights; `insert_modules` turns a trained ResNet34v2 into an
+LHC-Net and `add_control` a trained LHC-Net into an LHC-NetC. The three networks differ only in the modules in
 their attention slots.
 """
 
@@ -29,12 +29,12 @@ class LHCNet(ResNetV2):
     """LHC-Net, a ResNet34v2 with five LHC modules, or LHC-NetC with its five control weights.
 
     Args:
-        modules: settings of the five modules, LHC1 to LHC5: the keyword arguments of :class:`lhcnet.LHC` without the
-            sizes, and ``norm`` and ``second_conv`` of :class:`~lhcnet.models.residual.ResidualLHC`. The default is
-            Table 2 of the paper. ``{"attention": "se"}`` (or ``cbam``, ``eca``) puts a baseline into a slot.
+        modules: settings of the five modules, LHC1 to LHC5: the keyword arguments of `lhcnet.LHC` without the
+            sizes, and `norm` and `second_conv` of `lhcnet.models.residual.ResidualLHC`. The default is
+            Table 2 of the paper. `{"attention": "se"}` (or `cbam`, `eca`) puts a baseline into a slot.
         control: whether the LHC modules have the weights w of LHC-NetC.
         input_size, depths, widths, head, dropout, classes, bn_momentum: as in
-            :class:`~lhcnet.models.resnetv2.ResNetV2`.
+            `lhcnet.models.resnetv2.ResNetV2`.
         seed: equal seeds give equal initial weights, to the byte. The backbone and each module have a random generator
             of their own, so one seed gives the same backbone with any modules. None draws from torch's global
             generator.
@@ -89,8 +89,8 @@ def insert_modules(network: ResNetV2, modules: Sequence[ModuleSettings], seed: i
 
     Args:
         network: a trained ResNet34v2; also returned.
-        modules: settings of the five modules, as in :class:`LHCNet`.
-        seed: seed of the modules' weights, as in :class:`LHCNet`.
+        modules: settings of the five modules, as in `LHCNet`.
+        seed: seed of the modules' weights, as in `LHCNet`.
 
     Raises:
         ValueError: not five modules, a setting that is unknown, missing or out of range, or a network that has modules
@@ -119,7 +119,7 @@ def insert_modules(network: ResNetV2, modules: Sequence[ModuleSettings], seed: i
 
 
 def add_control(network: ResNetV2) -> ResNetV2:
-    """Turn an LHC-Net into an LHC-NetC, in place: add the five control weights w with the values ``CONTROL_START``.
+    """Turn an LHC-Net into an LHC-NetC, in place: add the five control weights w with the values `CONTROL_START`.
 
     Raises:
         ValueError: the network has not five LHC modules, or has control weights already.
@@ -173,5 +173,5 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def attention_share(network: ResNetV2) -> float:
-    """Fraction of all parameters that are in the five slots, as :func:`count_parameters` counts (Table A2: 14.8 %)."""
+    """Fraction of all parameters that are in the five slots, as `count_parameters` counts (Table A2: 14.8 %)."""
     return count_parameters(network.attention) / count_parameters(network)

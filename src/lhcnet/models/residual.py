@@ -13,8 +13,8 @@ from lhcnet.models.lhc import LHC, crop_to_same
 from lhcnet.models.resnetv2 import BN_EPS
 
 ModuleSettings = Mapping[str, int | float | str | bool]
-"""Keyword arguments of one module: those of :class:`LHC` (without the sizes) and ``norm`` and ``second_conv`` of
-:class:`ResidualLHC`; or ``attention`` alone, the name of a baseline (``se``, ``cbam``, ``eca``)."""
+"""Keyword arguments of one module: those of `LHC` (without the sizes) and `norm` and `second_conv` of
+`ResidualLHC`; or `attention` alone, the name of a baseline (`se`, `cbam`, `eca`)."""
 
 NORMS = ("none", "before", "after", "both")
 NOT_SETTINGS = {"bn_momentum", "generator"}
@@ -23,15 +23,15 @@ NOT_SETTINGS = {"bn_momentum", "generator"}
 class ResidualLHC(nn.Module):
     """x + LHC(x), or x + (1 + tanh(w)) * LHC(x) with one trainable number w (LHC-NetC).
 
-    The options ``norm`` and ``second_conv`` are left open by section 5 of the paper. With all of them the module
+    The options `norm` and `second_conv` are left open by section 5 of the paper. With all of them the module
     computes x + norm(conv(LHC(norm(x)))).
 
     Args:
         lhc: the LHC module.
         w: initial value of w, or None for the plain sum.
-        norm: where BatchNorm is added: ``none`` (the paper), ``before`` LHC, ``after`` it, or ``both``.
+        norm: where BatchNorm is added: `none` (the paper), `before` LHC, `after` it, or `both`.
         second_conv: whether a convolution of LHC's kernel size follows LHC.
-        bn_momentum: momentum of these BatchNorms, as in :class:`~lhcnet.models.resnetv2.ResNetV2`.
+        bn_momentum: momentum of these BatchNorms, as in `lhcnet.models.resnetv2.ResNetV2`.
         generator: initialises the second convolution; None draws from torch's global generator.
 
     Raises:

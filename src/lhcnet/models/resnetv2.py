@@ -1,8 +1,8 @@
 """ResNet34v2, the backbone of LHC-Net: the pre-activation ResNet in the MXNet arrangement.
 
-Structure: He et al., "Identity Mappings in Deep Residual Networks" (2016), arranged as ``resnet34`` of the
+Structure: He et al., "Identity Mappings in Deep Residual Networks" (2016), arranged as `resnet34` of the
 Keras package image-classifiers, whose ImageNet weights the paper starts from. torchvision's resnet34 is another network
-(post-activation), and so is timm's ``resnetv2_34`` (no BatchNorm on the input, another shortcut).
+(post-activation), and so is timm's `resnetv2_34` (no BatchNorm on the input, another shortcut).
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ RESNET34_WIDTHS = (64, 128, 256, 512)  # channels of the four stages
 
 
 class InputNorm(nn.BatchNorm2d):
-    """``bn_data``: BatchNorm of the raw pixels with a learnt shift and no learnt scale."""
+    """`bn_data`: BatchNorm of the raw pixels with a learnt shift and no learnt scale."""
 
     bias: nn.Parameter
 
@@ -70,14 +70,14 @@ class Unit(nn.Module):
 class ResNetV2(nn.Module):
     """Pre-activation ResNet with a dense head and five slots for attention modules.
 
-    ``attention[i]`` maps a tensor to one of the same shape: slot 0 (LHC1) follows the stem's max-pool, slot i the last
+    `attention[i]` maps a tensor to one of the same shape: slot 0 (LHC1) follows the stem's max-pool, slot i the last
     unit of stage i, after its addition. The plain ResNet has identities there, LHC-Net its LHC modules.
 
     Args:
         input_size: side S of the square images in pixels. The ResNet itself takes any size; the modules in the slots
             take this one.
         depths: units of the four stages; (3, 4, 6, 3) is ResNet34.
-        widths: channels of the four stages; the stem has ``widths[0]``.
+        widths: channels of the four stages; the stem has `widths[0]`.
         head: sizes of the hidden dense layers, each followed by ReLU and dropout.
         dropout: probability of dropping, 0 <= dropout < 1.
         classes: number of logits.
@@ -167,7 +167,7 @@ class ResNetV2(nn.Module):
         return self.features_from(0, F.relu(x, inplace=True))
 
     def _stem(self, x: Tensor) -> Tensor:
-        """``stem_conv(bn_data(x))``, computed as the convolution of the normalised images plus that of the shift.
+        """`stem_conv(bn_data(x))`, computed as the convolution of the normalised images plus that of the shift.
 
         The sum is the same because a convolution is linear. Only the shift needs a gradient with respect to the
         convolution's input, so the backward pass through it costs one image instead of the batch.
@@ -177,7 +177,7 @@ class ResNetV2(nn.Module):
         return y
 
     def features_from(self, slot: int, x: Tensor) -> Tensor:
-        """The rest of ``forward_features``, given the input x of ``attention[slot]``, (B, C, H, W)."""
+        """The rest of `forward_features`, given the input x of `attention[slot]`, (B, C, H, W)."""
         x = self.attention[slot](x)
         for stage, attention in zip(self.stages[slot:], self.attention[slot + 1 :], strict=True):
             x = attention(stage(x))

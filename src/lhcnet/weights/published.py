@@ -36,7 +36,7 @@ def open_published(path: Path, network: ResNetV2 | None = None) -> ResNetV2:
     """The published network in evaluation mode; an LHC-NetC if the checkpoint has control weights.
 
     Args:
-        path: a checkpoint, as for :func:`lhcnet.weights.tensorflow_checkpoint.find_checkpoint`.
+        path: a checkpoint, as for `lhcnet.weights.tensorflow_checkpoint.find_checkpoint`.
         network: an LHC-Net of other sizes that gets the weights, instead of that of Table 2. When an error is raised,
             it has no new weights, but may have control weights added.
 
