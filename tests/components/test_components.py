@@ -15,6 +15,7 @@ from support.drivers import ROOT, assert_same_analysis, assert_same_files, diges
 
 from lhcnet import steps
 from lhcnet.config import Config
+from lhcnet.protocol.selection import read_selection
 from lhcnet.saved import open_model
 from lhcnet.steps import task_settings
 
@@ -156,7 +157,7 @@ def test_best_of_b_and_insert_best(artifacts: Artifacts, direct: Path, one_seed:
         best=best,
     )
     assert Path(selection.path).read_bytes() == (direct / "best_of_b.json").read_bytes()
-    assert best.metadata["name"] == json.loads((direct / "best_of_b.json").read_text())["chosen_variant"]
+    assert best.metadata["name"] == read_selection(direct / "best_of_b.json").chosen_variant
     function("insert_best")(model=artifacts.model("backbone/stage3"), best=best, seed=1, inserted=inserted)
     assert_same_files(Path(inserted.path), direct / "inserted" / "c" / "seed-1")
     assert len(started) == 2

@@ -20,12 +20,8 @@ SOURCE = "src/lhcnet"
 
 
 def stages(file: Path) -> dict[str, dict[str, Any]]:
-    """Stage -> its definition, of a dvc.yaml; paths as seen from the root of the project."""
-    found = {}
-    for name, stage in yaml.safe_load(file.read_text())["stages"].items():
-        stage = stage.get("do", stage)
-        found[name] = stage | {"deps": [dep.removeprefix("../") for dep in stage["deps"]]}
-    return found
+    """Stage -> its definition, of a dvc.yaml. All stages work in the root of the project."""
+    return {name: stage.get("do", stage) for name, stage in yaml.safe_load(file.read_text())["stages"].items()}
 
 
 STAGES = [

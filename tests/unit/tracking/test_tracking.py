@@ -122,7 +122,7 @@ def test_all_rejected_is_in_the_record_before_it_is_an_error(
     key = Execution("strict", start.info.provenance.data).key
     found = runs(client)
     assert found[f"{key}/train/B/wide"].data.tags["kept"] == "False"
-    assert "is not below" in found[f"{key}/train/B/wide"].data.tags["selection"]
+    assert " >= limit " in found[f"{key}/train/B/wide"].data.tags["selection"]
     assert found[key].info.status == "FAILED"
 
 
