@@ -276,11 +276,13 @@ def fer2013() -> Faces:
     return faces
 
 
+@pytest.mark.real
 def test_real_counts(fer2013: Faces) -> None:
     assert (class_counts(fer2013.labels, fer2013.splits) == OFFICIAL_COUNTS).all()
     assert fer2013.validation == "official"
 
 
+@pytest.mark.real
 def test_real_audit(fer2013: Faces) -> None:
     found = audit(fer2013)
     assert found.images == 35_887
