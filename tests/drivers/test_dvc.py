@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import mlflow
+import pytest
 from support.drivers import assert_same_analysis, assert_same_files, copy_project, digest, dvc
 
 from lhcnet.config import Config, load
@@ -34,6 +35,29 @@ def test_dvc_leaves_one_execution_in_the_record(dvc_project: Path, environment: 
 def test_a_no_op_repro_runs_nothing(dvc_project: Path, environment: dict[str, str]) -> None:
     assert "Running stage" not in dvc(dvc_project, environment, "repro")
     assert dvc(dvc_project, environment, "status", "dvc.yaml").strip() == "Data and pipelines are up to date."
+
+
+@pytest.mark.parametrize(
+    ("edited", "changed"),
+    [
+        ("report/page.py", {"compare"}),
+        (
+            "data/transforms.py",
+            {"stage1", "stage2", "stage3", "set_a", "set_b", "set_c", "control", "evaluate", "analyse"},
+        ),
+    ],
+)
+def test_edited_code_runs_what_computes_with_it(
+    edited: str, changed: set[str], dvc_project: Path, environment: dict[str, str]
+) -> None:
+    file = dvc_project / "src" / "lhcnet" / edited
+    source = file.read_text()
+    try:
+        file.write_text(f"{source}# a comment\n")
+        status = json.loads(dvc(dvc_project, environment, "status", "dvc.yaml", "--json"))
+    finally:
+        file.write_text(source)
+    assert {name.split("@")[0] for name in status} - {"register"} == changed
 
 
 def test_a_stage_4_setting_reruns_stage_4_and_what_follows(dvc_project: Path, environment: dict[str, str]) -> None:
