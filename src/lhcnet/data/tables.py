@@ -93,14 +93,14 @@ class Table:
 
     def _lines(self, raw: IO[bytes]) -> Iterator[bytes]:
         """The lines as bytes, each at most `_LONGEST_LINE` long."""
-        file = io.BufferedReader(cast(io.RawIOBase, raw), 1 << 20)
-        if not self.encoding.startswith("utf-16") and self.newline == "\n":
-            yield from iter(partial(file.readline, _LONGEST_LINE), b"")
-            return
         encoding = self.encoding if self.encoding.startswith("utf-16") else "latin-1"
-        text = io.TextIOWrapper(file, encoding, newline=self.newline)
-        for line in iter(partial(text.readline, _LONGEST_LINE), ""):
-            yield line.encode("latin-1", "replace")
+        with io.BufferedReader(cast(io.RawIOBase, raw), 1 << 20) as file:
+            if encoding == "latin-1" and self.newline == "\n":
+                yield from iter(partial(file.readline, _LONGEST_LINE), b"")
+                return
+            with io.TextIOWrapper(file, encoding, newline=self.newline) as text:
+                for line in iter(partial(text.readline, _LONGEST_LINE), ""):
+                    yield line.encode("latin-1", "replace")
 
     def _cells(self, line: bytes) -> list[bytes]:
         return _cells(line, self.separator)
