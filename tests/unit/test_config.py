@@ -166,3 +166,29 @@ def test_a_thousand_million_heads_take_no_time() -> None:
     row = {"heads": 10**9, "d": 3, "split": "grid"}
     with pytest.raises(LhcnetError, match="do not make a grid"):
         profile("demo", {"variants": {"many": [row] * 5}, "standalone.variant": "many"})
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["1", "-1", "0x1F", "0o17", "012", "1_000", "1.5", "1e3", "null", "~", "True", "2020-01-01", ".inf", "!!int a"],
+)
+def test_a_key_that_is_not_text_is_refused(key: str, tmp_path: Path) -> None:
+    """DVC's foreach leaves such a variant out without a word, while the other drivers would train it."""
+    file = tmp_path / "params.yaml"
+    file.write_text(f"variants:\n  {key}: []\n")
+    with pytest.raises(LhcnetError, match=r'params\.yaml, line 2: the key .* is not text, expected it in quotes: ".+"'):
+        config.load(file)
+    file.write_text(f"variants: {{x: &x [{{{key}: 1}}], y: *x}}\n")
+    with pytest.raises(LhcnetError, match=r"line 1: the key"):
+        config.load(file)
+
+
+def test_quoted_names_of_variants_survive_a_params_yaml(tmp_path: Path) -> None:
+    """With these names `dvc repro` ran one stage each, and `dvc status` noticed the change of one of them."""
+    names = ["1", "null", "true", "0x1F", "1_000", "1e3", "yes", "off", "012", "2020-01-01", "y", "NULL", "inf", "None"]
+    demo = profile("demo")
+    rows = demo.variants[demo.standalone.variant]
+    wanted = demo.model_copy(update={"variants": demo.variants | dict.fromkeys(names, rows)})
+    file = tmp_path / "params.yaml"
+    file.write_text(to_yaml(wanted))
+    assert list(config.load(file).variants) == list(wanted.variants)

@@ -1,4 +1,4 @@
-"""The files of a data source (a folder, a zip or one file), with bounded reads and checks that they stay unchanged."""
+"""The files of a data source (folder, zip, tar or one file), with bounded reads and checks that they stay unchanged."""
 
 import io
 import os
@@ -11,11 +11,25 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import IO
 
+from lhcnet.data.tar import gunzipped, is_tar, open_slice, tar_members
 from lhcnet.errors import LhcnetError
 
-EXPECTED = "expected FER2013 as CSV, train.csv with test.csv, or train/<class>/ and test/<class>/ (folder or zip)"
+EXPECTED = (
+    "expected FER2013 as CSV (emotion, pixels, Usage), train.csv with test.csv, or train/<class>/ and test/<class>/, "
+    "as file, folder, zip or tar.gz"
+)
 
-_MAX_FILES, _MAX_UNPACKED = 200_000, 2 << 30  # files of a source; bytes of all files of a zip
+_MAX_FILES, _MAX_UNPACKED = 200_000, 2 << 30  # files of a source; bytes of all files of a zip or tar
+_FOREIGN = {  # first bytes of formats that people hand in
+    b"7z\xbc\xaf": "7z",
+    b"Rar!": "RAR",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x89HDF": "HDF5",
+    b"PAR1": "Parquet",
+    b"\x93NUMPY": "NumPy",
+}
 
 
 @dataclass(frozen=True)
@@ -55,10 +69,10 @@ def open_entries(source: Path) -> Iterator[list[ArchiveEntry]]:
     Hidden files, and files that macOS and Windows put into every folder, are left out.
 
     Args:
-        source: a folder, a zip (recognised by its content) or any other file.
+        source: a folder, a zip or tar (recognised by its content), a file compressed with gzip, or any other file.
 
     Raises:
-        LhcnetError: the source is missing, empty, a damaged or unsafe zip, or has too many files.
+        LhcnetError: the source is missing, empty, a damaged or unsafe archive, or has too many files.
         OSError: a folder cannot be read.
     """
     if source.is_dir():
@@ -67,16 +81,30 @@ def open_entries(source: Path) -> Iterator[list[ArchiveEntry]]:
     if not source.is_file():
         raise LhcnetError(f"{source} does not exist or is no file or folder, {EXPECTED}")
     with source.open("rb") as file:
-        magic = file.read(2)
+        magic = file.read(512)
     if not magic:
         raise LhcnetError(f"{source} is empty, {EXPECTED}")
-    if magic != b"PK":
+    if kind := next((name for first, name in _FOREIGN.items() if magic.startswith(first)), ""):
+        raise LhcnetError(f"{source} is a file in the format {kind}, {EXPECTED}: unpack or convert it first")
+    if magic.startswith(b"PK"):
+        with decoding_errors(str(source), "a complete zip"):
+            archive = zipfile.ZipFile(source)
+        with archive:
+            yield _zip_entries(source, archive)
+    elif magic.startswith(b"\x1f\x8b"):
+        with gunzipped(source, _MAX_UNPACKED) as file:
+            yield _tar_entries(source, file) if is_tar(file) else [_gunzipped_entry(source, file)]
+    elif magic[257:262] == b"ustar":
+        with source.open("rb") as file:
+            yield _tar_entries(source, file)
+    else:
         yield [ArchiveEntry(source.name, str(source), source.stat().st_size, source, partial(io.FileIO, source))]
-        return
-    with decoding_errors(str(source), "a complete zip"):
-        archive = zipfile.ZipFile(source)
-    with archive:
-        yield _zip_entries(source, archive)
+
+
+def _gunzipped_entry(source: Path, file: IO[bytes]) -> ArchiveEntry:
+    """The one file in a gzip that holds no tar."""
+    size = file.seek(0, os.SEEK_END)
+    return ArchiveEntry(source.stem, str(source), size, source, partial(open_slice, file, 0, size))
 
 
 def _folder_entries(source: Path) -> list[ArchiveEntry]:
@@ -100,10 +128,8 @@ def _zip_entries(source: Path, archive: zipfile.ZipFile) -> list[ArchiveEntry]:
     if len(archive.filelist) > _MAX_FILES:
         raise LhcnetError(f"{source} has more than {_MAX_FILES:,} files, {EXPECTED}")
     for info in archive.filelist:
-        name = info.filename.replace("\\", "/").removeprefix("./")  # some Windows tools write backslashes
+        name = _safe_name(source, info.filename)
         where = f"{source}/{name}"
-        if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
-            raise LhcnetError(f"{source} has the unsafe entry {info.filename!r}, expected relative paths")
         if stat.S_ISLNK(info.external_attr >> 16):
             raise LhcnetError(f"{where} is a symbolic link, expected plain files in the zip")
         if name in entries:
@@ -112,6 +138,39 @@ def _zip_entries(source: Path, archive: zipfile.ZipFile) -> list[ArchiveEntry]:
             raise LhcnetError(f"{where} is packed by method {info.compress_type}, expected it stored or deflated")
         if not name.endswith("/") and not _ignored(name):
             entries[name] = ArchiveEntry(name, where, info.file_size, source, partial(archive.open, info))
+    return _bounded(source, entries)
+
+
+def _tar_entries(source: Path, file: IO[bytes]) -> list[ArchiveEntry]:
+    entries: dict[str, ArchiveEntry] = {}
+    with decoding_errors(str(source), "a complete tar"):
+        for number, member in enumerate(tar_members(file)):
+            name = _safe_name(source, member.name)
+            where = f"{source}/{name}"
+            if number >= _MAX_FILES:
+                raise LhcnetError(f"{source} has more than {_MAX_FILES:,} files, {EXPECTED}")
+            if member.isdir():
+                continue
+            if not member.isreg() or member.issparse():
+                raise LhcnetError(f"{where} is a link or a special file, expected plain files in the tar")
+            if name in entries:
+                raise LhcnetError(f"{where} occurs twice in the tar, expected every path once")
+            if not _ignored(name):
+                content = partial(open_slice, file, member.offset_data, member.size)
+                entries[name] = ArchiveEntry(name, where, member.size, source, content)
+    return _bounded(source, entries)
+
+
+def _safe_name(source: Path, packed: str) -> str:
+    """The relative path of an archive's entry; raises LhcnetError for one that leads elsewhere."""
+    name = packed.replace("\\", "/").removeprefix("./")  # some Windows tools write backslashes
+    if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
+        raise LhcnetError(f"{source} has the unsafe entry {packed!r}, expected relative paths")
+    return name
+
+
+def _bounded(source: Path, entries: dict[str, ArchiveEntry]) -> list[ArchiveEntry]:
+    """The entries by name; raises LhcnetError if they claim too many bytes."""
     if (size := sum(entry.size for entry in entries.values())) > _MAX_UNPACKED:
         raise LhcnetError(f"{source} claims {size:,} bytes unpacked, expected at most {_MAX_UNPACKED:,}")
     return [entries[name] for name in sorted(entries)]

@@ -1,6 +1,7 @@
 """FER2013: its classes, splits and official image counts, and a data set in memory."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,18 @@ OFFICIAL_COUNTS = np.array([
 ])  # fmt: skip
 
 USAGE = {"Training": TRAIN, "PublicTest": VALIDATION, "PrivateTest": TEST}
+_SPLIT_OF_WORD = (
+    dict.fromkeys(("train", "training", "trainset"), TRAIN)
+    | dict.fromkeys(("val", "valid", "validation", "dev", "publictest", "testpublic", "public"), VALIDATION)
+    | dict.fromkeys(("test", "testing", "testset", "privatetest", "testprivate", "private"), TEST)
+)
 FOLDERS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # in the order of CLASSES
+
+
+def split_of_name(name: str) -> int | None:
+    """The split that the name of a folder or table says (train, val, PublicTest, FER2013Valid...), or None."""
+    words = re.sub(r"[^a-z]", "", re.sub(r"^fer[ _-]?(2013)?", "", name.lower()))
+    return _SPLIT_OF_WORD.get(words)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""FER2013 as image files in train/<class>/ and test/<class>/: split and label from the names, pixels of PNG or JPEG."""
+"""FER2013 as image files in train/<class>/, test/<class>/: split and label from the names, pixels of PNG or JPEG."""
 
 import io
 import re
@@ -9,14 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lhcnet.data.archive import ArchiveEntry, decoding_errors
-from lhcnet.data.fer2013 import CLASSES, FOLDERS, SIDE, TEST, TRAIN, USAGE, Bytes, mark_official_validation
+from lhcnet.data.fer2013 import (
+    CLASSES,
+    FOLDERS,
+    SIDE,
+    SPLITS,
+    TEST,
+    TRAIN,
+    USAGE,
+    VALIDATION,
+    Bytes,
+    mark_official_validation,
+    split_of_name,
+)
 from lhcnet.errors import LhcnetError
 
 _LABEL_OF_FOLDER = {name: label for names in (FOLDERS, CLASSES) for label, name in enumerate(names)}
 _LABEL_OF_FOLDER |= {"disgusted": 1, "fearful": 2, "surprised": 5}
+_LABEL_OF_FOLDER |= {str(label): label for label in range(len(CLASSES))}  # FER2013's numbers
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm")
 _MAX_IMAGE = 1 << 20  # bytes
 _SPLIT_IN_NAME, _NUMBER_IN_NAME = re.compile(r"(Training|PublicTest|PrivateTest)_"), re.compile(r"im(\d{1,9})\.")
 
@@ -26,9 +40,9 @@ _PASSES = ([(48, 48)], [(6, 6), (6, 6), (12, 6), (12, 12), (24, 12), (24, 24), (
 
 
 def in_class_folder(entry: ArchiveEntry) -> bool:
-    """Whether the file lies in train/<class>/ or test/<class>/."""
+    """Whether the file lies in <split>/<class>/, for example train/happy/."""
     _, part, folder, _ = entry.path_parts
-    return part in ("train", "test") and folder in _LABEL_OF_FOLDER
+    return split_of_name(part) is not None and folder in _LABEL_OF_FOLDER
 
 
 def read_image_files(source: Path, entries: list[ArchiveEntry]) -> tuple[Bytes, Bytes, Bytes, str]:
@@ -49,12 +63,20 @@ def read_image_files(source: Path, entries: list[ArchiveEntry]) -> tuple[Bytes, 
     if len(roots := {image.root for image in located}) > 1:
         names = ", ".join(sorted(root or "." for root in roots))
         raise LhcnetError(f"{source} has several image folders ({names}), expected one: name it")
-    in_test = [image for image in located if image.in_test]
-    split_in_names = any(image.split_in_name for image in in_test)
-    if split_in_names and (unnamed := [image for image in in_test if not image.split_in_name]):
+    three_way = {VALIDATION, TEST} <= {image.folder_split for image in located}
+    for image in located:
+        if image.split != image.folder_split and (three_way or TRAIN in (image.split, image.folder_split)):
+            where, folder = image.entry.where, SPLITS[image.folder_split]
+            raise LhcnetError(f"{where} is in {folder} but is named {image.file}, expected them to agree")
+    held_out = [image for image in located if image.folder_split != TRAIN]
+    split_in_names = not three_way and any(image.split_in_name for image in held_out)
+    if split_in_names and (unnamed := [image for image in held_out if not image.split_in_name]):
         where = unnamed[-1].entry.where
-        raise LhcnetError(f"{where} has no split in its name, expected PublicTest_ or PrivateTest_")
-    numbered = all(image.number is not None for image in in_test)
+        raise LhcnetError(
+            f"{where} has no split in its name, expected PublicTest_ or PrivateTest_ as in other names, or the folders "
+            "train, validation and test"
+        )
+    numbered = not three_way and all(image.number is not None for image in held_out)
 
     located.sort(key=lambda image: (image.split, image.label, image.number or 0, image.file))
     with warnings.catch_warnings():
@@ -63,6 +85,7 @@ def read_image_files(source: Path, entries: list[ArchiveEntry]) -> tuple[Bytes, 
     splits = np.array([image.split for image in located], np.uint8)
     labels = np.array([image.label for image in located], np.uint8)
     naming = "split in file names" if split_in_names else "re-export im<k>" if numbered else "no split in file names"
+    naming = "train, validation and test" if three_way else naming
     if naming == "re-export im<k>":
         mark_official_validation(labels, splits)
     return images, labels, splits, f"image folder ({naming})"
@@ -75,7 +98,7 @@ class _LocatedImage:
     entry: ArchiveEntry
     root: str  # the folder that contains train/ and test/
     file: str  # the file's name
-    in_test: bool  # below test/
+    folder_split: int  # what the folder says
     split: int
     split_in_name: bool  # Training_, PublicTest_ or PrivateTest_
     label: int
@@ -84,20 +107,24 @@ class _LocatedImage:
 
 def _locate(entry: ArchiveEntry) -> _LocatedImage:
     root, part, folder, file = entry.path_parts
-    if part not in ("train", "test"):
-        raise LhcnetError(f"{entry.where} is misplaced, expected train/<class>/ or test/<class>/")
+    folder_split = split_of_name(part)
+    if folder_split is None:
+        raise LhcnetError(
+            f"{entry.where} is misplaced, expected train/<class>/, test/<class>/ and, where there is one, "
+            "validation/<class>/"
+        )
     if folder not in _LABEL_OF_FOLDER:
-        raise LhcnetError(f"{entry.where}: unknown class folder {folder}, expected {', '.join(FOLDERS)}")
+        raise LhcnetError(f"{entry.where}: unknown class folder {folder}, expected {', '.join(FOLDERS)} or 0..6")
+    above, _, last = root.rpartition("/")
+    if split_of_name(last) == folder_split:  # train/train and test/test, as some tools unpack
+        root = above
     usage, number = _SPLIT_IN_NAME.match(file), _NUMBER_IN_NAME.match(file)
-    split = USAGE[usage[1]] if usage else (TRAIN if part == "train" else TEST)
-    if (split == TRAIN) != (part == "train"):
-        raise LhcnetError(f"{entry.where} is in {part} but is named {file}, expected them to agree")
     return _LocatedImage(
         entry=entry,
         root=root,
         file=file,
-        in_test=part == "test",
-        split=split,
+        folder_split=folder_split,
+        split=USAGE[usage[1]] if usage else folder_split,
         split_in_name=usage is not None,
         label=_LABEL_OF_FOLDER[folder],
         number=int(number[1]) if number else None,
@@ -138,7 +165,10 @@ def _require_all_rows(png: bytes) -> None:
 
 def _open_image(data: bytes) -> Image.Image:
     """An image whose header is read and whose pixels are not decoded yet."""
-    return Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+    try:
+        return Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+    except UnidentifiedImageError:  # its message holds an address in memory
+        raise ValueError("it is neither; a class folder may hold images alone") from None
 
 
 def _grey(image: Image.Image, where: str) -> Bytes:

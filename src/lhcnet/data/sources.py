@@ -1,27 +1,24 @@
-"""Readers for the four shapes in which FER2013 is distributed; all give one canonical form.
+"""Readers for the shapes in which FER2013 is distributed; all give one canonical form.
 
-The shapes are recognised by content, in a file, a folder or a zip (never extracted to disk):
+The shapes are recognised by content, in a file, a folder, a zip or a tar (never extracted under their names):
 
-1. and 2. a CSV with the columns emotion, pixels and Usage, in any order (fer2013.csv, icml_face_data.csv);
-3. images in train/<class>/ and test/<class>/, the split in the file names or numbered im<k>;
-4. the competition's train.csv and test.csv (emotion, pixels), side by side.
+1. a CSV with the columns emotion, pixels and Usage, in any order (fer2013.csv, icml_face_data.csv), or several such
+   tables of different Usages;
+2. train.csv and test.csv (emotion, pixels) with or without val.csv, side by side: the file names say the split;
+3. images in train/<class>/, test/<class>/ and, where there is one, validation/<class>/; the split is in the names of
+   the folders or files, or the files are numbered im<k>.
 
-Everything wrong with an input is an LhcnetError that names the file, the row and what was expected.
+Everything wrong with an input is an LhcnetError that names the file, the row and what was expected. An input with more
+labelled images than are used is wrong as well.
 """
 
-import io
-from collections.abc import Iterable, Sequence
-from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
-from lhcnet.data.archive import EXPECTED, ArchiveEntry, decoding_errors, open_entries, require_unchanged
+from lhcnet.data.archive import EXPECTED, ArchiveEntry, open_entries, require_unchanged
 from lhcnet.data.fer2013 import (
     CLASSES,
-    SIDE,
     SPLITS,
     TEST,
     TRAIN,
@@ -31,24 +28,19 @@ from lhcnet.data.fer2013 import (
     Faces,
     canonical,
     class_counts,
-    content_digest,
     mark_official_validation,
+    split_of_name,
 )
-from lhcnet.data.image_files import in_class_folder, read_image_files
+from lhcnet.data.image_files import IMAGE_ENDINGS, in_class_folder, read_image_files
+from lhcnet.data.tables import Arrays, Table, open_table, row_counts
 from lhcnet.errors import LhcnetError
-
-_COLUMNS = ("emotion", "pixels", "usage")
-_LABELS = {str(label).encode(): label for label in range(len(CLASSES))}
-_VALUES = {str(value).encode() for value in range(256)}
-
-_MAX_CSV, _MAX_LINES, _LONGEST_LINE = 2 << 30, 200_000, 1 << 16  # bytes, lines, bytes
 
 
 def read(source: Path, *, validation_fraction: float = 0.125, seed: int = 0) -> Faces:
     """Recognise the shape of a FER2013 copy and read it.
 
     Args:
-        source: a CSV, a folder or a zip; the data may lie in subfolders of it.
+        source: a CSV, a folder, a zip or a tar; the data may lie in subfolders of it.
         validation_fraction: share of each training class that becomes validation where the input has no
             official validation split; 0 < share < 1, at least one image a class.
         seed: seed of that cut. The cut depends on the content and the seed, not on the order of files or rows.
@@ -57,24 +49,35 @@ def read(source: Path, *, validation_fraction: float = 0.125, seed: int = 0) -> 
         the data set in canonical order.
 
     Raises:
-        LhcnetError: the input is missing, damaged, unsafe or not FER2013; the message names the file, the row and
-            what was expected.
+        LhcnetError: the input is missing, damaged, unsafe or not FER2013, or holds labelled images that would not be
+            used; the message names the file, the row and what was expected.
     """
     if not 0 < validation_fraction < 1:
         raise LhcnetError(f"validation_fraction is {validation_fraction}, expected a number between 0 and 1")
     try:
         with require_unchanged(source), open_entries(source) as entries:
-            images, labels, splits, shape = _recognise(source, entries)
+            (images, labels, splits), shape = _recognise(source, entries)
     except OSError as error:
         raise LhcnetError(f"{source} cannot be read, expected readable files: {error}") from error
-    official = VALIDATION in splits
+    _require_train_and_test(source, splits)
     images, labels, splits = canonical(images, labels, splits)
+    official = VALIDATION in splits
     if not official:
         _cut_validation(labels, splits, validation_fraction, seed)
         images, labels, splits = canonical(images, labels, splits)
     for split, label in np.argwhere(class_counts(labels, splits) == 0):
         raise LhcnetError(f"{source} has no image of class {CLASSES[label]} in {SPLITS[split]}, expected at least one")
     return Faces(images, labels, splits, shape, "official" if official else "cut from train")
+
+
+def _require_train_and_test(source: Path, splits: Bytes) -> None:
+    found = [SPLITS[split] for split in np.unique(splits)]
+    if found and (missing := sorted({"train", "test"} - set(found))):
+        raise LhcnetError(
+            f"{source} has images of {' and '.join(found)}, but none of {' and '.join(missing)}, expected train and "
+            "test: name the folder that holds all tables, or rename validation to test if it is the only other one "
+            "(a validation split is then cut from train)"
+        )
 
 
 def _cut_validation(labels: Bytes, splits: Bytes, fraction: float, seed: int) -> None:
@@ -86,116 +89,133 @@ def _cut_validation(labels: Bytes, splits: Bytes, fraction: float, seed: int) ->
         splits[rng.permutation(rows)[:count]] = VALIDATION
 
 
-def _recognise(source: Path, entries: list[ArchiveEntry]) -> tuple[Bytes, Bytes, Bytes, str]:
-    """Images, labels, splits and the shape's name; without an official split no image is VALIDATION."""
-    headers = {entry.name: _header(entry) for entry in entries if not in_class_folder(entry)}
-    tables = {e.name: e for e in entries if {"emotion", "pixels"} & set(headers.get(e.name, ()))}
+def _recognise(source: Path, entries: list[ArchiveEntry]) -> tuple[Arrays, str]:
+    """Images, labels and splits, and the shape's name; without an official split no image is VALIDATION."""
+    opened = [open_table(entry) for entry in entries if not in_class_folder(entry)]
+    tables = [table for table in opened if table.has_pixels_or_labels]
+    names = {table.entry.name for table in tables}
+    images = [
+        e for e in entries if e.name not in names and (in_class_folder(e) or e.name.lower().endswith(IMAGE_ENDINGS))
+    ]
 
-    complete = [tables[name] for name in tables if set(_COLUMNS) <= set(headers[name])]
-    if complete:
-        found = [_read_csv(entry, headers[entry.name], _COLUMNS) for entry in complete]
-        if len(found) > 1 and len({content_digest(*canonical(*table)) for table in found}) > 1:
-            names = ", ".join(entry.name for entry in complete)
-            raise LhcnetError(f"{source} has CSVs of different content ({names}), expected one: name it")
-        return *found[0], "csv with Usage"
-
-    for name in tables:
-        root, _, file = name.rpartition("/")
-        pair = (name, f"{root}/test.csv".lstrip("/"))
-        if file == "train.csv" and pair[1] in tables:
-            train, test = (_read_csv(tables[name], headers[name], _COLUMNS[:2]) for name in pair)
-            images, labels, splits = (np.concatenate(arrays) for arrays in zip(train, test, strict=True))
-            splits[len(train[1]) :] = TEST
-            mark_official_validation(labels, splits)
-            return images, labels, splits, "competition train.csv/test.csv"
-    image_files = [e for e in entries if in_class_folder(e) or e.name.lower().endswith((".png", ".jpg", ".jpeg"))]
-    if image_files:
-        return read_image_files(source, image_files)
-    for name in tables:
-        _read_csv(tables[name], headers[name], _COLUMNS)  # raises: a column is missing
-    raise LhcnetError(f"{source} is no FER2013, {EXPECTED}")
-
-
-def _cells(line: bytes) -> list[bytes]:
-    return [cell.strip(b' \t\r\n"') for cell in line.split(b",")]
+    with_usage, others = ([t for t in tables if t.has_usage is wanted] for wanted in (True, False))
+    if with_usage:
+        _refuse_images_beside(source, with_usage, images)
+        return _join_by_usage(source, with_usage, others), "csv with Usage"
+    if roles := _tables_by_split(source, others):
+        _refuse_images_beside(source, others, images)
+        return _join_by_name(source, roles)
+    labelled = [table for table in others if table.may_be_labelled]
+    if images:
+        if labelled:
+            raise LhcnetError(
+                f"{labelled[0].entry.where} is a table with labelled images beside image files such as "
+                f"{images[0].name}, expected one of both: name it, or take the other out of {source}"
+            )
+        *arrays, shape = read_image_files(source, images)
+        return (arrays[0], arrays[1], arrays[2]), shape
+    for table in labelled + others:
+        table.read()  # raises: a column is missing
+    found = ", ".join(entry.name for entry in entries[:3]) or "nothing"
+    more = f" and {len(entries) - 3:,} more" if len(entries) > 3 else ""
+    raise LhcnetError(f"{source} is no FER2013 (it holds {found}{more}), {EXPECTED}")
 
 
-def _header(entry: ArchiveEntry) -> list[str]:
-    """The lower-case cells of the first line."""
-    with decoding_errors(entry.where, "an undamaged file"), entry.open() as file:
-        line = file.read(4096).removeprefix(b"\xef\xbb\xbf").split(b"\n")[0]
-    return [cell.decode("ascii", "replace").lower() for cell in _cells(line)]
-
-
-def _read_csv(entry: ArchiveEntry, header: Sequence[str], columns: Sequence[str]) -> tuple[Bytes, Bytes, Bytes]:
-    """Images, labels and splits in row order; without the column usage all splits are TRAIN."""
-    if missing := [name for name in columns if name not in header]:
+def _refuse_images_beside(source: Path, tables: list[Table], images: list[ArchiveEntry]) -> None:
+    if beside := [entry for entry in images if in_class_folder(entry)]:
         raise LhcnetError(
-            f"{entry.where}, line 1: no column {', '.join(missing)}, expected emotion, pixels and Usage "
-            "(or emotion and pixels in train.csv and test.csv side by side)"
+            f"{source} holds {tables[0].entry.name} and {len(beside):,} files in class folders such as "
+            f"{beside[0].name}, expected one of both: name it, or take the other out of the folder"
         )
-    if twice := [name for name in columns if header.count(name) > 1]:
-        raise LhcnetError(f"{entry.where}, line 1: column {', '.join(twice)} occurs twice, expected it once")
-    with (
-        require_unchanged(entry.path),
-        decoding_errors(entry.where, "an undamaged CSV"),
-        entry.open_bounded(_MAX_CSV) as raw,
-    ):
-        file = io.BufferedReader(cast(io.RawIOBase, raw), 1 << 20)
-        file.readline(_LONGEST_LINE)
-        lines = enumerate(iter(partial(file.readline, _LONGEST_LINE), b""), start=2)
-        images, labels, splits = _parse_lines(entry.where, header, columns, islice(lines, _MAX_LINES))
-        if next(lines, None) is not None:
-            raise LhcnetError(f"{entry.where} has more than {_MAX_LINES:,} lines, expected a row for each image")
-    return images.reshape(-1, SIDE, SIDE), labels, splits
 
 
-def _parse_lines(
-    file: str, header: Sequence[str], columns: Sequence[str], lines: Iterable[tuple[int, bytes]]
-) -> list[Bytes]:
-    """Pixels, labels and splits, one after the other, of numbered lines.
+def _join_by_usage(source: Path, tables: list[Table], others: list[Table]) -> Arrays:
+    """Join tables whose Usages are disjoint; a table that repeats a part of another one adds nothing.
 
     Args:
-        file: its path, for error messages.
-        header: names of all columns in their order.
-        columns: names of emotion, pixels and, where the file has it, usage.
-        lines: (line number, line) of every row.
+        source: for error messages.
+        tables: those with the column Usage, at least one.
+        others: tables without it: their labelled images have to be among those of `tables`.
     """
-    emotion, pixels, *usage = (header.index(name) for name in columns)
-    images, labels, splits = bytearray(), bytearray(), bytearray()
-    for number, line in lines:
-        cells = _cells(line)
-        if cells == [b""]:
+    found = sorted(((table, table.read()) for table in tables), key=lambda one: -len(np.unique(one[1][2])))
+    joined: list[tuple[Table, Arrays]] = []
+    for table, arrays in found:
+        usages = set(np.unique(arrays[2]))
+        overlapping = [other for _, other in joined if usages & set(np.unique(other[2]))]
+        if (not usages and joined) or any(_repeats(arrays, other) for other in overlapping):
             continue
-        where = f"{file}, line {number}"
-        if len(line) == _LONGEST_LINE:
-            raise LhcnetError(f"{where} is longer than {_LONGEST_LINE:,} bytes, expected 2,304 pixels a row")
-        if len(cells) != len(header):
-            raise LhcnetError(f"{where}: {len(cells)} cells, expected {len(header)}: {', '.join(header)}")
-        if cells[emotion] not in _LABELS:
-            raise LhcnetError(f"{where}: emotion {_shown(cells[emotion])}, expected a whole number 0..6")
-        split = _shown(cells[usage[0]]) if usage else "Training"
-        if split not in USAGE:
-            raise LhcnetError(f"{where}: Usage {split}, expected {', '.join(USAGE)}")
-        images += _parse_pixels(cells[pixels], where)
-        labels.append(_LABELS[cells[emotion]])
-        splits.append(USAGE[split])
-    return [np.frombuffer(part, np.uint8) for part in (images, labels, splits)]
+        if overlapping:
+            listed = "; ".join(f"{table.entry.name}: {_usages(arrays)}" for table, arrays in found)
+            raise LhcnetError(
+                f"{source} has CSVs of different content with the same Usage ({listed}), expected one, or one for each "
+                "Usage: name it, or take the others out of the folder"
+            )
+        joined.append((table, arrays))
+    images, labels, splits = (np.concatenate(parts) for parts in zip(*(arrays for _, arrays in joined), strict=True))
+    rows = row_counts((images, labels, splits), splits=False) if any(t.is_labelled for t in others) else None
+    for table in others:
+        if table.may_be_labelled and not table.is_labelled:
+            table.read()  # raises: its labels have another name
+        if rows is not None and table.is_labelled and not row_counts(table.read(usage=False), splits=False) <= rows:
+            known = ", ".join(table.entry.name for table, _ in joined)
+            raise LhcnetError(
+                f"{table.entry.where} has labelled images that {known} lacks, expected a column Usage in it, or one "
+                "table alone: name it, or take the other out of the folder"
+            )
+    return images, labels, splits
 
 
-def _shown(cell: bytes) -> str:
-    """A cell as an error message quotes it."""
-    return repr(cell[:20])[2:-1] or "(nothing)"
+def _repeats(part: Arrays, whole: Arrays) -> bool:
+    """Whether two tables hold the same rows, or the first holds fewer Usages and only rows of the second."""
+    few, many = row_counts(part), row_counts(whole)
+    return few == many or (set(np.unique(part[2])) < set(np.unique(whole[2])) and few <= many)
 
 
-def _parse_pixels(cell: bytes, where: str) -> bytes:
-    # Only digits and blanks go to numpy, which would read "1+2" as two numbers; int64 saturates, never wraps.
-    if cell and not cell.translate(None, b"0123456789 "):
-        values = np.fromstring(cell, np.int64, sep=" ")
-        if len(values) == SIDE * SIDE and values.max() <= 255:
-            return values.astype(np.uint8).tobytes()
-    tokens = cell.split()
-    if len(tokens) != SIDE * SIDE:
-        raise LhcnetError(f"{where}: {len(tokens):,} pixels, expected 2,304 (48x48)")
-    wrong = next((token for token in tokens if token not in _VALUES), cell)
-    raise LhcnetError(f"{where}: pixel value {_shown(wrong)}, expected whole numbers 0..255 between blanks")
+def _usages(arrays: Arrays) -> str:
+    return ", ".join(f"{(arrays[2] == split).sum():,} {name}" for name, split in USAGE.items() if split in arrays[2])
+
+
+def _tables_by_split(source: Path, tables: list[Table]) -> dict[int, list[Table]]:
+    """Tables by the split that their names say; none if train or a second split is not among them."""
+    by_split: dict[int, list[Table]] = {}
+    for table in tables:
+        if (split := split_of_name(table.stem)) is not None:
+            by_split.setdefault(split, []).append(table)
+    if TRAIN not in by_split or len(by_split) == 1:
+        return {}
+    private = [table for table in by_split.get(TEST, []) if "private" in table.stem.lower()]
+    public = [table for table in by_split.get(TEST, []) if table not in private]
+    if private and public and VALIDATION not in by_split:  # test.csv was the competition's PublicTest
+        by_split |= {VALIDATION: public, TEST: private}
+    unused = [t for t in tables if t.may_be_labelled and not any(t in listed for listed in by_split.values())]
+    if unused:
+        raise LhcnetError(
+            f"{unused[0].entry.where} has images, but its name says no split, expected train.csv, test.csv "
+            f"and, where there is one, val.csv: rename it, or take it out of {source}"
+        )
+    if TEST not in by_split:
+        listed = ", ".join(table.entry.name for tables in by_split.values() for table in tables)
+        raise LhcnetError(
+            f"{source} holds {listed}, but no test.csv, expected train.csv, test.csv and, where there is one, val.csv: "
+            "rename val.csv to test.csv if it is the only other one (a validation split is then cut from train)"
+        )
+    return by_split
+
+
+def _join_by_name(source: Path, by_split: dict[int, list[Table]]) -> tuple[Arrays, str]:
+    parts: list[Arrays] = []
+    for split, tables in sorted(by_split.items()):
+        (images, labels, _), *others = (table.read(usage=False) for table in tables)
+        first = row_counts((images, labels, labels), splits=False)
+        if any(row_counts(other, splits=False) != first for other in others):
+            listed = ", ".join(table.entry.name for table in tables)
+            raise LhcnetError(
+                f"{source} has several tables for {SPLITS[split]} ({listed}), expected train.csv, test.csv and, where "
+                "there is one, val.csv: rename them (test.csv is PrivateTest, val.csv is PublicTest), or join them"
+            )
+        parts.append((images, labels, np.full_like(labels, split)))
+    images, labels, splits = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    if VALIDATION in by_split:
+        return (images, labels, splits), "tables of train, validation and test"
+    mark_official_validation(labels, splits)
+    return (images, labels, splits), "competition train.csv/test.csv"

@@ -12,6 +12,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 from lhcnet.errors import LhcnetError
 
 _MAX_VALUES = 100_000  # after aliases are expanded
+_TEXT_KEYS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 
 
 def read_yaml(text: str, where: str) -> dict[str, Any]:
@@ -22,7 +23,8 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
         where: file that the text comes from, for error messages.
 
     Raises:
-        LhcnetError: the text is not YAML, not a mapping, or has too many values; the message is one line.
+        LhcnetError: the text is not YAML, not a mapping, has too many values, or a key that is not text (`1`, `null`):
+            DVC would leave it out without a word. The message is one line.
     """
     yaml = YAML(typ="safe", pure=True)
     try:
@@ -31,12 +33,33 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
             node = yaml.compose(text)
             if node is not None and _size(node, {}) > _MAX_VALUES:  # aliases of aliases grow exponentially
                 raise ValueError(f"more than {_MAX_VALUES:,} values")
+            _require_text_keys(node, where, set())
             values = None if node is None else yaml.constructor.construct_document(node)
+    except LhcnetError:
+        raise
     except Exception as error:  # ruamel does not catch what int, float, datetime and re raise
         raise LhcnetError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise LhcnetError(f"{where}: expected a mapping of sections, not {type(values).__name__}")
     return values
+
+
+def _require_text_keys(node: Node | None, where: str, known: set[int]) -> None:
+    """Raise LhcnetError for a mapping's key that is a number, a date, null, true, or no scalar."""
+    if node is None or isinstance(node, ScalarNode) or id(node) in known:
+        return
+    known.add(id(node))
+    pairs = node.value if isinstance(node, MappingNode) else [(None, part) for part in node.value]
+    for key, part in pairs:
+        if key is not None and key.tag not in _TEXT_KEYS:
+            line = key.start_mark.line + 1
+            if not isinstance(key, ScalarNode):
+                raise LhcnetError(f"{where}, line {line}: a key is a list or mapping, expected text")
+            written = key.value or "(nothing)"
+            raise LhcnetError(
+                f'{where}, line {line}: the key {written} is not text, expected it in quotes: "{key.value}"'
+            )
+        _require_text_keys(part, where, known)
 
 
 def _size(node: Node, known: dict[int, int]) -> int:

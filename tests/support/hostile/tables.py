@@ -92,7 +92,9 @@ def altered_table(c: Choices, lines: list[str]) -> bytes:
 
 def reference_rows(content: bytes) -> list[tuple[int, int, bytes]]:
     """The rows of a CSV by a simple reference reader; any exception means that there is something wrong with it."""
-    header, *lines = content.removeprefix(b"\xef\xbb\xbf").decode("latin-1").split("\n")
+    written = content.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
+    newline = "\r" if "\r" in written.split("\n")[0].rstrip("\r") else "\n"
+    header, *lines = written.split(newline)
     names = [cell.strip(' \t\r\n"').lower() for cell in header.split(",")]
     rows = []
     for line in lines:

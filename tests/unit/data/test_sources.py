@@ -105,7 +105,9 @@ def test_usage_is_preferred(tmp_path: Path) -> None:
     assert read(zipped(tmp_path / "in.zip", files)).digest == FACES.digest
     assert read(zipped(tmp_path / "two.zip", files | {"fer2013.csv": text(csv_lines())})).digest == FACES.digest
     other = text([csv_lines()[0], *csv_lines()[2:]])
-    assert "fer2013.csv, icml_face_data.csv" in message(zipped(tmp_path / "x.zip", files | {"fer2013.csv": other}))
+    error = message(zipped(tmp_path / "x.zip", files | {"fer2013.csv": other}))
+    assert "fer2013.csv: " in error
+    assert "icml_face_data.csv: " in error
 
 
 def test_linked_folder(tmp_path: Path) -> None:

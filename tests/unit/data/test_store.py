@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lhcnet.config import parse
 from lhcnet.data import store
-from lhcnet.data.audit import audit
+from lhcnet.data.audit import DataReport, audit
 from lhcnet.data.drawn_faces import draw
 from lhcnet.data.fer2013 import CLASSES, TEST, TRAIN, VALIDATION, Faces, content_digest
 from lhcnet.data.store import open_store, write_stores
@@ -249,7 +250,7 @@ def test_audit() -> None:
     ]  # fmt: skip
     images, labels, splits = (np.array(column, np.uint8) for column in zip(*rows, strict=True))
     found = audit(Faces(images, labels, splits, "drawn", "official"))
-    assert json.loads(json.dumps(found)) == found
+    assert parse(DataReport, found.to_dict(), "report") == found
     assert (found.images, found.distinct, found.repeats) == (10, 5, 5)
     assert found.in_several_splits == 3
     assert found.train_duplicates == {"validation": 1, "test": 2}
