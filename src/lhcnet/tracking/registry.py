@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lhcnet.tracking.delivery import deliver_now
 from lhcnet.tracking.mlflow_runs import mlflow_errors, open_client
@@ -73,21 +73,26 @@ def _new_version(client: MlflowClient, run_id: str, name: str, model: Path, tags
     import mlflow
 
     mlflow.set_tracking_uri(uri)
-    package = Path(__file__).parents[1]
-    requirements = [f"{package_name}=={version_of(package_name)}" for package_name in SERVING_REQUIREMENTS]
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-        # no signature: MLflow's server would cast the values of a request to its type, and 0.97 would become 0
         warnings.filterwarnings("ignore", ".*input example was not provided", UserWarning)
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(package / "serving" / "pyfunc.py"),
-            artifacts={"model": str(model)},
-            code_paths=[str(package)],
-            pip_requirements=requirements,
-        )
+        logged = mlflow.pyfunc.log_model(name="model", **pyfunc_arguments(model))
     if "MLFLOW_RUN_ID" in os.environ:  # start_run ended it, but its owner is to end it
         client.update_run(run_id, status="RUNNING")
     created = client.create_model_version(
         name, logged.model_uri, run_id=run_id, model_id=logged.model_id, tags=dict(tags)
     )
     return str(created.version)
+
+
+def pyfunc_arguments(model: Path) -> dict[str, Any]:
+    """What a model directory is logged as: a pyfunc with the code of this package.
+
+    There is no signature: MLflow's server would cast the values of a request to its type, and 0.97 would become 0.
+    """
+    package = Path(__file__).parents[1]
+    return {
+        "python_model": str(package / "serving" / "pyfunc.py"),
+        "artifacts": {"model": str(model)},
+        "code_paths": [str(package)],
+        "pip_requirements": [f"{name}=={version_of(name)}" for name in SERVING_REQUIREMENTS],
+    }
