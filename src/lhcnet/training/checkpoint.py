@@ -138,7 +138,7 @@ class Checkpoint:
                     if why := _first_difference(shapes, like):
                         raise _DamagedError(why)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if header["digest"] != _digest(tensors, header["progress"]):
+            if header["digest"] != checkpoint_digest(tensors, header["progress"]):
                 raise _DamagedError("its content has another SHA-256 than its header says")
             return tensors, parse(Progress, json.loads(header["progress"]), "progress")
         except PermissionError as error:
@@ -156,7 +156,7 @@ class Checkpoint:
         """Rename the damaged checkpoint; returns what was done, in words."""
         aside = self.path.with_name(f"{self.path.name}.damaged")
         try:
-            if aside.is_dir() and not aside.is_symlink():
+            if aside.is_dir() or (aside.exists() and self.path.is_dir()):  # neither can replace the other
                 aside = aside.with_name(f"{aside.name}.{uuid4().hex[:8]}")
             self.path.rename(aside)
         except OSError as error:
@@ -188,7 +188,7 @@ class Checkpoint:
         """
         own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         header = {"progress": json.dumps(progress.to_dict()), "identity": json.dumps(self._identity)}
-        header["digest"] = _digest(own, header["progress"])
+        header["digest"] = checkpoint_digest(own, header["progress"])
         temporary = self.path.with_name(f".{self.path.name}.{uuid4().hex[:8]}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -268,7 +268,7 @@ def _written_at(path: Path) -> float:
         return 0.0
 
 
-def _digest(tensors: Mapping[str, Tensor], progress: str) -> str:
+def checkpoint_digest(tensors: Mapping[str, Tensor], progress: str) -> str:
     """SHA-256 of names, types, shapes and bytes of all tensors (contiguous, on the CPU) and of the progress."""
     found = hashlib.sha256(progress.encode())
     for name, tensor in sorted(tensors.items()):

@@ -294,7 +294,8 @@ def progress_problem(tensors: Mapping[str, Tensor], progress: Progress, *, stage
     """Why a checkpoint cannot be the state of a training that is unfinished, or an empty string."""
     batches, history = len(batch_slices(images, stage.batch_size)), progress.history
     accuracies = [row.val_accuracy for row in history]
-    if [row.epoch for row in history] != list(range(progress.epoch)) or not 1 <= progress.epoch <= stage.epochs:
+    epochs = [row.epoch for row in history]
+    if epochs != list(range(len(history))) or progress.epoch != len(history) or not 1 <= len(history) <= stage.epochs:
         return f"its history has {len(history)} epochs, but it stopped in epoch {progress.epoch} of {stage.epochs}"
     if not 0 <= progress.batches <= batches:
         return f"it stopped after {progress.batches} batches of an epoch of {batches}"
