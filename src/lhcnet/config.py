@@ -40,8 +40,7 @@ def whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Count = Annotated[int, BeforeValidator(whole), Field(ge=1)]
-Size = Annotated[int, BeforeValidator(whole), Field(ge=1, lt=LARGEST)]
+Count = Annotated[int, BeforeValidator(whole), Field(ge=1, lt=LARGEST)]
 Depth = Annotated[int, BeforeValidator(whole), Field(ge=1, le=1000)]
 Window = Annotated[int, BeforeValidator(whole), Field(ge=1, le=1024)]  # pixels; no map is larger
 Seed = Annotated[int, BeforeValidator(whole), Field(ge=0, lt=2**31)]
@@ -78,8 +77,8 @@ class Network(FrozenModel):
 
     input_size: InputSize = 224
     depths: tuple[Depth, Depth, Depth, Depth] = (3, 4, 6, 3)
-    widths: tuple[Size, Size, Size, Size] = (64, 128, 256, 512)
-    head: Annotated[tuple[Size, ...], Field(max_length=100)] = (4096, 1024)
+    widths: tuple[Count, Count, Count, Count] = (64, 128, 256, 512)
+    head: Annotated[tuple[Count, ...], Field(max_length=100)] = (4096, 1024)
     dropout: Fraction = 0.4
     bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.01
     weights: Annotated[str, Field(min_length=1)] = "imagenet"
@@ -117,7 +116,7 @@ class Stage(FrozenModel):
 
     optimizer: Literal["adam", "sgd"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
-    batch_size: Annotated[int, BeforeValidator(whole), Field(ge=2)] = 64
+    batch_size: Annotated[int, BeforeValidator(whole), Field(ge=2, lt=LARGEST)] = 64
     epochs: Count = 300
     patience: Count = 3
     augmentation: Augmentation = Augmentation()
@@ -130,8 +129,8 @@ class LHCSettings(FrozenModel):
     (`split`), BatchNorm before or after LHC (`norm`), a second convolution of size `kernel` before the residual sum.
     """
 
-    heads: Size
-    d: Size
+    heads: Count
+    d: Count
     pool: Window = 3
     g: Annotated[float, Field(ge=0)] = 1.0
     kernel: Window = 3

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from lhcnet import __version__
 from lhcnet.config import (
     Compute,
+    Count,
     Depth,
     Fraction,
     FrozenModel,
@@ -27,7 +28,6 @@ from lhcnet.config import (
     Modules,
     Network,
     SetName,
-    Size,
     Stage,
     module_arguments,
     parse,
@@ -70,8 +70,8 @@ class Architecture(FrozenModel):
 
     input_size: InputSize
     depths: tuple[Depth, Depth, Depth, Depth]
-    widths: tuple[Size, Size, Size, Size]
-    head: Annotated[tuple[Size, ...], Field(max_length=100)]
+    widths: tuple[Count, Count, Count, Count]
+    head: Annotated[tuple[Count, ...], Field(max_length=100)]
     dropout: Fraction
     bn_momentum: float
     modules: Modules | None = None
