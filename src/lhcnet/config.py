@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from lhcnet.errors import LhcnetError
+from lhcnet.estimate import LARGEST, MAX_MEMORY, Sizes, gib, problem, training_memory
 from lhcnet.geometry import PartitionName, map_sides, partition_problem
 from lhcnet.io.files import read_text
 from lhcnet.io.yaml import read_yaml
@@ -39,7 +40,9 @@ def whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Count = Annotated[int, BeforeValidator(whole), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(whole), Field(ge=1, lt=LARGEST)]
+Depth = Annotated[int, BeforeValidator(whole), Field(ge=1, le=1000)]
+Window = Annotated[int, BeforeValidator(whole), Field(ge=1, le=1024)]  # pixels; no map is larger
 Seed = Annotated[int, BeforeValidator(whole), Field(ge=0, lt=2**31)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]  # no dots: DVC reads them as nested keys
 SetName = Literal["backbone", "A", "B", "C", "control", "standalone"]
@@ -73,24 +76,29 @@ class Network(FrozenModel):
     """
 
     input_size: InputSize = 224
-    depths: tuple[Count, Count, Count, Count] = (3, 4, 6, 3)
+    depths: tuple[Depth, Depth, Depth, Depth] = (3, 4, 6, 3)
     widths: tuple[Count, Count, Count, Count] = (64, 128, 256, 512)
-    head: tuple[Count, ...] = (4096, 1024)
+    head: Annotated[tuple[Count, ...], Field(max_length=100)] = (4096, 1024)
     dropout: Fraction = 0.4
     bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.01
     weights: Annotated[str, Field(min_length=1)] = "imagenet"
+
+    def sizes(self, modules: Modules | None = None) -> Sizes:
+        """Sizes of this network, for estimates of its memory."""
+        return Sizes(self.input_size, self.depths, self.widths, self.head, modules and module_arguments(modules))
 
 
 class Compute(FrozenModel):
     """Device, precision and threads. `cuda` without a GPU is an error; there is no fallback to the CPU.
 
-    `threads` is the number of CPU threads; 0 is torch's default (all cores). Results are the same bytes only for the
-    same number. `deterministic` allows only algorithms that sum in a fixed order; it matters only on a GPU.
+    `threads` is the number of CPU threads; 0 takes all cores, or as many as the CPU limit of the container allows.
+    Results are the same bytes only for the same number. `deterministic` allows only algorithms that sum in a fixed
+    order; it matters only on a GPU.
     """
 
     device: Literal["cuda", "cpu"] = "cuda"
     precision: Literal["float32", "bfloat16"] = "float32"
-    threads: Annotated[int, BeforeValidator(whole), Field(ge=0)] = 0
+    threads: Annotated[int, BeforeValidator(whole), Field(ge=0, le=1024)] = 0
     deterministic: bool = False
 
 
@@ -108,7 +116,7 @@ class Stage(FrozenModel):
 
     optimizer: Literal["adam", "sgd"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
-    batch_size: Annotated[int, BeforeValidator(whole), Field(ge=2)] = 64
+    batch_size: Annotated[int, BeforeValidator(whole), Field(ge=2, lt=LARGEST)] = 64
     epochs: Count = 300
     patience: Count = 3
     augmentation: Augmentation = Augmentation()
@@ -123,9 +131,9 @@ class LHCSettings(FrozenModel):
 
     heads: Count
     d: Count
-    pool: Count = 3
+    pool: Window = 3
     g: Annotated[float, Field(ge=0)] = 1.0
-    kernel: Count = 3
+    kernel: Window = 3
     split: PartitionName = "horizontal"
     norm: Literal["none", "before", "after", "both"] = "none"
     second_conv: bool = False
@@ -240,7 +248,7 @@ class Checkpoints(FrozenModel):
     The environment variable LHCNET_CHECKPOINTS replaces `folder`, for example by a volume of a cluster.
     """
 
-    folder: Annotated[str, Field(min_length=1)] = ".lhcnet/checkpoints"
+    folder: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")] = ".lhcnet/checkpoints"
     seconds: Annotated[float, Field(ge=0)] = 300.0
 
     @property
@@ -310,6 +318,26 @@ class Config(FrozenModel):
                 if problem := partition_problem(module.split, module.heads, side, side):
                     size = self.network.input_size
                     raise ValueError(f"variants.{name}: LHC{slot}: {problem} at input size {size}")
+        return self
+
+    @model_validator(mode="after")
+    def _networks_fit_in_memory(self) -> Config:
+        bfloat16 = self.compute.precision == "bfloat16"
+        stages = {f"stage{i}": stage for i, stage in enumerate(self.stages, 1)} | {
+            "control.training": self.control.training
+        }
+        for name, modules in (("network", None), *self.variants.items()):
+            sizes, where = self.network.sizes(modules), f"variants.{name}" if modules else name
+            if why := problem(sizes):
+                raise ValueError(f"{where}: {why}")
+            for key, stage in stages.items():
+                adam = stage.optimizer == "adam"
+                needed = training_memory(sizes, batch_size=stage.batch_size, adam=adam, bfloat16=bfloat16)
+                if needed.total > MAX_MEMORY:
+                    raise ValueError(
+                        f"{where}: a training with batches of {stage.batch_size:,} images ({key}) would need {needed}; "
+                        f"expected at most {gib(MAX_MEMORY)}: lower {key}.batch_size or network.input_size"
+                    )
         return self
 
     @model_validator(mode="after")

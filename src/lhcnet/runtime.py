@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import atexit
 import gc
+import math
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from lhcnet.errors import LhcnetError
@@ -61,9 +64,80 @@ def open_device(compute: Compute) -> Device:
     if compute.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it for deterministic algorithms
         torch.use_deterministic_algorithms(True)
-    if compute.threads:
-        torch.set_num_threads(compute.threads)
+    available = torch.get_num_threads()
+    if (threads := compute.threads or min(available, cpu_limit() or available)) != available:
+        torch.set_num_threads(threads)
     return Device(torch.device(compute.device), compute.precision)
+
+
+def cpu_limit(root: Path = Path("/")) -> int | None:
+    """CPU limit of the container that this process runs in: the smallest quota of its control groups, rounded up.
+
+    Args:
+        root: where /proc and /sys are.
+
+    Returns:
+        number of cores, at least 1, or None without a limit. A limit of half a core counts as one.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except (OSError, ValueError):
+        return None
+    mounted, found = root / "sys/fs/cgroup", []
+    for number, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        version_2 = number == "0" and not controllers
+        if not version_2 and "cpu" not in controllers.split(","):
+            continue
+        for hierarchy in (mounted,) if version_2 else (mounted / controllers, mounted / "cpu"):
+            group = PurePosixPath(path)
+            # the limits of all groups above hold too; where the group is not mounted, the top one is the container's
+            for folder in (hierarchy / str(part).strip("/") for part in (group, *group.parents)):
+                found.append(_quota(folder, version_2))
+    return min((math.ceil(quota) for quota in found if quota), default=None)
+
+
+def _quota(group: Path, version_2: bool) -> float | None:
+    """Cores that a control group may use; None if that is not limited."""
+    try:
+        if version_2:
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 and int(period) > 0 else None
+    except (OSError, ValueError):  # no such file, or the quota `max`
+        return None
+
+
+@contextmanager
+def memory_errors(section: str) -> Iterator[None]:
+    """Report that memory ran out, on the CPU or the GPU, as one sentence with the settings to change.
+
+    Args:
+        section: section of the settings with the batch size, for example `stage1`; `network` where one is built.
+
+    Raises:
+        LhcnetError: the block ran out of memory. Its status is 1, not the status for a retry: it would fail again.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        advice = f"lower {section}.batch_size or network.input_size, or set compute.precision: bfloat16"
+        if section == "network":
+            advice = "lower network.widths, network.head, or heads, d and kernel of the modules"
+        raise LhcnetError(
+            f"{section}: there is not enough memory: {advice}{f' ({reason})' if reason else ''}"
+        ) from None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    known = ("can't allocate memory", "not enough memory", "out of memory", "could not create a memory")
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in text for words in known)
 
 
 def tune_gc() -> None:

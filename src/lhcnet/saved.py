@@ -14,12 +14,13 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from lhcnet import __version__
 from lhcnet.config import (
     Compute,
     Count,
+    Depth,
     Fraction,
     FrozenModel,
     InputSize,
@@ -33,8 +34,9 @@ from lhcnet.config import (
     whole,
 )
 from lhcnet.errors import LhcnetError
+from lhcnet.estimate import Sizes, parameters, problem
 from lhcnet.io.atomic import atomic_directory
-from lhcnet.io.files import read_bytes_bounded, read_json, read_text, require_regular_file, write_json
+from lhcnet.io.files import MAX_SIZE, read_bytes_bounded, read_json, read_text, require_regular_file, write_json
 from lhcnet.versioned import Versioned, read_versioned
 
 if TYPE_CHECKING:
@@ -42,9 +44,11 @@ if TYPE_CHECKING:
 
     from lhcnet.models.resnetv2 import ResNetV2
 
-MARKER = "model.json"
+MARKER, WEIGHTS, HISTORY, METRICS = "model.json", "model.safetensors", "history.csv", "metrics.json"
+FILES = (MARKER, WEIGHTS, HISTORY, METRICS)  # all that a model directory consists of
 CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 _LONGEST_HISTORY = 1 << 20  # bytes, ten thousand epochs
+_LARGEST_HEADER = 64 << 20  # bytes; 150 for each tensor
 Status = Literal["trained", "diverged", "dead", "inserted"]  # dead: the attention of an LHC module is uniform
 
 
@@ -65,13 +69,25 @@ class Architecture(FrozenModel):
     """Everything that is needed to build the network again; `modules` is null for the plain ResNet34v2."""
 
     input_size: InputSize
-    depths: tuple[Count, Count, Count, Count]
+    depths: tuple[Depth, Depth, Depth, Depth]
     widths: tuple[Count, Count, Count, Count]
-    head: tuple[Count, ...]
+    head: Annotated[tuple[Count, ...], Field(max_length=100)]
     dropout: Fraction
     bn_momentum: float
     modules: Modules | None = None
     control: bool = False
+
+    @property
+    def sizes(self) -> Sizes:
+        """Sizes of this network, for estimates of its memory."""
+        modules = None if self.modules is None else module_arguments(self.modules)
+        return Sizes(self.input_size, self.depths, self.widths, self.head, modules)
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Architecture:
+        if why := problem(self.sizes):
+            raise ValueError(why)
+        return self
 
     @property
     def has_lhc(self) -> bool:
@@ -141,7 +157,7 @@ def _the_seven(classes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class ModelInfo(Versioned):
-    """`model.json`."""
+    """`model.json`. `weights` is the SHA-256 of `model.safetensors`: null in memory, until `save` has written both."""
 
     architecture: Architecture
     preprocessing: Literal["48x48 grey 0..255, bilinear to input_size, copied to 3 channels"] = (
@@ -149,6 +165,7 @@ class ModelInfo(Versioned):
     )
     classes: Annotated[tuple[str, ...], AfterValidator(_the_seven)] = CLASSES
     provenance: Provenance
+    weights: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
 class ModelRecord(FrozenModel):
@@ -193,14 +210,48 @@ class SavedModel:
         return self.info.provenance.id
 
     def weights_digest(self) -> str:
-        """SHA-256 of `model.safetensors`."""
-        path = self.path / "model.safetensors"
+        """SHA-256 of `model.safetensors`. Raises `LhcnetError` if it is not the one in `model.json`."""
+        path = self.path / WEIGHTS
         try:
-            require_regular_file(path)
+            _require_size(path, self._largest())
             with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+                found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise LhcnetError(f"{path}: expected the weights of {self.id}: {error}") from None
+        self._require_digest(found)
+        return found
+
+    def require_weights(self, digest: str, where: Path) -> None:
+        """Raise `LhcnetError` if the weights are not those that the file `where` names by their digest."""
+        if (found := self.weights_digest()) != digest:
+            raise LhcnetError(
+                f"{self.path}: the weights of {self.id} have the SHA-256 {found[:12]}, but {where} was made for "
+                f"{digest[:12]}: run the step that wrote {where} again"
+            )
+
+    def copy(self, folder: Path) -> None:
+        """Copy the four files, and nothing else, into an existing folder; links are read, not copied."""
+        limits = {HISTORY: _LONGEST_HISTORY, WEIGHTS: self._largest()}
+        for name in FILES:
+            try:
+                _require_size(self.path / name, limits.get(name, MAX_SIZE))
+                content = (self.path / name).read_bytes()
+            except OSError as error:
+                raise LhcnetError(f"{self.path / name}: expected a file of {self.id}: {error}") from None
+            (folder / name).write_bytes(content)
+            if name == WEIGHTS:
+                self._require_digest(hashlib.sha256(content).hexdigest())
+
+    def _largest(self) -> int:
+        """Upper bound of the size of `model.safetensors` in bytes, from the architecture."""
+        return 4 * parameters(self.info.architecture.sizes) + _LARGEST_HEADER
+
+    def _require_digest(self, found: str) -> None:
+        if found != self.info.weights:
+            raise LhcnetError(
+                f"{self.path / WEIGHTS}: its SHA-256 is {found[:12]}, but {MARKER} says {str(self.info.weights)[:12]}: "
+                "it is damaged or of another training; run the step that wrote this model again"
+            )
 
     def require_trained(self) -> None:
         """Raise `LhcnetError` if the training of this model diverged."""
@@ -228,10 +279,14 @@ class SavedModel:
         from safetensors import SafetensorError
         from safetensors.torch import load
 
-        file = self.path / "model.safetensors"
+        file = self.path / WEIGHTS
         try:
-            weights = load(read_bytes_bounded(file, limit=None))
-            network = _filled(self.info.architecture, weights)
+            _require_size(file, self._largest())
+            content = read_bytes_bounded(file, limit=None)
+            self._require_digest(hashlib.sha256(content).hexdigest())
+            network = _filled(self.info.architecture, load(content))
+        except MemoryError:
+            raise LhcnetError(f"{file}: there is not enough memory for {file.stat().st_size:,} bytes") from None
         except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, OSError) as error:
             line = " ".join(str(error).split())[:300]
             raise LhcnetError(f"{file}: expected the weights of the network in {MARKER}: {line}") from None
@@ -261,32 +316,40 @@ def save(
     metrics: Metrics,
     history: Sequence[Epoch],
 ) -> None:
-    """Write a model directory at `target`."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    """Write a model directory at `target`; `model.json` gets the SHA-256 of the weights."""
+    from safetensors.torch import save as safetensors_of
 
     with atomic_directory(target, MARKER) as folder:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-        try:
-            save_file(state, folder / "model.safetensors")
-        except SafetensorError as error:  # a full disk
-            raise OSError(str(error)) from error
-        with (folder / "history.csv").open("w", newline="", encoding="utf-8") as file:
+        content = safetensors_of(state)  # not save_file: its file has the mode 0600, so another user could not read it
+        (folder / WEIGHTS).write_bytes(content)
+        with (folder / HISTORY).open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(Epoch.model_fields), lineterminator="\n")
             writer.writeheader()
             writer.writerows({k: "" if v is None else v for k, v in row.to_dict().items()} for row in history)
-        write_json(folder / "metrics.json", metrics.to_dict())
-        write_json(folder / MARKER, info.to_dict())
+        write_json(folder / METRICS, metrics.to_dict())
+        write_json(folder / MARKER, info.to_dict() | {"weights": hashlib.sha256(content).hexdigest()})
+
+
+def _require_size(path: Path, limit: int) -> None:
+    require_regular_file(path)
+    if path.stat().st_size > limit:
+        raise OSError(f"more than {limit:,} bytes")
 
 
 def open_model(path: Path) -> SavedModel:
     """Read a model directory. Raises `LhcnetError` naming the file that is missing or not what was expected."""
     info = read_versioned(ModelInfo, path / MARKER)
-    metrics = parse(Metrics, read_json(path / "metrics.json"), str(path / "metrics.json"))
+    if info.weights is None:
+        raise LhcnetError(
+            f"{path / MARKER}: weights: has no SHA-256 of {WEIGHTS}, so it is of an earlier lhcnet: "
+            "run the step that wrote it again (with DVC: dvc repro)"
+        )
+    metrics = parse(Metrics, read_json(path / METRICS), str(path / METRICS))
     try:
-        lines = StringIO(read_text(path / "history.csv", _LONGEST_HISTORY), newline="")
+        lines = StringIO(read_text(path / HISTORY, _LONGEST_HISTORY), newline="")
         rows = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(lines)]
     except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise LhcnetError(f"{path / 'history.csv'}: expected one row of numbers an epoch: {error}") from None
-    history = tuple(parse(Epoch, row, f"{path / 'history.csv'}, epoch {i}") for i, row in enumerate(rows))
+        raise LhcnetError(f"{path / HISTORY}: expected one row of numbers an epoch: {error}") from None
+    history = tuple(parse(Epoch, row, f"{path / HISTORY}, epoch {i}") for i, row in enumerate(rows))
     return SavedModel(path, info, metrics, history)

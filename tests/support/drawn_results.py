@@ -98,7 +98,7 @@ def draw_results(
             own = ~duplicate["test"]
             views = 60 if suffix else 1
             scores[f"test_distinct{suffix}"] = score(p[own], labels["test"][own], split="test distinct", views=views)
-        return ModelScores(id=id_, **scores)
+        return ModelScores(id=id_, weights=f"weights of {id_}", **scores)
 
     *kept_b, rejected = config.variants
     planned: list[tuple[Any, str | None, str, int]] = [("A", None, f"A/seed-{s}", s) for s in config.seeds.a]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from safetensors.torch import save_file
 
 from lhcnet.config import parse
 from lhcnet.errors import LhcnetError
-from lhcnet.saved import Architecture, Epoch, Metrics, ModelInfo, Provenance, open_model, save
+from lhcnet.saved import FILES, Architecture, Epoch, Metrics, ModelInfo, Provenance, open_model, save
 
 ARCHITECTURE = Architecture(
     input_size=32, depths=(1, 1, 1, 1), widths=(4, 4, 4, 4), head=(8,), dropout=0.4, bn_momentum=0.1
@@ -32,9 +34,21 @@ def folder(tmp_path: Path) -> Path:
     return target
 
 
+def correct_digest(folder: Path) -> None:
+    """Bind model.json to the weights that are there, as an attacker could."""
+    info = json.loads((folder / "model.json").read_text())
+    info["weights"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "model.json").write_text(json.dumps(info))
+
+
+def unbound(info: ModelInfo) -> ModelInfo:
+    return info.model_copy(update={"weights": None})
+
+
 def test_what_is_saved_comes_back(folder: Path) -> None:
     saved = open_model(folder)
-    assert (saved.info, saved.metrics.train_loss) == (INFO, 1.5)
+    assert (unbound(saved.info), saved.metrics.train_loss) == (INFO, 1.5)
+    assert saved.info.weights == saved.weights_digest()
     assert saved.history == HISTORY
     images = torch.rand(2, 3, 32, 32) * 255
     expected = ARCHITECTURE.build(seed=3).eval()
@@ -70,7 +84,7 @@ def test_saving_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None
         ("model.json", '{"format": 1}', "model.json: has no schema version"),
         ("metrics.json", '{"status": "fine"}', "metrics.json: status"),
         ("history.csv", "epoch,val_loss\n0,low\n", "history.csv: expected one row of numbers"),
-        ("model.safetensors", "not weights", "model.safetensors: expected the weights"),
+        ("model.safetensors", "not weights", "model.safetensors: its SHA-256 is"),
     ],
 )
 def test_a_damaged_directory_is_one_sentence(folder: Path, name: str, content: str, says: str) -> None:
@@ -100,7 +114,7 @@ def test_modules_of_every_kind_come_back(row: dict[str, object], tmp_path: Path)
     network = info.architecture.build(seed=3)
     save(tmp_path / "model", network, info, Metrics(status="inserted"), [])
     saved = open_model(tmp_path / "model")
-    assert saved.info == info
+    assert unbound(saved.info) == info
     images = torch.rand(2, 3, 32, 32) * 255
     with torch.inference_mode():
         assert torch.equal(saved.network()(images), network.eval()(images))
@@ -116,7 +130,7 @@ def test_a_model_from_before_there_were_options_opens(tmp_path: Path) -> None:
             del row[option]
     (tmp_path / "model" / "model.json").write_text(json.dumps(written))
     saved = open_model(tmp_path / "model")
-    assert saved.info == info
+    assert unbound(saved.info) == info
     saved.network()
 
 
@@ -141,9 +155,13 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"widths": [10**6] * 4}, "size mismatch"),
-        ({"depths": [10**9, 1, 1, 1]}, "1000000004 layers, but"),
-        ({"head": [10**9]}, "size mismatch"),
+        ({"widths": [10**4, 1, 1, 1]}, r"model\.safetensors: expected the weights .*size mismatch"),
+        ({"depths": [1000, 1, 1, 1]}, r"model\.safetensors: expected the weights .*1004 layers, but"),
+        ({"head": [10**7]}, r"model\.safetensors: expected the weights .*size mismatch"),
+        ({"widths": [10**6] * 4}, r"model\.json: architecture: the network would have .* GiB of weights"),
+        ({"depths": [10**9, 1, 1, 1]}, r"model\.json: architecture.depths.0: .*less than or equal to 1000"),
+        ({"head": [10**9]}, r"model\.json: architecture: the network would have 12,\d+,\d+,\d+ parameters"),
+        ({"head": [2**31]}, r"model\.json: architecture.head.0: .*less than 2147483648"),
     ],
     ids=str,
 )
@@ -151,7 +169,7 @@ def test_sizes_that_are_only_claimed_take_no_memory(change: dict[str, object], s
     info = json.loads((folder / "model.json").read_text())
     info["architecture"] |= change
     (folder / "model.json").write_text(json.dumps(info))
-    with pytest.raises(LhcnetError, match=rf"model\.safetensors: expected the weights .*{says}"):
+    with pytest.raises(LhcnetError, match=says):
         open_model(folder).network()
 
 
@@ -197,5 +215,66 @@ def test_weights_must_be_numbers_of_the_right_type(folder: Path) -> None:
     ):
         state = network.state_dict() | {"logits.bias": change(network.state_dict()["logits.bias"])}
         save_file(state, folder / "model.safetensors")
+        correct_digest(folder)
         with pytest.raises(LhcnetError, match=says):
             open_model(folder).network()
+
+
+def test_one_altered_bit_is_one_sentence(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    saved = open_model(folder)
+    for position in (0, len(whole) // 2, len(whole) - 1):
+        altered = bytearray(whole)
+        altered[position] ^= 0x40
+        (folder / "model.safetensors").write_bytes(altered)
+        for read in (saved.network, saved.weights_digest, saved.record, lambda: saved.copy(folder)):
+            with pytest.raises(LhcnetError, match=r"model\.safetensors: its SHA-256 is .*, but model\.json says"):
+                read()
+
+
+def test_a_record_without_a_digest_is_of_an_earlier_version(folder: Path) -> None:
+    info = json.loads((folder / "model.json").read_text())
+    del info["weights"]
+    (folder / "model.json").write_text(json.dumps(info))
+    with pytest.raises(LhcnetError, match=r"model\.json: weights: has no SHA-256 .* run the step that wrote it again"):
+        open_model(folder)
+
+
+def test_weights_that_only_seem_to_be_huge_are_not_read(folder: Path) -> None:
+    saved = open_model(folder)
+    os.truncate(folder / "model.safetensors", 2**40)  # sparse
+    for read in (saved.network, saved.weights_digest, lambda: saved.copy(folder)):
+        with pytest.raises(LhcnetError, match=r"model\.safetensors: expected .*more than [\d,]+ bytes"):
+            read()
+
+
+def test_a_copy_has_the_four_files_alone_and_follows_links_to_their_content(folder: Path, tmp_path: Path) -> None:
+    linked, copy = tmp_path / "linked", tmp_path / "copy"
+    linked.mkdir()
+    copy.mkdir()
+    for file in folder.iterdir():  # as DVC links into its cache
+        (linked / file.name).symlink_to(file)
+    (linked / "notes.txt").symlink_to("/etc/hostname")
+    (linked / "zero").symlink_to("/dev/zero")
+    (linked / "model.pkl").write_bytes(b"x")
+    open_model(linked).copy(copy)
+    assert sorted(p.name for p in copy.iterdir()) == sorted(FILES)
+    for file in copy.iterdir():
+        assert not file.is_symlink()
+        assert file.read_bytes() == (folder / file.name).read_bytes()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_device_in_the_place_of_a_file_is_not_copied(name: str, folder: Path, tmp_path: Path) -> None:
+    saved = open_model(folder)
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    (tmp_path / "copy").mkdir()
+    with pytest.raises(LhcnetError, match="not a regular file"):
+        saved.copy(tmp_path / "copy")
+
+
+def test_all_files_have_the_same_mode(folder: Path) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o666 & ~umask}

@@ -69,6 +69,9 @@ def predict(
 
     Returns:
         Probabilities (N, classes) float32; each row sums to 1.
+
+    Raises:
+        FloatingPointError: the network's outputs are not finite, so they are no probabilities.
     """
     network.eval()
     total = sum(view.weight for view in views)
@@ -80,6 +83,8 @@ def predict(
         if not out.shape[1]:
             out = np.empty((len(images), mean.shape[1]), np.float32)
         out[rows] = mean.cpu().numpy()
+    if broken := int((~np.isfinite(out)).any(axis=1).sum()):
+        raise FloatingPointError(f"the network's outputs are not finite for {broken} of {len(out)} images")
     return out
 
 

@@ -26,12 +26,13 @@ Predictions = Mapping[str, NDArray[Any]]
 
 
 class ModelScores(FrozenModel):
-    """Scores of one model; with TTA where it was asked for.
+    """Scores of one model; with TTA where it was asked for. `weights` is the SHA-256 of the weights that were scored.
 
     The `distinct` scores exclude the test images with a byte-identical duplicate in the training split.
     """
 
     id: str
+    weights: str
     validation: Score
     test: Score
     test_distinct: Score
@@ -120,6 +121,8 @@ class Results:
             raise LhcnetError(f"{file}: lacks {', '.join(missing)}, which evaluation.json needs")
         if unknown := sorted({model.id for model in scored.models} - set(results.records)):
             raise LhcnetError(f"{evaluation}: has scores of {', '.join(unknown)}, which {selection} does not name")
+        if other := sorted(model.id for model in scored.models if model.weights != results.records[model.id].weights):
+            raise LhcnetError(f"{evaluation}: scored other weights of {', '.join(other)} than {selection} judged")
         return results
 
     def missing(self) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lhcnet.config import Analysis, Evaluation
 from lhcnet.data.store import open_store
+from lhcnet.runtime import memory_errors
 from lhcnet.saved import open_model
 from lhcnet.steps.context import RunContext
 from lhcnet.tracking.record import tracked
@@ -38,7 +39,8 @@ def analyse(
 
     saved, store = open_model(model), open_store(trainval)
     saved.require_data(store.digest, trainval)
-    with tracked(context.execution, store.digest, "analyse") as tracking:
+    saved.weights_digest()  # verified, also where the model has nothing to analyse
+    with tracked(context.execution, store.digest, "analyse") as tracking, memory_errors("evaluation"):
         if saved.info.architecture.has_lhc:
             images, labels = store.split("validation")
             rows = run.evenly_spaced(len(labels), analysis.images)

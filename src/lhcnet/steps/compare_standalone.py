@@ -11,6 +11,7 @@ from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory
 from lhcnet.io.files import write_json
 from lhcnet.protocol.standalone import StandaloneModel, StandaloneReport, pair
+from lhcnet.runtime import memory_errors
 from lhcnet.saved import open_model
 from lhcnet.steps.context import RunContext
 from lhcnet.steps.scored_splits import ScoredSplits
@@ -58,12 +59,12 @@ def compare_standalone(
     if others := [model.id for model in saved if model.info.provenance.data != splits.data]:
         raise LhcnetError(f"{test}: is of data {splits.data[:12]}, on which {', '.join(others)} was not trained")
     labels, distinct = splits.splits["test"][1], ~splits.train_duplicate["test"]
-    with tracked(context.execution, splits.data, "compare-standalone") as run:
+    with tracked(context.execution, splits.data, "compare-standalone") as run, memory_errors("evaluation"):
         device = context.device()
         scored, correct = [], {}
         for model in sorted(saved, key=lambda model: model.id):
             scores, predicted = splits.score(
-                model.network(), model.info.architecture.input_size, evaluation, device, tta=False
+                model.id, model.network(), model.info.architecture.input_size, evaluation, device, tta=False
             )
             correct[model.id] = predicted["test"].argmax(1) == labels
             log.info("%s: test accuracy %.4f", model.id, scores["test"].accuracy)

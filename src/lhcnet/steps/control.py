@@ -43,7 +43,8 @@ def control(
         The LHC-NetCs, in the order of their ids.
 
     Raises:
-        LhcnetError: a selected model is not in `models`, or was trained on other data.
+        LhcnetError: a selected model is not in `models`, was trained on other data, or has other weights than the
+            selection says.
     """
     from lhcnet.models.lhcnet import add_control, freeze_all_but_control
 
@@ -56,6 +57,9 @@ def control(
     for id_ in [id_ for id_, model in starts.items() if not model.info.architecture.has_lhc]:
         log.info("%s: has no LHC modules; no LHC-NetC is trained from it", id_)
         del starts[id_]
+    recorded = {model.id: model.weights for model in chosen.kept}
+    for id_, model in starts.items():
+        model.require_weights(recorded[id_], selection)
     store = open_store(trainval)
     names = [str(number) for number in range(len(starts))]
     unfinished: list[Checkpoint | None] = []  # removed only when the folder is complete

@@ -18,6 +18,7 @@ from lhcnet.protocol.results import ControlModel, EvaluationReport, ModelScores
 from lhcnet.protocol.score import Score
 from lhcnet.protocol.selection import best_on_validation, read_selection
 from lhcnet.protocol.sizes import sizes
+from lhcnet.runtime import memory_errors
 from lhcnet.saved import MARKER, open_model
 from lhcnet.steps.context import RunContext
 from lhcnet.steps.control_models import CONTROL_PREFIX, open_controlled
@@ -56,7 +57,8 @@ def evaluate(
         The scores of all models.
 
     Raises:
-        LhcnetError: a kept model is not in `models`, or the stores are of other data than the selection.
+        LhcnetError: a kept model is not in `models` or has other weights than the selection says, or the stores are of
+            other data than the selection.
     """
     from lhcnet.models.lhcnet import control_weights
 
@@ -65,6 +67,8 @@ def evaluate(
     saved = {model.id: model for path in models if (model := open_model(path)).id in kept}
     if lost := sorted(kept - set(saved)):
         raise LhcnetError(f"{selection}: selects models that are missing from the input: {', '.join(lost)}")
+    for record in chosen.kept:
+        saved[record.id].require_weights(record.weights, selection)
     controlled = open_controlled(control) if control else []
     saved |= {model.id: model for model in controlled}
     records = {model.id: model.record() for model in controlled}
@@ -75,16 +79,18 @@ def evaluate(
     best = {chosen.chosen, chosen.best.get("A", chosen.chosen), chosen_control}
     with_tta = set(saved) if evaluation.tta == "kept" else best
 
-    with tracked(context.execution, chosen.data, "evaluate") as run:
+    digests = {id_: model.weights_digest() for id_, model in saved.items()}
+
+    with tracked(context.execution, chosen.data, "evaluate") as run, memory_errors("evaluation"):
         device = context.device()
         scored, control_models = [], []
         arrays = splits.arrays()
         for id_ in sorted(saved):
             network, size = saved[id_].network(), saved[id_].info.architecture.input_size
-            scores, predicted = splits.score(network, size, evaluation, device, tta=id_ in with_tta)
+            scores, predicted = splits.score(id_, network, size, evaluation, device, tta=id_ in with_tta)
             arrays |= {f"{id_}/{name}": p for name, p in predicted.items()}
             log.info("%s: accuracy on %s", id_, ", ".join(f"{name} {s.accuracy:.4f}" for name, s in scores.items()))
-            scored.append(ModelScores(id=id_, **scores))
+            scored.append(ModelScores(id=id_, weights=digests[id_], **scores))
             if id_ in records:
                 of, w = id_.removeprefix(CONTROL_PREFIX), control_weights(network)
                 control_models.append(ControlModel(record=records[id_], of=of, w=w))
@@ -137,4 +143,5 @@ def evaluate_weights(
     device = context.device()
     network = open_model(weights).network() if (weights / MARKER).is_file() else open_published(weights)
     splits = ScoredSplits.open(trainval, test)
-    return splits.score(network, network.input_size, evaluation, device, tta=True)[0]
+    with memory_errors("evaluation"):
+        return splits.score(str(weights), network, network.input_size, evaluation, device, tta=True)[0]

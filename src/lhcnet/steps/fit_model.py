@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lhcnet.code_version import code_digest
 from lhcnet.config import Checkpoints, Stage, flat
 from lhcnet.data.store import Store
+from lhcnet.estimate import training_memory
+from lhcnet.runtime import memory_errors
 from lhcnet.saved import Epoch, Metrics, ModelInfo, SavedModel, open_model, save
 from lhcnet.steps.context import RunContext
 from lhcnet.tracking.record import curve, final, tracked
@@ -37,20 +40,25 @@ def fit_model(
 
     Raises:
         Preempted: SIGTERM came; the checkpoint is written.
+        LhcnetError: there is not enough memory, or checkpoints cannot be written.
     """
+    import torch
+
     from lhcnet.inference.predict import loss_and_accuracy
     from lhcnet.models.lhcnet import control_weights
     from lhcnet.training.health import attention_statistics
-    from lhcnet.training.loop import DataSplit, finite, fit
+    from lhcnet.training.loop import DataSplit, batch_slices, finite, fit
 
     p, size = info.provenance, info.architecture.input_size
     tags = {"set": p.set, "stage": p.stage, "seed": p.seed, "variant": p.variant or "-"}
     info = info.model_copy(update={"provenance": p.model_copy(update={"training": stage, "compute": context.compute})})
-    with tracked(context.execution, store.digest, f"train/{p.id}", tags) as run:
+    settings_of = "control.training" if info.architecture.control else f"stage{p.stage}"
+    with tracked(context.execution, store.digest, f"train/{p.id}", tags) as run, memory_errors(settings_of):
         device = context.device()
         if run:
             settings = {"stage": stage, "compute": context.compute, "network": info.architecture}
             run.params({name: section.to_dict() for name, section in settings.items()} | {"seed": p.seed})
+            run.params({"threads": torch.get_num_threads()})  # compute.threads may be 0: as many as there are
             run.dataset("FER2013", store.digest, str(store.path.absolute()), "training")
 
         def on_epoch(row: Epoch) -> None:
@@ -62,7 +70,17 @@ def fit_model(
                 run.metrics(curve(row), step=row.epoch)
 
         checkpoint = None if context.checkpoints is None else _checkpoint(context.checkpoints, info)
+        if checkpoint:
+            checkpoint.require_writable()
         train_split, validation = DataSplit(*store.split("train")), DataSplit(*store.split("validation"))
+        batches = batch_slices(len(train_split.labels), stage.batch_size)
+        needed = training_memory(
+            info.architecture.sizes,
+            batch_size=batches[0].stop,
+            adam=stage.optimizer == "adam",
+            bfloat16=context.compute.precision == "bfloat16",
+        )
+        log.info("%s: %s; %d batches an epoch, %d threads", p.id, needed, len(batches), torch.get_num_threads())
         result = fit(
             model,
             train_split,
@@ -86,7 +104,7 @@ def fit_model(
         metrics = Metrics(
             status="dead" if died else result.status,
             reason=f"attention of {', of '.join(dead)} everywhere" if died else result.reason,
-            attention_entropy={slot: found.entropy for slot, found in attention.items()},
+            attention_entropy={slot: found.entropy for slot, found in attention.items() if isfinite(found.entropy)},
             best_epoch=result.best_epoch,
             epochs=len(result.history) - 1,
             train_loss=finite(train_loss),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from lhcnet.config import SetName, Variant, module_arguments
+from lhcnet.config import SetName, Variant, module_arguments, parse
 from lhcnet.errors import LhcnetError
-from lhcnet.saved import Metrics, ModelInfo, Provenance, SavedModel, open_model, save
+from lhcnet.runtime import memory_errors
+from lhcnet.saved import Architecture, Metrics, ModelInfo, Provenance, SavedModel, open_model, save
 
 log = logging.getLogger("lhcnet")
 
@@ -34,13 +35,16 @@ def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed:
     if saved.info.architecture.modules is not None:
         raise LhcnetError(f"{model}: has attention modules already; expected a plain ResNet34v2")
     saved.require_trained()
+    values = saved.info.architecture.to_dict() | {"modules": module_arguments(variant.modules)}
+    architecture = parse(Architecture, values, f"variants.{variant.name}")  # refuses a network that cannot be built
     try:
-        network = insert_modules(saved.network(), module_arguments(variant.modules), seed)
+        with memory_errors("network"):
+            network = insert_modules(saved.network(), module_arguments(variant.modules), seed)
     except ValueError as error:
         raise LhcnetError(f"variants.{variant.name}: {error}") from None
     p = saved.info.provenance
     info = ModelInfo(
-        architecture=saved.info.architecture.model_copy(update={"modules": variant.modules}),
+        architecture=architecture,
         provenance=Provenance(
             id=f"{set_}/{variant.name}/seed-{seed}/inserted",
             set=set_,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lhcnet.errors import LhcnetError
@@ -34,12 +35,13 @@ def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution:
         What was written to `out`.
 
     Raises:
-        LhcnetError: the evaluation was made for another model, or MLflow does not answer.
+        LhcnetError: the evaluation was made for another model or other weights, or MLflow does not answer.
     """
     saved = open_model(chosen)
     scored = read_versioned(EvaluationReport, evaluation / "evaluation.json")
     if scored.chosen != saved.id:
         raise LhcnetError(f"{chosen}: is {saved.id}, but {evaluation} was made for {scored.chosen}")
+    saved.require_weights(scored.chosen_model().weights, evaluation / "evaluation.json")
     accuracies = scored.chosen_model().accuracies()
     weights = saved.weights_digest()
     tags = {"weights": weights, "data_digest": saved.info.provenance.data, "trained_as": saved.id}
@@ -50,7 +52,9 @@ def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution:
     ) as run:
         restore([saved], run)
         run.metrics(accuracies)
-        version = register_model(run, name, chosen, tags=tags)
+        with TemporaryDirectory(prefix="lhcnet-") as folder:  # the four files alone; MLflow follows no links
+            saved.copy(Path(folder))
+            version = register_model(run, name, Path(folder), tags=tags)
         run.tags({"registered": f"{name} version {version}"})
         run.parent().metrics(accuracies)
         run.end_parent()

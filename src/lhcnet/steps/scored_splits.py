@@ -59,11 +59,12 @@ class ScoredSplits:
         return found | {f"train_duplicate/{name}": rows for name, rows in self.train_duplicate.items()}
 
     def score(
-        self, network: ResNetV2, input_size: int, evaluation: Evaluation, device: Device, *, tta: bool
+        self, model: str, network: ResNetV2, input_size: int, evaluation: Evaluation, device: Device, *, tta: bool
     ) -> tuple[dict[str, Score], dict[str, NDArray[np.float32]]]:
         """Score a network on both splits, and on the test images that are not in train.
 
         Args:
+            model: name of the network, for errors.
             network: the network, moved to the device.
             input_size: side of its input in pixels.
             evaluation: rotation of TTA, batch size.
@@ -72,6 +73,9 @@ class ScoredSplits:
 
         Returns:
             Scores and probabilities (N, 7) by split; those with TTA have the suffix _tta.
+
+        Raises:
+            LhcnetError: the network's outputs are not finite.
         """
         from lhcnet.inference.predict import predict
         from lhcnet.inference.tta import plain_views, tta_views
@@ -81,9 +85,12 @@ class ScoredSplits:
         for views in (plain_views(), tta_views(evaluation.tta_rotation))[: 2 if tta else 1]:
             suffix = "_tta" if len(views) > 1 else ""
             for split, (images, labels) in self.splits.items():
-                p = predict(
-                    network, images, views, input_size=input_size, device=device, batch_size=evaluation.batch_size
-                )
+                try:
+                    p = predict(
+                        network, images, views, input_size=input_size, device=device, batch_size=evaluation.batch_size
+                    )
+                except FloatingPointError as error:
+                    raise LhcnetError(f"{model}: cannot be scored on {split}: {error}") from None
                 predicted[f"{split}{suffix}"] = p
                 scores[f"{split}{suffix}"] = score(p, labels, split=split, views=len(views))
             own, labels = ~self.train_duplicate["test"], self.splits["test"][1]

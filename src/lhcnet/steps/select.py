@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,7 +57,7 @@ def select(
         if chosen is not None:
             by_id = {model.id: model for model in saved}
             with atomic_directory(chosen, "model.json") as folder:
-                shutil.copytree(by_id[report.chosen].path, folder, dirs_exist_ok=True)
+                by_id[report.chosen].copy(folder)
         with atomic_file(out) as file:
             write_json(file, report.to_dict())
         if run:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lhcnet.config import PLAIN, Network, SetName, Stage, Variant, module_arguments
 from lhcnet.data.store import open_store
+from lhcnet.runtime import memory_errors
 from lhcnet.saved import Architecture, ModelInfo, Provenance, SavedModel, open_model
 from lhcnet.steps.context import RunContext
 from lhcnet.steps.fit_model import finish, fit_model
@@ -131,9 +132,11 @@ def _new_network(network: Network, variant: Variant | None, seed: int) -> tuple[
     from lhcnet.weights.imagenet import load_start
 
     architecture = Architecture.of(network)
-    model, origin = load_start(network.weights, architecture.build(seed))
+    with memory_errors("network"):
+        model, origin = load_start(network.weights, architecture.build(seed))
+        if variant is not None:
+            insert_modules(model, module_arguments(variant.modules), seed)
     if variant is not None:
-        insert_modules(model, module_arguments(variant.modules), seed)
         architecture = architecture.model_copy(update={"modules": variant.modules})
     return model, architecture, origin
 

@@ -7,9 +7,7 @@ import warnings
 from collections.abc import Mapping
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from lhcnet.tracking.delivery import deliver_now
 from lhcnet.tracking.mlflow_runs import mlflow_errors, open_client
@@ -45,15 +43,19 @@ def register(run: StepRun, name: str, model: Path, *, tags: Mapping[str, str]) -
     uri = default_uri()
     with mlflow_errors(uri):
         client, _ = open_client()
-        version = _version_of_weights(client, name, tags["weights"]) or _new_version(
-            client, run_id, name, model, tags, uri
-        )
+        version = _version_of_weights(client, name, tags["weights"])
+        if version is None:
+            made = _new_version(client, run_id, name, model, tags, uri)
+            # of processes that register the same weights at once, each finds the first version that was made
+            version = _version_of_weights(client, name, tags["weights"]) or made
+            if version != made:
+                client.delete_model_version(name, made)
         client.set_registered_model_alias(name, "champion", version)
     return int(version)
 
 
 def _version_of_weights(client: MlflowClient, name: str, weights: str) -> str | None:
-    """The version that has these weights, or None; the registered model is made if it does not exist."""
+    """The first version that has these weights, or None; the registered model is made if it does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -62,31 +64,35 @@ def _version_of_weights(client: MlflowClient, name: str, weights: str) -> str | 
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     versions = client.search_model_versions(f"name = '{name}'")
-    return next((str(version.version) for version in versions if version.tags.get("weights") == weights), None)
+    own = [int(version.version) for version in versions if version.tags.get("weights") == weights]
+    return str(min(own)) if own else None
 
 
 def _new_version(client: MlflowClient, run_id: str, name: str, model: Path, tags: Mapping[str, str], uri: str) -> str:
     """Log the model directory, with the code of this package, as a pyfunc of the run, and make a version of it."""
     import mlflow
-    from mlflow.types import Schema, TensorSpec
 
     mlflow.set_tracking_uri(uri)
-    package = Path(__file__).parents[1]
-    signature = mlflow.models.ModelSignature(inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, 48, 48))]))
-    requirements = [f"{package_name}=={version_of(package_name)}" for package_name in SERVING_REQUIREMENTS]
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*input example was not provided", UserWarning)  # there is a signature
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(package / "serving" / "pyfunc.py"),
-            artifacts={"model": str(model)},
-            code_paths=[str(package)],
-            pip_requirements=requirements,
-            signature=signature,
-        )
+        warnings.filterwarnings("ignore", ".*input example was not provided", UserWarning)
+        logged = mlflow.pyfunc.log_model(name="model", **pyfunc_arguments(model))
     if "MLFLOW_RUN_ID" in os.environ:  # start_run ended it, but its owner is to end it
         client.update_run(run_id, status="RUNNING")
     created = client.create_model_version(
         name, logged.model_uri, run_id=run_id, model_id=logged.model_id, tags=dict(tags)
     )
     return str(created.version)
+
+
+def pyfunc_arguments(model: Path) -> dict[str, Any]:
+    """What a model directory is logged as: a pyfunc with the code of this package.
+
+    There is no signature: MLflow's server would cast the values of a request to its type, and 0.97 would become 0.
+    """
+    package = Path(__file__).parents[1]
+    return {
+        "python_model": str(package / "serving" / "pyfunc.py"),
+        "artifacts": {"model": str(model)},
+        "code_paths": [str(package)],
+        "pip_requirements": [f"{name}=={version_of(name)}" for name in SERVING_REQUIREMENTS],
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -65,7 +66,7 @@ def attention_statistics(
     def measure(slot: str, lhc: LHC, inputs: tuple[Tensor, ...]) -> None:
         W = lhc.intermediates(inputs[0]).attention.float()  # (B, heads, C, C)
         channels = W.shape[-1]
-        entropy = torch.special.entr(W).sum(dim=-1).mean().item() / math.log(channels)
+        entropy = torch.special.entr(W).sum(dim=-1).mean().item() / (math.log(channels) or 1.0)
         smallest, largest = (W.min() * channels).item(), (W.max() * channels).item()
         found[slot] = AttentionStatistics(entropy, smallest, largest, W.amax(dim=-1).min().item())
 
@@ -73,7 +74,9 @@ def attention_statistics(
     modules = [(slot, module.lhc) for slot, module in slots if isinstance(module, ResidualLHC)]
     hooks = [lhc.register_forward_pre_hook(partial(measure, slot)) for slot, lhc in modules]
     try:
-        if hooks:
+        if not hooks:
+            return {}
+        with suppress(FloatingPointError):  # of a training that diverged from the beginning
             predict(network, images[:IMAGES], plain_views(), input_size=input_size, device=device)
     finally:
         for hook in hooks:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ from lhcnet.data.transforms import affine, draw_affine, mirror, upscale
 from lhcnet.inference.predict import loss_and_accuracy
 from lhcnet.runtime import Device
 from lhcnet.saved import Epoch
-from lhcnet.training.checkpoint import Checkpoint
+from lhcnet.training.checkpoint import Checkpoint, Progress
 from lhcnet.training.optimizer import make_optimizer
 from lhcnet.training.state import EpochTotals, TrainingState
 
@@ -113,7 +114,8 @@ def fit(
         )
 
     with checkpoint.handling_sigterm() if checkpoint else nullcontext():
-        if checkpoint and (found := checkpoint.load()):
+        possible = partial(progress_problem, stage=stage, images=len(images))
+        if checkpoint and (found := checkpoint.load(state.like(), possible)):
             state.restore(*found)
             for row in state.history:
                 on_epoch(row)
@@ -286,6 +288,26 @@ def _derive_seed(name: str) -> int:
 
 def _copy_weights(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def progress_problem(tensors: Mapping[str, Tensor], progress: Progress, *, stage: Stage, images: int) -> str:
+    """Why a checkpoint cannot be the state of a training that is unfinished, or an empty string."""
+    batches, history = len(batch_slices(images, stage.batch_size)), progress.history
+    accuracies = [row.val_accuracy for row in history]
+    epochs = [row.epoch for row in history]
+    if epochs != list(range(len(history))) or progress.epoch != len(history) or not 1 <= len(history) <= stage.epochs:
+        return f"its history has {len(history)} epochs, but it stopped in epoch {progress.epoch} of {stage.epochs}"
+    if not 0 <= progress.batches <= batches:
+        return f"it stopped after {progress.batches} batches of an epoch of {batches}"
+    if progress.best_epoch != accuracies.index(max(accuracies)):
+        return f"its best epoch is {progress.best_epoch}, which its history contradicts"
+    if len(history) > 1 and len(history) - 1 - progress.best_epoch >= stage.patience:
+        return "its training had ended"
+    try:
+        torch.Generator().set_state(tensors["random/cpu"])
+    except RuntimeError:
+        return "the state of its random generator is none"
+    return ""
 
 
 def finite(value: float) -> float | None:

@@ -72,6 +72,21 @@ class TrainingState:
         history = tuple(self.history)
         return Progress(epoch=self.epoch, batches=self.totals.batches, best_epoch=self.best_epoch, history=history)
 
+    def like(self) -> dict[str, Tensor]:
+        """Tensors with the names, shapes and types of `tensors()` after a batch; their values mean nothing."""
+        network = self.network.state_dict()
+        found = {f"{part}/{name}": tensor for part in ("network", "best") for name, tensor in network.items()}
+        if isinstance(self.optimizer, torch.optim.Adam):
+            for i, p in enumerate(self._parameters()):
+                step = torch.zeros((), dtype=torch.float32)
+                found |= {f"optimizer/{i}/{name}": p for name in ("exp_avg", "exp_avg_sq")}
+                found[f"optimizer/{i}/step"] = step
+        found |= {"totals/loss": self.totals.loss, "totals/hits": self.totals.hits, "totals/norm": self.totals.norm}
+        found["random/cpu"] = torch.get_rng_state()
+        if self.totals.loss.is_cuda:
+            found["random/cuda"] = torch.cuda.get_rng_state(self.totals.loss.device)
+        return found
+
     def restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
         """Set the state back to what `tensors` and `progress` returned."""
         parts: dict[str, dict[str, Tensor]] = {}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -13,17 +15,20 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from support.drivers import copy_project, dvc
 
 from lhcnet import steps
 from lhcnet.config import Augmentation, Checkpoints, Config, Stage
 from lhcnet.data.drawn_faces import draw
+from lhcnet.errors import LhcnetError
 from lhcnet.models.lhcnet import LHCNet, add_control, freeze_all_but_control
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.profiles import to_yaml
 from lhcnet.runtime import Device
 from lhcnet.saved import Epoch, SavedModel, open_model
-from lhcnet.training.checkpoint import EXIT_RETRY, MAX_OLD, Checkpoint, Preempted
+from lhcnet.training.checkpoint import EXIT_RETRY, MAX_OLD, Checkpoint, Preempted, Progress, checkpoint_digest
 from lhcnet.training.loop import DataSplit, FitResult, fit
 
 CPU = Device(torch.device("cpu"), "float32")
@@ -275,3 +280,184 @@ def test_dvc_repro_resumes_after_a_kill(one_seed: Config, environment: dict[str,
         trainval, tmp_path / "whole", network=config.network, stage=config.stage1, seed=0, context=context
     )
     assert same(open_model(folder / "artifacts" / "backbone" / "stage1"), whole)
+
+
+def edited(change: Any) -> Any:
+    """Damage that changes tensors or header of a checkpoint and writes it again; `digest` corrects the digest."""
+
+    def damage(path: Path, *, digest: bool = True) -> None:
+        with safe_open(path, "pt") as file:
+            header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        progress = json.loads(header["progress"])
+        change(tensors, progress)
+        header["progress"] = json.dumps(progress)
+        if digest:
+            header["digest"] = checkpoint_digest(tensors, header["progress"])
+        save_file(tensors, path, header)
+
+    return damage
+
+
+def flip(position: float) -> Any:
+    def damage(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[int(len(content) * position)] ^= 0x40
+        path.write_bytes(content)
+
+    return damage
+
+
+def zero_page(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4096] = bytes(4096)
+    path.write_bytes(content)
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "something").touch()
+
+
+def sparse(path: Path) -> None:
+    os.truncate(path, 2**40)
+
+
+def huge_tensor(path: Path) -> None:
+    header = {"network/bn_data.bias": {"dtype": "F32", "shape": [2**37], "data_offsets": [0, 2**39]}}
+    with safe_open(path, "pt") as file:
+        text = json.dumps(header | {"__metadata__": file.metadata()}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(path, 8 + len(text) + 2**39)
+
+
+DAMAGES = {
+    "bit of a weight": (flip(0.3), "SHA-256"),
+    "last bit": (flip(0.9999), "SHA-256"),
+    "zeroed page": (zero_page, "SHA-256"),
+    "pipe": (pipe, "not a regular file"),
+    "folder": (folder, "not a regular file"),
+    "longer than the file": (sparse, "file not fully covered"),
+    "huge tensor": (huge_tensor, "it is damaged"),
+    "no random state": (edited(lambda t, p: t.pop("random/cpu")), "random/cpu is missing"),
+    "no weight": (edited(lambda t, p: t.pop("network/logits.bias")), "network/logits.bias is missing"),
+    "no best weight": (edited(lambda t, p: t.pop("best/logits.bias")), "best/logits.bias is missing"),
+    "no moment": (edited(lambda t, p: t.pop("optimizer/0/exp_avg")), "optimizer/0/exp_avg is missing"),
+    "one too many": (edited(lambda t, p: t.update(x=torch.zeros(1))), "x does not belong to this training"),
+    "shape": (
+        edited(lambda t, p: t.update({"network/logits.bias": torch.zeros(3)})),
+        "network/logits.bias is F32 (3,)",
+    ),
+    "dtype": (
+        edited(lambda t, p: t.update({"totals/norm": torch.zeros((), dtype=torch.float64)})),
+        "totals/norm is F64",
+    ),
+    "random state": (edited(lambda t, p: t["random/cpu"].fill_(255)), "random generator"),
+    "best epoch": (edited(lambda t, p: p.update(best_epoch=99)), "best epoch is 99"),
+    "batches": (edited(lambda t, p: p.update(batches=10**9)), "stopped after 1000000000 batches"),
+    "batches below 0": (edited(lambda t, p: p.update(batches=-5)), "stopped after -5 batches"),
+    "epoch": (edited(lambda t, p: p.update(epoch=10**30)), "stopped in epoch 1000000000000"),
+    "no history": (edited(lambda t, p: p.update(epoch=0, history=[])), "its history has 0 epochs"),
+    "progress": (edited(lambda t, p: p.update(epoch="x")), "epoch"),
+}
+
+
+@pytest.fixture(scope="module")
+def interrupted_adam(data: tuple[DataSplit, DataSplit], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the checkpoint of an interrupted training in its second epoch."""
+    kept = tmp_path_factory.mktemp("checkpoints")
+    interrupted = checkpoint(kept, Interrupted)
+    interrupted.left = 14  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt):
+        train(data, STAGES["adam"], interrupted, control=False)
+    return kept
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_checkpoint_is_moved_aside_and_the_training_begins_anew(
+    kind: str,
+    interrupted_adam: Path,
+    data: tuple[DataSplit, DataSplit],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    damage, says = DAMAGES[kind]
+    kept = tmp_path / "checkpoints"
+    shutil.copytree(interrupted_adam, kept)
+    damaged = checkpoint(kept)
+    damage(damaged.path)
+    epochs: list[Epoch] = []
+
+    class BegunError(Exception):
+        pass
+
+    def first_epoch(row: Epoch) -> None:
+        epochs.append(row)
+        raise BegunError
+
+    with pytest.raises(BegunError):
+        fit(
+            network(),
+            *data,
+            STAGES["adam"],
+            seed=5,
+            input_size=32,
+            device=CPU,
+            checkpoint=damaged,
+            on_epoch=first_epoch,
+        )
+    assert [row.epoch for row in epochs] == [0]
+    assert caplog.text.count("is not used: it is damaged") == 1
+    assert says in caplog.text
+    assert not os.path.lexists(damaged.path)
+    assert os.path.lexists(f"{damaged.path}.damaged")
+    damaged.write({"x": torch.zeros(1)}, Progress(epoch=1, batches=1, best_epoch=0, history=()))
+    assert damaged.path.is_file(), "there is room for the next checkpoint"
+
+
+def test_a_second_damaged_checkpoint_is_moved_aside_too(interrupted_adam: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "checkpoints"
+    for damage in (flip(0.3), folder, pipe, folder, flip(0.3)):
+        shutil.copytree(interrupted_adam, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.damaged*"))
+        damage(checkpoint(kept).path)
+        assert checkpoint(kept).load() is None
+        assert not os.path.lexists(checkpoint(kept).path)
+
+
+def test_an_undamaged_checkpoint_passes_every_check(interrupted_adam: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "checkpoints"
+    shutil.copytree(interrupted_adam, kept)
+    edited(lambda t, p: None)(checkpoint(kept).path)
+    assert checkpoint(kept).load() is not None
+
+
+@pytest.mark.parametrize("kind", ["file", "missing link", "long name"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_training(
+    kind: str, stores: tuple[Path, Path], tiny: Config, tmp_path: Path
+) -> None:
+    bad = {"file": tmp_path / "file", "missing link": tmp_path / "link" / "x", "long name": tmp_path / ("x" * 300)}[
+        kind
+    ]
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("/proc/nothing")
+    context = steps.RunContext(compute=tiny.compute, checkpoints=Checkpoints(folder=str(bad)))
+    with pytest.raises(LhcnetError, match=r"checkpoints\.folder: .* cannot be written"):
+        steps.train_backbone(
+            stores[0], tmp_path / "out", network=tiny.network, stage=tiny.stage1, seed=0, context=context
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_cannot_be_deleted_does_not_fail_a_finished_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = checkpoint(tmp_path)
+    kept.path.mkdir()
+    kept.remove()
+    assert "could not be deleted" in caplog.text
