@@ -15,9 +15,11 @@ import pytest
 from lhcnet import steps
 from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
-from lhcnet.tracking.delivery import deliver, pending_journals
+from lhcnet.tracking.delivery import deliver
+from lhcnet.tracking.folder import pending_journals
 from lhcnet.tracking.journal import Execution, journal_root, journaled
-from lhcnet.tracking.mlflow_runs import KEY, ExecutionRuns, open_client
+from lhcnet.tracking.mlflow_runs import KEY, ExecutionRuns
+from lhcnet.tracking.store import open_client
 
 EXECUTION = Execution("demo-1234", "d" * 64)
 
@@ -122,7 +124,7 @@ def test_all_rejected_is_in_the_record_before_it_is_an_error(
     key = Execution("strict", start.info.provenance.data).key
     found = runs(client)
     assert found[f"{key}/train/B/wide"].data.tags["kept"] == "False"
-    assert "is not below" in found[f"{key}/train/B/wide"].data.tags["selection"]
+    assert ">= limit" in found[f"{key}/train/B/wide"].data.tags["selection"]
     assert found[key].info.status == "FAILED"
 
 
