@@ -28,7 +28,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from support.outage import UNTOUCHED, Server, Step, lacking, one_epoch_written, record  # noqa: E402
 
-from lhcnet.tracking.delivery import pending_journals, replay  # noqa: E402
+from lhcnet.tracking.folder import pending_journals  # noqa: E402
+from lhcnet.tracking.replay import replay  # noqa: E402
 
 TIMES = RUNS
 SHORT, LONG = 0.5, 300.0  # LHCNET_TRACKING_WAIT where MLflow comes back later, and where it comes back in time
@@ -114,12 +115,12 @@ def outcome(fault: Callable[[Server, Path], tuple[Step, tuple[str, str]]], serve
     found = ["step ended well"] * (step.process.returncode == 0 and printed == UNTOUCHED)
     found += ["record complete at its end"] * (not lacking_now(server, step))
     found += ["warned"] * ("lhcnet tracking replay" in warned)
-    replay(step.journals)
+    list(replay(step.journals))
     first = record(server.database, server.artifacts)
     found += ["complete after replay"] * (
         not lacking(server.database, server.artifacts) and not pending_journals(step.journals)
     )
-    replay(step.journals)
+    list(replay(step.journals))
     return found + ["a second replay changes nothing"] * (record(server.database, server.artifacts) == first)
 
 

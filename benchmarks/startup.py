@@ -57,7 +57,7 @@ def quick() -> list[Row]:
 
 def starts(folder: Path) -> list[Row]:
     """Start of a process: what a command or a step loads before it begins, and what the writer of its record loads."""
-    client = "from lhcnet.tracking.mlflow_runs import open_client; open_client()"
+    client = "from lhcnet.tracking.store import open_client; open_client()"
     programs = {  # as the executor of a component, which needs little of kfp
         "what every step loads (kfp's executor, lhcnet.steps)": "import kfp.dsl.executor_main, lhcnet.steps",
         "and torch": "import kfp.dsl.executor_main, lhcnet.steps, torch",

@@ -140,13 +140,15 @@ def replay_journals(
 
     A step that MLflow did not answer keeps its journal. Running this twice changes nothing.
     """
-    from lhcnet.tracking.delivery import replay
+    from lhcnet.tracking.bounded import deliver
     from lhcnet.tracking.journal import journal_root
+    from lhcnet.tracking.replay import replay
 
     root = folder or journal_root()
-    replayed = replay(root)
-    for one in replayed:
+    replayed = []
+    for one in replay(root, deliver):
         typer.echo(f"{one.execution}: {one.step}: {one.lacking or f'{one.entries} entries written'}")
+        replayed.append(one)
     if lacking := sum(bool(one.lacking) for one in replayed):
         raise LhcnetError(f"{root}: MLflow still lacks entries of {lacking} of {len(replayed)} journals")
     if not replayed:

@@ -12,7 +12,7 @@ from support.drivers import assert_same_analysis, assert_same_files, copy_projec
 
 from lhcnet.config import Config, load
 from lhcnet.profiles import to_yaml
-from lhcnet.tracking.delivery import pending_journals
+from lhcnet.tracking.folder import pending_journals
 
 
 def test_dvc_gives_the_metrics_of_direct_calls(direct: Path, dvc_project: Path) -> None:

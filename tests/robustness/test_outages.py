@@ -18,9 +18,11 @@ from typer.testing import CliRunner
 
 from lhcnet.cli import app
 from lhcnet.errors import LhcnetError
-from lhcnet.tracking.delivery import POSITION, Delivery, deliver, pending_journals, replay, running
-from lhcnet.tracking.journal import ENTRIES, Execution, Journal, StepRun, journaled
-from lhcnet.tracking.mlflow_runs import open_client
+from lhcnet.tracking.delivery import Delivery, deliver
+from lhcnet.tracking.folder import ENTRIES, FINISHED, POSITION, RUNNING, pending_journals, running
+from lhcnet.tracking.journal import Execution, Journal, StepRun, journaled
+from lhcnet.tracking.replay import replay
+from lhcnet.tracking.store import open_client
 from lhcnet.tracking.target import without_secrets
 
 PATIENCE, LONG = 0.5, 300  # seconds at the end of a step: where MLflow does not come back meanwhile, and where it does
@@ -67,7 +69,7 @@ def assert_replay_completes(journals: Path, database: Path, artifacts: Path) -> 
     assert lacking(database, artifacts) == []
     assert [(step, at) for _, step, _, at in points(database)] == said
     first = record(database, artifacts)
-    assert replay(journals) == []
+    assert list(replay(journals)) == []
     assert record(database, artifacts) == first
     for position in (True, False):  # as it was, and as if nothing of it had been written
         shutil.copytree(copy, journal)
@@ -177,7 +179,7 @@ def test_no_secret_is_kept_and_the_environment_brings_it_back(
     (journal,) = pending_journals(tmp_path)
     assert entries(journal)[0]["uri"] == up.uri
     assert not [file for file in journal.rglob("*") if file.is_file() and b"s3cret" in file.read_bytes()]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", up.uri.replace("127.0.0.1", "localhost"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     (one,) = replay(tmp_path)
     assert "MLFLOW_TRACKING_URI" in one.lacking
     monkeypatch.setenv("MLFLOW_TRACKING_URI", with_user)
@@ -217,7 +219,7 @@ def test_killed_while_the_store_is_made(tmp_path: Path, monkeypatch: pytest.Monk
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     lethal = "from mlflow.store.db import utils; utils._upgrade_db = lambda _: os.kill(os.getpid(), signal.SIGKILL)"
-    program = f"import os, signal; {lethal}; from lhcnet.tracking.mlflow_runs import open_client; open_client()"
+    program = f"import os, signal; {lethal}; from lhcnet.tracking.store import open_client; open_client()"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
     assert (tmp_path / "mlflow.db.new").stat().st_size > 0
     client, experiment = open_client()
@@ -239,11 +241,11 @@ def test_replay_leaves_a_running_step_and_a_journal_in_other_hands(
     monkeypatch.setenv("LHCNET_JOURNAL", str(tmp_path / "j"))
     journal = Journal(Execution("demo", "d" * 64), STEP)
     assert running(journal.folder)
-    assert "still runs" in replay(tmp_path / "j")[0].lacking
+    assert "still runs" in next(replay(tmp_path / "j")).lacking
     StepRun(journal, STEP).other(STEP, {}, "own")
     journal.close("FINISHED")
     elsewhere = Delivery(journal.folder)
-    assert "another process" in replay(tmp_path / "j")[0].lacking
+    assert "another process" in next(replay(tmp_path / "j")).lacking
     elsewhere.release()
     assert [one.lacking for one in replay(tmp_path / "j")] == [""]
 
@@ -255,7 +257,8 @@ def test_half_a_line_is_not_an_entry(tracking: str, tmp_path: Path, monkeypatch:
         run.metrics({"val_accuracy": 0.5}, step=0)
     (journal,) = pending_journals(tmp_path / "j")
     lines = (journal / ENTRIES).read_text().splitlines(keepends=True)
-    (journal / ENTRIES).write_text("".join(lines[:-1]) + lines[-1][:20])  # killed in the middle of its last word
+    (journal / ENTRIES).write_text("".join(lines[:-1]) + lines[-1][:20])  # killed in the middle of its last entry
+    (journal / FINISHED).rename(journal / RUNNING)
     assert [one.lacking for one in replay(tmp_path / "j")] == [""]
     database = Path(tracking.removeprefix("sqlite:///"))
     assert len(points(database)) == 1
@@ -273,6 +276,7 @@ def test_the_command_says_what_it_wrote_and_what_it_could_not(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         with journaled(Execution(uri[:4], "d" * 64), STEP, tags={}) as run:
             run.metrics({"val_accuracy": 0.5}, step=0)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # each journal goes to its own address
     result = CliRunner().invoke(app, ["tracking", "replay"])
     written, failed = result.output.splitlines()
     assert all(fact in written for fact in ("sqli-dddddddd", STEP, "3 entries"))

@@ -12,7 +12,7 @@ from lhcnet.io.atomic import atomic_file
 from lhcnet.io.files import write_json
 from lhcnet.protocol.results import EvaluationReport
 from lhcnet.saved import open_model
-from lhcnet.tracking.delivery import deliver
+from lhcnet.tracking.bounded import deliver
 from lhcnet.tracking.journal import Execution, journaled
 from lhcnet.tracking.record import restore
 from lhcnet.tracking.registry import register as register_model

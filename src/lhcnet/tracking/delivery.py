@@ -2,8 +2,9 @@
 
 `deliver` is the only way in which a journal gets there. Entries are written in order, the position after each is saved
 next to the journal, and writing an entry twice changes nothing: after any interruption, delivering again gives the same
-record. A journal that is written completely is removed. Journals of an execution are written in the order in which
-their steps began: a later step adds to runs that earlier ones made.
+record. A journal whose delivery was interrupted is written once more from its beginning before it is removed: the
+server may have come back with an older database. Journals of an execution are written in the order in which their steps
+began: a later step adds to runs that earlier ones made.
 """
 
 from __future__ import annotations
@@ -14,24 +15,30 @@ import logging
 import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lhcnet.errors import LhcnetError
-from lhcnet.runtime import tune_gc
-from lhcnet.tracking.journal import ENTRIES, PARENT, StepRun
-from lhcnet.tracking.mlflow_runs import ExecutionRuns, made_by, mlflow_errors, open_client, write_entry
-from lhcnet.tracking.target import TrackingTarget, default_uri, without_secrets
-from lhcnet.tracking.writer_process import PROBLEM, wait_limit
+from lhcnet.tracking.entries import valid
+from lhcnet.tracking.folder import ENTRIES, POSITION, Begin, ended_as, first_entry, pending_journals, running
+from lhcnet.tracking.folder import saved_position as _saved_position
+from lhcnet.tracking.journal import PARENT
+from lhcnet.tracking.mlflow_runs import ExecutionRuns, made_by, write_entry
+from lhcnet.tracking.store import UnknownRunError, has_run, mlflow_errors, open_client
+from lhcnet.tracking.target import URI_VARIABLE, LastingError, TrackingTarget, default_uri, without_secrets
+from lhcnet.tracking.watchdog import WATCHDOG
+from lhcnet.tracking.writer_process import PROBLEM
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 log = logging.getLogger("lhcnet")
 
-POSITION, LOCK = "position.json", "lock"
+LOCK = "lock"
+INCOMPLETE = {"record": "incomplete"}  # tag of a run whose journal lost entries
 POLL, RETRY = 0.1, 0.5  # seconds until the journal is read again; until MLflow is asked again after a failure
 
 
@@ -60,29 +67,31 @@ def deliver(folder: Path, patience: float | None = None) -> int:
                     return delivery.written
                 pause = POLL
             except LhcnetError as error:
-                try:
+                with suppress(OSError):  # a full disk
                     (folder / PROBLEM).write_text(f"{error}\n", encoding="utf-8")
-                except FileNotFoundError:
+                if patience is None or isinstance(error, LastingError):
                     raise
-                except OSError:  # a full disk: the position cannot be saved either
-                    raise error from None
-                if patience is not None and not running(folder):
+                if not running(folder):
                     deadline = min(deadline, time.monotonic() + patience)
-                if patience is None or time.monotonic() > deadline:
+                if time.monotonic() > deadline:
                     raise
                 pause = RETRY
             time.sleep(pause)
     except FileNotFoundError:
         if folder.exists():
-            raise
+            raise LhcnetError(f"{folder}: {ENTRIES} was removed from it") from None
         return 0  # another process has written and removed it
     finally:
         if delivery:
             delivery.release()
 
 
-def deliver_now(run: StepRun) -> str:
+def delivered_run(folder: Path, name: str) -> str:
     """Write what a step that still runs has journaled so far.
+
+    Args:
+        folder: the step's journal.
+        name: of the run.
 
     Returns:
         id of its MLflow run.
@@ -90,90 +99,75 @@ def deliver_now(run: StepRun) -> str:
     Raises:
         LhcnetError: MLflow does not take it.
     """
-    deliver(run.journal.folder)
-    return str(_saved_position(run.journal.folder)["ids"][run.name])
+    delivery = None
+    try:
+        _deliver_earlier(folder)
+        delivery = Delivery(folder)
+        delivery.write_new_entries()
+        return delivery.run_id(name)
+    finally:
+        if delivery:
+            delivery.release()
 
 
-@dataclass(frozen=True)
-class Replayed:
-    """What the replay did with one journal; `lacking` says why it is not written completely, or is ""."""
+def target_of(begin: Begin) -> TrackingTarget:
+    """Where a journal is written: what the environment names comes before what stands in the journal.
 
-    step: str
-    execution: str
-    entries: int
-    lacking: str = ""
-
-
-def replay(root: Path) -> list[Replayed]:
-    """Write all journals of ended steps to MLflow.
-
-    Args:
-        root: the folder that holds the journals.
-
-    Returns:
-        one result per journal, in the order of their start.
+    Raises:
+        LastingError: the address has a user or options, which stand in no journal, and the environment has no address.
     """
-    results: list[Replayed] = []
-    incomplete: set[str] = set()  # executions; their later journals have to wait
-    for folder in pending_journals(root):
-        try:
-            begin = _first_entry(folder)
-            step, execution = begin["step"], begin["execution"]
-            if running(folder):
-                results.append(Replayed(step, execution, 0, "its step still runs, and writes it itself"))
-            elif execution in incomplete:
-                results.append(Replayed(step, execution, 0, "an earlier step of the execution comes first"))
-            else:
-                results.append(Replayed(step, execution, deliver(folder)))
-        except LhcnetError as error:
-            incomplete.add(execution)
-            results.append(Replayed(step, execution, 0, str(error)))
-        except FileNotFoundError:  # another process has just written and removed it
-            continue
-    return results
+    uri = default_uri() if os.environ.get(URI_VARIABLE) else begin.uri
+    if begin.secrets and not os.environ.get(URI_VARIABLE):
+        raise LastingError(f"{begin.uri} needs a user or options: expected it with them in {URI_VARIABLE}")
+    if experiment := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        return TrackingTarget(uri, begin.experiment, experiment)
+    if experiment := os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+        return TrackingTarget(uri, experiment, "")
+    return TrackingTarget(uri, begin.experiment, "" if _moved(begin) else begin.experiment_id)
 
 
-def pending_journals(root: Path) -> list[Path]:
-    """The journals that are not written completely, in the order of their start."""
-    for leftover in root.glob(".*.done"):  # a process was killed while it removed them
-        shutil.rmtree(leftover, ignore_errors=True)
-    return sorted(path for path in root.glob("[!.]*") if (path / ENTRIES).is_file())
-
-
-def running(folder: Path) -> bool:
-    """Whether the step of a journal still runs: then it holds a lock on the journal."""
-    with (folder / ENTRIES).open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+def _moved(begin: Begin) -> bool:
+    """Whether the environment names another server than the journal."""
+    return bool(os.environ.get(URI_VARIABLE)) and without_secrets(default_uri()) != begin.uri
 
 
 class Delivery:
     """A journal that this process writes to MLflow; a lock keeps other processes from writing it.
 
     Raises:
-        LhcnetError: another process is writing it.
+        LhcnetError: another process is writing it, or it cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.written = folder, 0
-        self._lock = (folder / LOCK).open("w")
+        self._begin = first_entry(folder)
+        self._target = target_of(self._begin)
+        self._injected = self._begin.injected
+        try:
+            self._lock = (folder / LOCK).open("w")
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise LastingError(f"{folder}: expected a folder to write to: {error.strerror}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
             raise LhcnetError(f"{folder}: another process is just writing it to MLflow") from None
-        self._begin = _first_entry(folder)
         self._runs: ExecutionRuns | None = None
-        position = _saved_position(folder)
+        position = _saved_position(folder, self._target.uri)
         self._offset: int = position["offset"]  # bytes of the journal that are written
         self._ids: dict[str, str | None] = position["ids"]  # by run; None: its entries are left out
+        self._interrupted = self._offset > 0
+        self._incomplete = False
 
     def release(self) -> None:
         """Let other processes write the journal."""
         self._lock.close()
+
+    def run_id(self, name: str) -> str:
+        """Id of a run that was written."""
+        return str(self._ids[name])
 
     def write_new_entries(self) -> bool:
         """Write the entries that were added since the last call.
@@ -184,26 +178,64 @@ class Delivery:
         Raises:
             LhcnetError: MLflow does not take an entry.
         """
-        ended = not running(self.folder)  # asked before reading, so that no entry can follow
-        uri = _uri_with_secrets(self._begin)
-        with mlflow_errors(uri):
-            runs = self._runs = self._runs or self._connect(uri)
-            for entry in self._new_entries():
-                self._write(runs, entry)
-                if entry["do"] == "close":
-                    self._remove()
-                    return True
-            if ended:  # without an entry `close`: the step was killed
-                last_entry = int((self.folder / ENTRIES).stat().st_mtime * 1000)
-                self._close(runs, "KILLED", last_entry)
-                self._remove()
-        return ended
+        try:
+            return self._write_new_entries()
+        except UnknownRunError:  # the server came back with an empty or an older database
+            if not self._ids or self._runs is None:
+                raise
+            self._start_anew()
+            with mlflow_errors(self._target.uri), WATCHDOG.call():
+                self._forget_unknown_injection(self._runs.client)
+            return self._write_new_entries()
+        except LhcnetError:
+            self._interrupted = True
+            raise
 
-    def _connect(self, uri: str) -> ExecutionRuns:
-        target = TrackingTarget(uri, self._begin["experiment"], self._begin["experiment_id"])
-        client, experiment = open_client(target)
+    def _write_new_entries(self) -> bool:
+        ended = not running(self.folder)  # asked before reading, so that no entry can follow
+        with mlflow_errors(self._target.uri):
+            runs = self._runs = self._runs or self._connect()
+            closed = self._write_lines(runs)
+            if (closed or ended) and self._interrupted:
+                self._start_anew()
+                closed = self._write_lines(runs)
+            if not closed and not ended:
+                return False
+            if not closed:  # the step was killed, or the disk was full at its end
+                status = ended_as(self.folder)
+                self._incomplete = self._incomplete or status is not None
+                last_entry = int((self.folder / ENTRIES).stat().st_mtime * 1000)
+                with WATCHDOG.call():
+                    self._close(runs, status or "KILLED", last_entry)
+            self._remove()
+        return True
+
+    def _write_lines(self, runs: ExecutionRuns) -> bool:
+        """Write the new lines; returns whether the entry `close` was among them."""
+        for entry in self._new_entries():
+            with WATCHDOG.call():
+                self._write(runs, entry)
+            if entry["do"] == "close":
+                return True
+        return False
+
+    def _start_anew(self) -> None:
+        """Begin with the first entry again: runs that are there are found, the others are made."""
+        self._offset, self._ids, self._interrupted = 0, {}, False
+
+    def _connect(self) -> ExecutionRuns:
+        with WATCHDOG.call():
+            client, experiment = open_client(self._target)
+            if _moved(self._begin):
+                self._forget_unknown_injection(client)
         lock = self.folder.parent / "parent.lock"
-        return ExecutionRuns(client, experiment, self._begin["execution"], self.folder.name, lock)
+        return ExecutionRuns(client, experiment, self._begin.execution, self.folder.name, lock)
+
+    def _forget_unknown_injection(self, client: MlflowClient) -> None:
+        """Make runs of our own where MLflow does not have the run of MLFLOW_RUN_ID (any more)."""
+        if self._injected and not has_run(client, self._injected):
+            log.warning("%s: MLflow does not have the run %s", self.folder, self._injected)
+            self._injected = None
 
     def _new_entries(self) -> Iterator[dict[str, Any]]:
         with (self.folder / ENTRIES).open("rb") as file:
@@ -212,9 +244,10 @@ class Delivery:
                 if not line.endswith(b"\n"):  # a part of an entry: the rest follows, or its step was killed
                     return
                 try:
-                    entry = json.loads(line)
-                except ValueError:  # the disk was full
-                    log.warning("%s: an entry is damaged and is left out: %r", self.folder, line[:80])
+                    entry = valid(json.loads(line), self.folder)
+                except (ValueError, RecursionError) as error:
+                    log.warning("%s: an entry is damaged and is left out (%s): %r", self.folder, error, line[:80])
+                    self._incomplete = True
                 else:
                     yield entry
                 self._offset += len(line)
@@ -223,8 +256,10 @@ class Delivery:
 
     def _save_position(self) -> None:
         new = self.folder / f"{POSITION}.new"
-        new.write_text(json.dumps({"offset": self._offset, "ids": self._ids}), encoding="utf-8")
-        new.rename(self.folder / POSITION)
+        uri = without_secrets(self._target.uri)
+        with suppress(OSError):  # a full disk: then more is written twice
+            new.write_text(json.dumps({"offset": self._offset, "ids": self._ids, "uri": uri}), encoding="utf-8")
+            new.rename(self.folder / POSITION)
 
     def _write(self, runs: ExecutionRuns, entry: dict[str, Any]) -> None:
         do, name, at = entry["do"], entry["run"], entry["at"]
@@ -234,15 +269,16 @@ class Delivery:
             self._open(runs, name, entry)
             return
         if do == "close":
+            self._incomplete = self._incomplete or not entry.get("complete", True)
             self._close(runs, entry["status"], at)
             return
         run_id = self._parent_id(runs, at) if name == PARENT else self._ids.get(name)
-        if run_id and not (do == "end" and self._begin["injected"]):
+        if run_id and not (do == "end" and self._injected):
             write_entry(runs.client, run_id, entry, self.folder)
 
     def _open(self, runs: ExecutionRuns, name: str, entry: dict[str, Any]) -> None:
         """Find or make the run of an entry `open`; `journal.Mode` says how."""
-        mode, at, injected = entry["mode"], entry["at"], self._begin["injected"]
+        mode, at, injected = entry["mode"], entry["at"], self._injected
         run = None if mode == "own" else runs.find(name)
         if mode == "restore" and run and made_by(run) != self.folder.name:
             self._ids[name] = None
@@ -268,9 +304,11 @@ class Delivery:
 
     def _close(self, runs: ExecutionRuns, status: str, at: int) -> None:
         """End the runs that this journal made, and the execution's run if the step did not finish."""
-        if status != "FINISHED" and not self._begin["injected"]:
+        own, parent = self._ids.get(self._begin.step), self._ids.get(PARENT)
+        if self._incomplete and own:
+            write_entry(runs.client, own, {"do": "tags", "values": INCOMPLETE}, self.folder)
+        if status != "FINISHED" and not self._injected:
             runs.client.set_terminated(self._parent_id(runs, at), "FAILED", at)
-        own, parent = self._ids.get(self._begin["step"]), self._ids.get(PARENT)
         for run_id in runs.made_by_journal():
             if run_id not in self._ids.values():
                 runs.client.delete_run(run_id)  # the request that made it succeeded, but no answer arrived
@@ -286,54 +324,30 @@ class Delivery:
 def _deliver_earlier(folder: Path) -> None:
     """Deliver the journals of ended steps of the same execution that began before.
 
+    A journal that is damaged, or that MLflow refuses for ever, is left to the replay: it costs itself alone.
+
     Raises:
         LhcnetError: one of them cannot be written now.
     """
-    mine = _first_entry(folder)
+    mine = first_entry(folder)
     for other in pending_journals(folder.parent):
         if other.name >= folder.name:
             return
         with suppress(FileNotFoundError):  # another process has just written and removed it
-            begin = _first_entry(other)
-            if (begin["execution"], begin["uri"]) == (mine["execution"], mine["uri"]) and not running(other):
-                try:
-                    deliver(other)
-                except LhcnetError as error:
-                    raise LhcnetError(f"{begin['step']} comes first: {error}") from error
-
-
-def _first_entry(folder: Path) -> dict[str, Any]:
-    with (folder / ENTRIES).open(encoding="utf-8") as file:
-        return dict(json.loads(file.readline()))
-
-
-def _saved_position(folder: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((folder / POSITION).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {"offset": 0, "ids": {}}
-
-
-def _uri_with_secrets(begin: dict[str, Any]) -> str:
-    """The URI of a journal; a user, a password and options are taken from MLFLOW_TRACKING_URI."""
-    if not begin["secrets"]:
-        return str(begin["uri"])
-    if without_secrets(default_uri()) != begin["uri"]:
-        raise LhcnetError(f"{begin['uri']} needs a user or options: expected it with them in MLFLOW_TRACKING_URI")
-    return default_uri()
-
-
-def main() -> None:
-    """The writer process: deliver the journals whose folders are named on stdin, one a line, until it is closed."""
-    tune_gc()
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # `deliver` tries again
-    for line in sys.stdin:
-        try:
-            deliver(Path(line.removesuffix("\n")), wait_limit())
-        except LhcnetError as error:
-            sys.exit(str(error))  # the step may start another process
-
-
-if __name__ == "__main__":
-    main()
+            try:
+                begin = first_entry(other)
+                if begin.execution != mine.execution or running(other):
+                    continue
+                if target_of(begin).uri != target_of(mine).uri:
+                    continue
+            except LastingError:  # it needs another address than this one
+                continue
+            except LhcnetError as error:
+                log.warning("%s", error)
+                continue
+            try:
+                deliver(other)
+            except LastingError as error:
+                log.warning("%s: %s", begin.step, error)
+            except LhcnetError as error:
+                raise LhcnetError(f"{begin.step} comes first: {error}") from error

@@ -12,6 +12,7 @@ processes can see whether it still does. Nothing in this module loads MLflow.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -25,13 +26,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 from uuid import uuid4
 
 from lhcnet.config import flat
 from lhcnet.errors import LhcnetError
 from lhcnet.tracking import writer_process
-from lhcnet.tracking.target import TrackingTarget, default_uri, without_secrets
+from lhcnet.tracking.folder import ENTRIES, FAILED, FINISHED, RUNNING, next_number
+from lhcnet.tracking.target import TrackingTarget, default_uri, lasting_problem, without_secrets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,8 +41,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("lhcnet")
 
 FOLDER_VARIABLE = "LHCNET_JOURNAL"
-ENTRIES = "journal.jsonl"
 PARENT = ""  # name of the execution's run in a journal; the other runs have the names of their steps
+
+_MOST_UNWRITTEN = 16 << 20  # bytes of entries that are kept in memory while the disk is full
 
 Mode = Literal["own", "keep", "add", "restore"]
 """How an MLflow run is found or made for an entry `open`:
@@ -88,23 +91,23 @@ class Journal:
 
     def __init__(self, execution: Execution, step: str) -> None:
         root = journal_root()
-        plain = re.sub(r"[^\w.-]+", "-", step)
-        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{plain}-{uuid4().hex[:8]}"  # sorted by the time of their start
-        self.execution, self.step, self.folder = execution, step, root / name
-        self._files, self._disk_full = 0, False
-        hidden = root / f".{name}"
+        self.execution, self.step = execution, step
+        self._files, self._unwritten, self._complete, self._warned = 0, b"", True, False
         try:
-            hidden.mkdir(parents=True)
-            self._file = (hidden / ENTRIES).open("a", encoding="utf-8")
+            root.mkdir(parents=True, exist_ok=True)
+            self.folder = root / _name(next_number(root), step)
+            self._file = self._begin(root / f".{self.folder.name}")
         except OSError as error:
             raise LhcnetError(
                 f"{root}: cannot hold the journal of the record ({error.strerror}); expected a folder to write to, "
-                f"or another in {FOLDER_VARIABLE}"
+                f"with free disk space, or another in {FOLDER_VARIABLE}"
             ) from error
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def _begin(self, hidden: Path) -> BinaryIO:
+        """Write the first entry and flush it to the disk; only then others see the journal."""
         target = TrackingTarget.from_environment()
         uri = without_secrets(target.uri)
-        self.append(
+        first = _line(
             PARENT,
             "begin",
             uri=uri,
@@ -112,10 +115,24 @@ class Journal:
             experiment=target.experiment,
             experiment_id=target.experiment_id,
             injected=os.environ.get("MLFLOW_RUN_ID"),
-            execution=execution.key,
-            step=step,
+            execution=self.execution.key,
+            step=self.step,
         )
-        hidden.rename(self.folder)  # from now on others see it, complete with its first entry
+        hidden.mkdir()
+        try:
+            file = (hidden / ENTRIES).open("ab", buffering=0)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if file.write(first) != len(first):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            (hidden / RUNNING).touch()
+            os.fsync(file.fileno())
+            _flush_folder(hidden)
+            hidden.rename(self.folder)
+            _flush_folder(self.folder.parent)
+        except OSError:
+            shutil.rmtree(hidden, ignore_errors=True)
+            raise
+        return file
 
     def append(self, run: str, do: str, **values: object) -> None:
         """Append one entry.
@@ -125,9 +142,24 @@ class Journal:
             do: kind of the entry; `mlflow_runs.write_entry` and `delivery.Delivery` say which there are.
             values: content of the entry, JSON-ready.
         """
-        entry = {"at": int(time.time() * 1000), "run": run, "do": do, **values}
+        line = _line(run, do, **values)
         with self.tolerate_full_disk():
-            os.write(self._file.fileno(), (json.dumps(entry) + "\n").encode())
+            if len(self._unwritten) + len(line) > _MOST_UNWRITTEN:
+                self._complete = False
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._unwritten += line
+            self._write()
+
+    def _write(self) -> None:
+        """Write the entries that are not written; those that a full disk does not take are kept for the next time."""
+        size = os.fstat(self._file.fileno()).st_size
+        written = self._file.write(self._unwritten) or 0
+        if written < len(self._unwritten):
+            whole = self._unwritten.rfind(b"\n", 0, written) + 1
+            self._file.truncate(size + whole)
+            self._unwritten = self._unwritten[whole:]
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._unwritten = b""
 
     @contextmanager
     def tolerate_full_disk(self) -> Iterator[None]:
@@ -135,9 +167,18 @@ class Journal:
         try:
             yield
         except OSError as error:
-            if not self._disk_full:
+            if not self._warned:
                 log.warning("%s cannot hold the record of %s: %s", self.folder, self.step, error.strerror or error)
-            self._disk_full = True
+            self._warned = True
+
+    @contextmanager
+    def complete(self) -> Iterator[None]:
+        """Note that the journal is not complete if the block fails."""
+        try:
+            yield
+        except OSError:
+            self._complete = False
+            raise
 
     def new_file(self, name: str) -> Path:
         """A path inside the journal where a copy of an artifact of that name can be put."""
@@ -148,8 +189,28 @@ class Journal:
 
     def close(self, status: str) -> None:
         """Append the last entry, with the step's status (FINISHED or FAILED), and release the lock."""
-        self.append(self.step, "close", status=status)
+        self.append(self.step, "close", status=status, complete=self._complete)
+        with self.tolerate_full_disk():
+            (self.folder / RUNNING).rename(self.folder / (FINISHED if status == "FINISHED" else FAILED))
         self._file.close()
+
+
+def _name(number: int, step: str) -> str:
+    """The name of a journal: they are sorted by number. The time is for people; a clock may be set back."""
+    plain = re.sub(r"[^\w.-]+", "-", step)[:100]
+    return f"n{number:08d}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{plain}-{uuid4().hex[:8]}"
+
+
+def _line(run: str, do: str, **values: object) -> bytes:
+    return (json.dumps({"at": int(time.time() * 1000), "run": run, "do": do, **values}) + "\n").encode()
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class StepRun:
@@ -182,14 +243,14 @@ class StepRun:
 
     def figure(self, figure: Figure, path: str) -> None:
         """Draw a figure now and log it as the artifact `path`, whose suffix says the format."""
-        with self.journal.tolerate_full_disk():
+        with self.journal.tolerate_full_disk(), self.journal.complete():
             copy = self.journal.new_file(Path(path).name)
             figure.savefig(copy)
             self._append_file(copy, str(Path(path).parent))
 
     def file(self, path: Path) -> None:
         """Copy a file now and log it as an artifact; later changes of `path` have no effect."""
-        with self.journal.tolerate_full_disk():
+        with self.journal.tolerate_full_disk(), self.journal.complete():
             copy = self.journal.new_file(path.name)
             shutil.copyfile(path, copy)
             self._append_file(copy, ".")
@@ -253,16 +314,23 @@ def journaled(
     wait = writer_process.wait_limit()
     journal = Journal(execution, step)
     run = _open_run(journal, step, tags, mode, _source_tags())
-    with_process = deliver is None and wait > 0
+    problem = lasting_problem(default_uri())
+    _warn(journal, problem)
+    with_process = deliver is None and wait > 0 and not problem
     if with_process:
         writer_process.WRITER.follow(journal.folder)
-    status = "FAILED"
+    status, interrupted = "FAILED", False
     try:
         yield run
         status = "FINISHED"
+    except KeyboardInterrupt:
+        interrupted = True
+        raise
     finally:
         journal.close(status)
-        if with_process:
+        if interrupted or problem:  # the writer process goes on without us
+            pass
+        elif with_process:
             _warn(journal, writer_process.WRITER.wait(journal.folder, wait))
         elif deliver is None:
             log.info("%s: `lhcnet tracking replay` writes it to MLflow", journal.folder)

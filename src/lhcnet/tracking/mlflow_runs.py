@@ -2,120 +2,26 @@
 
 Runs are found again by a key, which is a tag: a step that runs again replaces its own finished run, and a later step
 that adds to a run finds it. A run also has the name of the journal that made it as a tag: a run that was written
-partly is found and completed. The default store is `mlflow.db` in the working directory, with the artifacts in
-`mlartifacts` in the same folder.
+partly is found and completed.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lhcnet.errors import LhcnetError
-from lhcnet.tracking.target import TrackingTarget, without_secrets
+from lhcnet.tracking.store import file_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-SQLITE = "sqlite:"
 KEY = "lhcnet.key"
 JOURNAL = "lhcnet.journal"
 PARENT_TAG, NAME_TAG = "mlflow.parentRunId", "mlflow.runName"
-TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
-
-
-@contextmanager
-def mlflow_errors(uri: str) -> Iterator[None]:
-    """Turn any failure of MLflow, its database or its server into one sentence, without the secrets of `uri`.
-
-    Raises:
-        LhcnetError: the block failed.
-    """
-    _configure_mlflow()
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        line = " ".join(str(error).split()).replace(uri, without_secrets(uri))
-        raise LhcnetError(f"MLflow at {without_secrets(uri)}: {line[:300]}") from error
-
-
-def _configure_mlflow() -> None:
-    """Set before MLflow is imported: by default it retries each call for four minutes, and prints tables and bars."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
-
-def open_client(target: TrackingTarget | None = None) -> tuple[MlflowClient, str]:
-    """Open a store and its experiment, both made if they do not exist.
-
-    Args:
-        target: the store; default: that of the environment.
-
-    Returns:
-        client and experiment id.
-    """
-    _configure_mlflow()
-    from mlflow import MlflowClient
-    from sqlalchemy import make_url
-
-    target = target or TrackingTarget.from_environment()
-    if not target.uri.startswith(SQLITE):
-        client = MlflowClient(target.uri)
-        return client, target.experiment_id or _experiment(client, target.experiment, None)
-    database = Path(make_url(target.uri).database or "")
-    with file_lock(Path(f"{database}.lock")):  # two processes that create its tables at once would both fail
-        if not database.exists():
-            _create_database(target.uri, database)
-        client = MlflowClient(target.uri)
-        # an experiment's artifact location cannot be changed later: absolute, in the folder of the database
-        location = (database.parent / "mlartifacts").as_uri()
-        return client, target.experiment_id or _experiment(client, target.experiment, location)
-
-
-def _create_database(uri: str, database: Path) -> None:
-    """Create all of MLflow's tables or none: it takes seconds, and MLflow refuses a database with half of them."""
-    from mlflow import MlflowClient
-    from sqlalchemy import make_url
-
-    new = Path(f"{database}.new")
-    for leftover in database.parent.glob(f"{new.name}*"):  # of a process that was killed, and SQLite's journal of it
-        leftover.unlink()
-    MlflowClient(make_url(uri).set(database=str(new)).render_as_string(hide_password=False))
-    new.rename(database)
-
-
-def _experiment(client: MlflowClient, name: str, location: str | None) -> str:
-    from mlflow.exceptions import MlflowException
-
-    if (experiment := client.get_experiment_by_name(name)) is None:
-        try:
-            return str(client.create_experiment(name, artifact_location=location, tags=TRAINING_VIEW))
-        except MlflowException:  # another step created it meanwhile
-            experiment = client.get_experiment_by_name(name)
-            if experiment is None:
-                raise
-    return str(experiment.experiment_id)
-
-
-@contextmanager
-def file_lock(file: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file, which is made if it does not exist."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
+ADDED = "lhcnet.added"  # tag of a run that an addition or a cache made, before its own step wrote its journal
 
 
 def write_entry(client: MlflowClient, run_id: str, entry: Mapping[str, Any], journal: Path) -> None:
@@ -190,13 +96,16 @@ class ExecutionRuns:
         if made := self._first(f"tags.`{KEY}` = '{self._key(step)}' and tags.`{JOURNAL}` = '{self._journal}'"):
             return made
         former = self.find(step)
+        if former and former.data.tags.get(ADDED) and made_by(former) > self._journal:
+            self.client.set_tag(former.info.run_id, JOURNAL, self._journal)  # of a later step: add to it
+            return former
         if former and former.info.status != "RUNNING":
             self.client.delete_run(former.info.run_id)
-        return self.make(step, at, parent)
+        return self._create(step, at, {PARENT_TAG: parent})
 
     def make(self, step: str, at: int, parent: str) -> Run:
-        """Make a run for a step, started at `at` (milliseconds), below the run `parent` (id)."""
-        return self._create(step, at, {PARENT_TAG: parent})
+        """Make a run for another step, started at `at` (milliseconds), below the run `parent` (id)."""
+        return self._create(step, at, {PARENT_TAG: parent, ADDED: "yes"})
 
     def parent(self, at: int) -> Run:
         """The execution's run, made if there is none. If two machines make one at once, the first is kept."""

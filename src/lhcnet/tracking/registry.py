@@ -9,15 +9,19 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lhcnet.tracking.delivery import deliver_now
-from lhcnet.tracking.mlflow_runs import mlflow_errors, open_client
+from lhcnet.tracking import bounded
+from lhcnet.tracking.delivery import delivered_run
+from lhcnet.tracking.journal import journal_root
+from lhcnet.tracking.store import file_lock, mlflow_errors, open_client
 from lhcnet.tracking.target import default_uri
+from lhcnet.tracking.watchdog import WATCHDOG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from lhcnet.tracking.journal import StepRun
 
+UPLOAD_SPEED = 1e6  # bytes per second that an upload needs at least
 SERVING_REQUIREMENTS = ("torch", "numpy", "pandas", "pydantic", "ruamel.yaml", "safetensors")
 
 
@@ -39,18 +43,47 @@ def register(run: StepRun, name: str, model: Path, *, tags: Mapping[str, str]) -
     Raises:
         LhcnetError: MLflow does not answer as it should.
     """
-    run_id = deliver_now(run)
+    with file_lock(journal_root() / "register.lock"):  # two at once would make two versions of the same weights
+        return bounded.register(
+            run.journal.folder, run=run.name, name=name, model=str(model.absolute()), tags=dict(tags)
+        )
+
+
+def register_in_this_process(folder: Path, *, run: str, name: str, model: str, tags: Mapping[str, str]) -> int:
+    """Do the work of `register` in the process that speaks to MLflow.
+
+    Args:
+        folder: the step's journal.
+        run: name of the step's run in it.
+        name: of the registered model.
+        model: a model directory.
+        tags: tags of the version.
+
+    Returns:
+        the version.
+
+    Raises:
+        LhcnetError: MLflow does not answer as it should.
+    """
+    run_id = delivered_run(folder, run)
     uri = default_uri()
+    limit = WATCHDOG.limit
+    size = sum(file.stat().st_size for file in Path(model).rglob("*") if file.is_file())
     with mlflow_errors(uri):
-        client, _ = open_client()
-        version = _version_of_weights(client, name, tags["weights"])
+        with WATCHDOG.call():
+            client, _ = open_client()
+            version = _version_of_weights(client, name, tags["weights"])
         if version is None:
-            made = _new_version(client, run_id, name, model, tags, uri)
-            # of processes that register the same weights at once, each finds the first version that was made
+            WATCHDOG.limit = limit + size / UPLOAD_SPEED
+            with WATCHDOG.call():
+                made = _new_version(client, run_id, name, Path(model), tags, uri)
+            WATCHDOG.limit = limit
+            # of machines that register the same weights at once, each finds the first version that was made
             version = _version_of_weights(client, name, tags["weights"]) or made
             if version != made:
-                client.delete_model_version(name, made)
-        client.set_registered_model_alias(name, "champion", version)
+                client.delete_model_version(name, str(made))
+        with WATCHDOG.call():
+            client.set_registered_model_alias(name, "champion", version)
     return int(version)
 
 

@@ -5,6 +5,7 @@ MLflow takes seconds to load and may hang in a call; in a process of its own it 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -17,7 +18,7 @@ from lhcnet.errors import LhcnetError
 
 WAIT_VARIABLE = "LHCNET_TRACKING_WAIT"
 PROBLEM = "trouble.txt"  # in a journal's folder: why MLflow did not take it, in one line
-_OUTPUT = "writer.txt"  # in a journal's folder: what the process printed
+LASTING = 78  # exit status of the process: MLflow will never take it as things are
 _POLL = 0.02  # seconds
 
 
@@ -33,12 +34,23 @@ def wait_limit() -> float:
     return float(text)
 
 
+def call_limit() -> float:
+    """Seconds that one call to MLflow may take as a whole: what a step waits, and no less than its default."""
+    return max(30.0, wait_limit())
+
+
 def last_problem(folder: Path) -> str:
     """Why the last attempt to write a journal failed, in one line; "" if none did."""
     try:
         return (folder / PROBLEM).read_text(encoding="utf-8").partition("\n")[0]
-    except FileNotFoundError:
+    except (OSError, ValueError):
         return ""
+
+
+def request(folder: Path, **more: object) -> str:
+    """A line for a process of `worker.py`: the journal, with the environment and the folder of ours as they are now."""
+    own = {"folder": str(folder), "environment": dict(os.environ), "directory": str(Path.cwd())}
+    return json.dumps(own | more) + "\n"
 
 
 class WriterProcess:
@@ -50,18 +62,17 @@ class WriterProcess:
     def follow(self, folder: Path) -> None:
         """Let the process write a journal while its step runs."""
         if self._process is None or self._process.poll() is not None:
-            with (folder / _OUTPUT).open("w") as output:  # not ours: whoever reads our output would wait for its end
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "lhcnet.tracking.delivery"],
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=output,
-                    text=True,
-                    start_new_session=True,  # Ctrl-C ends the step, and the process then writes that it failed
-                )
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "lhcnet.tracking.worker", "follow"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,  # not ours: whoever reads our output would wait for its end
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,  # Ctrl-C ends the step, and the process then writes that it failed
+            )
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # the process has just died: `wait` starts another
-            self._process.stdin.write(f"{folder}\n")
+            self._process.stdin.write(request(folder))
             self._process.stdin.flush()
 
     def wait(self, folder: Path, seconds: float) -> str:
@@ -78,7 +89,7 @@ class WriterProcess:
         deadline, restarted = time.monotonic() + seconds, False
         while folder.exists():  # a journal that is written completely is removed
             status = self._process.poll()
-            if status is not None and restarted:
+            if status is not None and (restarted or status == LASTING):
                 return last_problem(folder) or f"the process that writes it ended with status {status}"
             if status is not None:
                 self.follow(folder)  # it died, perhaps for lack of memory: once more

@@ -15,9 +15,11 @@ import pytest
 from lhcnet import steps
 from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
-from lhcnet.tracking.delivery import deliver, pending_journals
+from lhcnet.tracking.delivery import deliver
+from lhcnet.tracking.folder import pending_journals
 from lhcnet.tracking.journal import Execution, journal_root, journaled
-from lhcnet.tracking.mlflow_runs import KEY, ExecutionRuns, open_client
+from lhcnet.tracking.mlflow_runs import KEY, ExecutionRuns
+from lhcnet.tracking.store import open_client
 
 EXECUTION = Execution("demo-1234", "d" * 64)
 

@@ -1,0 +1,59 @@
+"""Calls to MLflow in a process of their own, so that they have a bound and Ctrl-C ends them at once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from lhcnet.errors import LhcnetError
+from lhcnet.tracking.replay import NoAnswerError
+from lhcnet.tracking.target import LastingError
+from lhcnet.tracking.writer_process import request
+
+_ERRORS: dict[str, type[LhcnetError]] = {"lasting": LastingError, "silent": NoAnswerError, "": LhcnetError}
+_process: list[subprocess.Popen[str]] = []  # one for all calls: MLflow is loaded once
+
+
+def deliver(folder: Path) -> int:
+    """`delivery.deliver` with a bound on each call to MLflow."""
+    return _ask("deliver", folder)
+
+
+def register(folder: Path, **arguments: object) -> int:
+    """`registry.register_in_this_process` with a bound on each call to MLflow."""
+    return _ask("register", folder, arguments=arguments)
+
+
+def _ask(do: str, folder: Path, **more: object) -> int:
+    if not _process or _process[0].poll() is not None:
+        _process[:] = [
+            subprocess.Popen(
+                [sys.executable, "-m", "lhcnet.tracking.worker", "answer"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,  # Ctrl-C ends us, and we end it
+            )
+        ]
+    process = _process[0]
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        with suppress(BrokenPipeError):
+            process.stdin.write(request(folder, do=do, **more))
+            process.stdin.flush()
+        line = process.stdout.readline()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if not line:
+        raise LhcnetError(f"{folder}: the process that writes it to MLflow ended with status {process.wait()}")
+    answer = json.loads(line)
+    if "error" in answer:
+        raise _ERRORS[answer["kind"]](answer["error"])
+    return int(answer["value"])
