@@ -34,6 +34,7 @@ from lhcnet.config import (
 )
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory
+from lhcnet.io.contents import OwnFolder, OwnJson
 from lhcnet.io.files import read_bytes_bounded, read_json, read_text, require_regular_file, write_json
 from lhcnet.versioned import Versioned, read_versioned
 
@@ -43,6 +44,11 @@ if TYPE_CHECKING:
     from lhcnet.models.resnetv2 import ResNetV2
 
 MARKER = "model.json"
+MODEL_FOLDER = OwnFolder(
+    MARKER,
+    OwnJson.having("schema_version", "architecture", "provenance"),
+    frozenset({MARKER, "model.safetensors", "history.csv", "metrics.json"}),
+)
 CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 _LONGEST_HISTORY = 1 << 20  # bytes, ten thousand epochs
 Status = Literal["trained", "diverged", "dead", "inserted"]  # dead: the attention of an LHC module is uniform
@@ -265,7 +271,7 @@ def save(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with atomic_directory(target, MARKER) as folder:
+    with atomic_directory(target, MODEL_FOLDER) as folder:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
         try:
             save_file(state, folder / "model.safetensors")

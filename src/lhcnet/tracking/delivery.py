@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from lhcnet.errors import LhcnetError
-from lhcnet.runtime import tune_gc
+from lhcnet.runtime import end_with_parent, tune_gc
 from lhcnet.tracking.journal import ENTRIES, PARENT, StepRun
 from lhcnet.tracking.mlflow_runs import ExecutionRuns, made_by, mlflow_errors, open_client, write_entry
 from lhcnet.tracking.target import TrackingTarget, default_uri, without_secrets
@@ -32,6 +33,7 @@ from lhcnet.tracking.writer_process import PROBLEM, wait_limit
 log = logging.getLogger("lhcnet")
 
 POSITION, LOCK = "position.json", "lock"
+_LAST_CALL = 10.0  # seconds that a call of MLflow may take after the step's end and the time to wait
 POLL, RETRY = 0.1, 0.5  # seconds until the journal is read again; until MLflow is asked again after a failure
 
 
@@ -326,6 +328,7 @@ def _uri_with_secrets(begin: dict[str, Any]) -> str:
 def main() -> None:
     """The writer process: deliver the journals whose folders are named on stdin, one a line, until it is closed."""
     tune_gc()
+    end_with_parent(signal.SIGKILL, after=wait_limit() + _LAST_CALL)  # a call of MLflow may hang
     logging.getLogger("alembic").setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # `deliver` tries again
     for line in sys.stdin:
