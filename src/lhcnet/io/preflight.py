@@ -8,7 +8,8 @@ import re
 import shutil
 import stat
 import tempfile
-from itertools import combinations
+from collections.abc import Iterable
+from itertools import chain, combinations, product
 from pathlib import Path
 
 from lhcnet.errors import LhcnetError
@@ -73,7 +74,7 @@ def output_file(target: Path, own: OwnJson | None, size: int = 0) -> Path:
         if is_mount_point(target):
             raise LhcnetError(f"{target} cannot be written: it is a mount point; expected a path below one")
         if own and not target.is_symlink() and (problem := own.problem(target)):
-            raise LhcnetError(f"{target} is not replaced: {problem}; remove it, or name another file")
+            raise LhcnetError(f"{target} is not replaced: {problem}; name another file, or move this one away")
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
@@ -91,9 +92,9 @@ def shared_folder(folder: Path, size: int = 0) -> None:
     require_room(_without_nul(folder) / "file", size, name=folder)
 
 
-def require_separate(*paths: Path) -> None:
-    """Raise LhcnetError if one of the outputs contains another or is the same."""
-    for one, other in combinations(paths, 2):
+def require_separate(*outputs: Path, inputs: Iterable[Path] = ()) -> None:
+    """Raise LhcnetError if an output contains another output or an input, lies in it, or is the same."""
+    for one, other in chain(combinations(outputs, 2), product(outputs, inputs)):
         first, second = (Path(os.path.realpath(_without_nul(path))) for path in (one, other))
         if first.is_relative_to(second) or second.is_relative_to(first):
             raise LhcnetError(f"{one} and {other}: one contains the other, expected two separate paths")
@@ -164,7 +165,7 @@ def _require_replaceable_directory(target: Path, found: os.stat_result, own: Own
         if problem := own.problem(target):
             now = target.lstat()
             if os.path.samestat(found, now):  # else another process has just replaced it and removes the one listed
-                raise LhcnetError(f"{target} is not replaced: {problem}; remove it, or name another folder")
+                raise LhcnetError(f"{target} is not replaced: {problem}; name another folder, or move this one away")
     except FileNotFoundError:  # the same
         return
     except OSError as error:

@@ -37,7 +37,7 @@ def analyse(
     from lhcnet.analysis import run
     from lhcnet.analysis.results import ANALYSIS_FOLDER, MARKER, Skipped, write
 
-    check_outputs((out, ANALYSIS_FOLDER), execution=context.execution)
+    check_outputs((out, ANALYSIS_FOLDER), inputs=[model, trainval], execution=context.execution)
     saved, store = open_model(model), open_store(trainval)
     saved.require_data(store.digest, trainval)
     with tracked(context.execution, store.digest, "analyse") as tracking:

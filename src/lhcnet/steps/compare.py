@@ -56,7 +56,7 @@ def compare(
     from lhcnet.report.tables import all_tables, write_tables
     from lhcnet.report.wording import chosen
 
-    check_outputs((out, REPORT_FOLDER), execution=execution)
+    check_outputs((out, REPORT_FOLDER), inputs=[selection, evaluation, data_report, analysis], execution=execution)
     results = Results.read(selection, evaluation)
     model, digest = results.selection.chosen, results.selection.data
     data = read_versioned(DataReport, data_report)

@@ -43,7 +43,7 @@ def compare_standalone(
     """
     from lhcnet.report.standalone import pair_sentence, write_report
 
-    check_outputs((out, STANDALONE_FOLDER), execution=context.execution)
+    check_outputs((out, STANDALONE_FOLDER), inputs=[*models, trainval, test], execution=context.execution)
     saved = [open_model(path) for path in models]
     if strangers := [model.id for model in saved if model.info.provenance.set != "standalone"]:
         raise LhcnetError(f"expected models of the stand-alone pipeline, not {', '.join(strangers)}")

@@ -48,7 +48,12 @@ def control(
     """
     from lhcnet.models.lhcnet import add_control, freeze_all_but_control
 
-    check_outputs((out, CONTROL_FOLDER), execution=context.execution, checkpoints=context.checkpoints)
+    check_outputs(
+        (out, CONTROL_FOLDER),
+        inputs=[*models, selection, trainval],
+        execution=context.execution,
+        checkpoints=context.checkpoints,
+    )
     chosen = read_selection(selection)
     with_lhc = {model.id for model in chosen.kept if model.set != "A"}
     wanted = {"none": set(), "chosen": {chosen.chosen}, "kept": with_lhc}[control.models]

@@ -61,7 +61,9 @@ def evaluate(
     """
     from lhcnet.models.lhcnet import control_weights
 
-    check_outputs((out, EVALUATION_FOLDER), execution=context.execution)
+    check_outputs(
+        (out, EVALUATION_FOLDER), inputs=[*models, selection, trainval, test, control], execution=context.execution
+    )
     chosen = read_selection(selection)
     kept = {model.id for model in chosen.kept}
     saved = {model.id: model for path in models if (model := open_model(path)).id in kept}

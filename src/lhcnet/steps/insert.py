@@ -31,7 +31,7 @@ def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed:
     """
     from lhcnet.models.lhcnet import insert_modules
 
-    check_outputs((out, MODEL_FOLDER))
+    check_outputs((out, MODEL_FOLDER), inputs=[model])
     saved = open_model(model)
     if saved.info.architecture.modules is not None:
         raise LhcnetError(f"{model}: has attention modules already; expected a plain ResNet34v2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from lhcnet.config import Checkpoints
@@ -48,19 +49,23 @@ _JOURNAL_ROOM, _CHECKPOINT_ROOM = 1 << 20, 1 << 20  # bytes
 
 
 def check_outputs(
-    *outputs: tuple[Path, OwnFolder | OwnJson], execution: str | None = None, checkpoints: Checkpoints | None = None
+    *outputs: tuple[Path, OwnFolder | OwnJson],
+    inputs: Iterable[Path | None] = (),
+    execution: str | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> None:
     """Prove before the work that every output, the journal and the checkpoints can be written.
 
     Args:
         outputs: paths that the step writes, and what it may replace there.
+        inputs: what the step reads; an output that replaced one, or lay in one, would damage it.
         execution: None: there is no journal.
         checkpoints: None: there are none.
 
     Raises:
         LhcnetError: one of them cannot be written or must not be replaced.
     """
-    require_separate(*(path for path, _ in outputs))
+    require_separate(*(path for path, _ in outputs), inputs=[path for path in inputs if path is not None])
     for path, own in outputs:
         if isinstance(own, OwnFolder):
             output_directory(path, own)

@@ -43,8 +43,8 @@ def prepare(
         LhcnetError: the source is not FER2013 in a known shape, or is damaged; or an output cannot be written.
     """
     outputs = ((trainval, STORE_FOLDER), (test, STORE_FOLDER), (report, DATA_REPORT))
-    check_outputs(*outputs, execution=execution)
     source = source or Path(data.source)
+    check_outputs(*outputs, inputs=[source], execution=execution)
     faces = read(source, validation_fraction=data.validation_fraction, seed=data.split_seed)
     findings = audit(faces)
     write_stores(faces, trainval, test)

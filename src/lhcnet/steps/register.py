@@ -37,7 +37,7 @@ def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution:
     Raises:
         LhcnetError: the evaluation was made for another model, or MLflow does not answer.
     """
-    check_outputs((out, REGISTERED), execution=execution)
+    check_outputs((out, REGISTERED), inputs=[chosen, evaluation], execution=execution)
     saved = open_model(chosen)
     scored = read_versioned(EvaluationReport, evaluation / "evaluation.json")
     if scored.chosen != saved.id:

@@ -43,7 +43,7 @@ def select(
         LhcnetError: no LHC-Net was kept, or the models are not of one data set.
     """
     copy = [(chosen, MODEL_FOLDER)] if chosen is not None else []
-    check_outputs((out, SELECTION), *copy, execution=execution)
+    check_outputs((out, SELECTION), *copy, inputs=[*models, *backbone], execution=execution)
     saved = [open_model(path) for path in models]
     stages = [open_model(path) for path in backbone]
     first = stages[-1]

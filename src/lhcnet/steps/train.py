@@ -39,7 +39,7 @@ def train_backbone(
     Raises:
         LhcnetError: the store or the initial weights cannot be read.
     """
-    check_outputs((out, MODEL_FOLDER), execution=context.execution, checkpoints=context.checkpoints)
+    check_outputs((out, MODEL_FOLDER), inputs=[trainval], execution=context.execution, checkpoints=context.checkpoints)
     store, (model, architecture, origin) = open_store(trainval), _new_network(network, None, seed)
     provenance = Provenance(
         id="backbone/stage1", set="backbone", stage=1, seed=seed, variant=None, data=store.digest, start=origin
@@ -75,7 +75,7 @@ def train_standalone(
     Raises:
         LhcnetError: the store or the initial weights cannot be read.
     """
-    check_outputs((out, MODEL_FOLDER), execution=context.execution, checkpoints=context.checkpoints)
+    check_outputs((out, MODEL_FOLDER), inputs=[trainval], execution=context.execution, checkpoints=context.checkpoints)
     store, (model, architecture, origin) = open_store(trainval), _new_network(network, variant, seed)
     name = variant.name if variant else None
     provenance = Provenance(
@@ -111,7 +111,9 @@ def train_stage(
     Raises:
         LhcnetError: `start` diverged, or was trained on other data than `trainval`.
     """
-    check_outputs((out, MODEL_FOLDER), execution=context.execution, checkpoints=context.checkpoints)
+    check_outputs(
+        (out, MODEL_FOLDER), inputs=[trainval, start], execution=context.execution, checkpoints=context.checkpoints
+    )
     store, begun = open_store(trainval), open_model(start)
     begun.require_data(store.digest, trainval)
     begun.require_trained()

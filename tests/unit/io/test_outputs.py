@@ -125,7 +125,7 @@ def test_a_folder_that_may_be_somebodys_is_refused(change: Callable[[Path], None
     write(out, "former")
     change(out)
     entries = sorted(str(p) for p in tmp_path.rglob("*"))
-    with pytest.raises(LhcnetError, match=rf"^{out} is not replaced: .*; remove it, or name another folder$"):
+    with pytest.raises(LhcnetError, match=rf"^{out} is not replaced: .*; name another folder, or move this one away$"):
         write(out)
     assert sorted(str(p) for p in tmp_path.rglob("*")) == entries
     assert out.stat().st_ino
@@ -318,7 +318,9 @@ def test_outputs_that_contain_each_other(tmp_path: Path) -> None:
     for other in ("a", "a/b", ".", "link/c"):
         with pytest.raises(LhcnetError, match="one contains the other"):
             preflight.require_separate(tmp_path / "a", tmp_path / other)
-    preflight.require_separate(tmp_path / "a", tmp_path / "ab")
+        with pytest.raises(LhcnetError, match="one contains the other"):
+            preflight.require_separate(tmp_path / "a", inputs=[tmp_path / "other", tmp_path / other])
+    preflight.require_separate(tmp_path / "a", tmp_path / "ab", inputs=[tmp_path / "in", tmp_path / "in" / "in"])
 
 
 def test_a_file_of_another_kind_is_not_replaced(tmp_path: Path) -> None:

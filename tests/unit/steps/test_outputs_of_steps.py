@@ -55,7 +55,7 @@ def calls(tiny: Config, context: steps.RunContext) -> dict[str, Call]:
         ),
         "train stage": lambda out: steps.train_stage(NOWHERE, NOWHERE, out, stage_number=2, stage=tiny.stage2, **train),
         "insert": lambda out: steps.insert_lhc(NOWHERE, out, variant=wide, set_="B", seed=0),
-        "select": lambda out: steps.select([NOWHERE], [NOWHERE], NOWHERE / "s", loss_factor=1.1, chosen=out),
+        "select": lambda out: steps.select([NOWHERE], [NOWHERE], Path("elsewhere"), loss_factor=1.1, chosen=out),
         "select file": lambda out: steps.select([NOWHERE], [NOWHERE], out, loss_factor=1.1),
         "control": lambda out: steps.control([], NOWHERE, NOWHERE, out, control=tiny.control, context=context),
         "evaluate": lambda out: steps.evaluate([], NOWHERE, NOWHERE, NOWHERE, out, **with_images),
@@ -137,6 +137,16 @@ def test_the_marker_of_the_standalone_report_has_the_keys() -> None:
 def test_what_register_writes_is_recognised() -> None:
     written = {"name": "lhcnet", "version": 1, "alias": "champion", "weights": "ab", "model": "B/wide"}
     assert outputs.REGISTERED.recognises(json.dumps(written).encode())
+
+
+def test_a_model_is_not_written_over_its_start(backbone: SavedModel, tiny: Config, tmp_path: Path) -> None:
+    before = backbone.weights_digest()
+    for out in (backbone.path, backbone.path / "inserted", backbone.path.parent):
+        with pytest.raises(LhcnetError, match="one contains the other"):
+            steps.insert_lhc(backbone.path, out, variant=tiny.variant("wide"), set_="B", seed=0)
+    with pytest.raises(LhcnetError, match="one contains the other"):
+        steps.select([backbone.path], [backbone.path], tmp_path / "s", loss_factor=1.1, chosen=backbone.path)
+    assert backbone.weights_digest() == before
 
 
 # --- checkpoints and journal -------------------------------------------------------------------------------------
