@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from itertools import dropwhile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from kfp import compiler
 
 from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
+from lhcnet.io.atomic import atomic_file
+from lhcnet.io.preflight import output_file
 from pipeline.cluster import Cluster
 from pipeline.graph import build
 from pipeline.standalone import build_standalone
@@ -28,8 +31,11 @@ def compile_pipeline(config: Config, cluster: Cluster, out: Path, *, standalone:
     """
     if out.suffix != ".yaml":
         raise LhcnetError(f"{out}: expected a name that ends in .yaml")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(build_pipeline(config, cluster, standalone=standalone), str(out))
-    lines = out.read_text(encoding="utf-8").splitlines(keepends=True)
+    output_file(out, None)
+    with TemporaryDirectory() as folder:
+        compiled = Path(folder, "pipeline.yaml")
+        compiler.Compiler().compile(build_pipeline(config, cluster, standalone=standalone), str(compiled))
+        lines = compiled.read_text(encoding="utf-8").splitlines(keepends=True)
     # kfp begins with comments that list the defaults, whose keys are in another order in every process
-    out.write_text("".join(dropwhile(lambda line: line.startswith("#"), lines)), encoding="utf-8")
+    with atomic_file(out) as file:
+        file.write_text("".join(dropwhile(lambda line: line.startswith("#"), lines)), encoding="utf-8")

@@ -42,9 +42,10 @@ def main(program: typer.Typer = app) -> NoReturn:
     if sys.platform == "win32":
         typer.echo("lhcnet runs on Linux and macOS; use WSL 2 on Windows", err=True)
         sys.exit(1)
-    from lhcnet.runtime import tune_gc
+    from lhcnet.runtime import exit_on_sigterm, tune_gc
 
     tune_gc()
+    exit_on_sigterm()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("alembic", "mlflow", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -92,13 +92,15 @@ def sizes(
     For the networks that can be built here.
     """
     from lhcnet.analysis.parameter_counts import count, write
+    from lhcnet.io.atomic import atomic_file
     from lhcnet.report.analysis_tables import parameters_table
     from lhcnet.report.terminal import print_table
 
     counted = count()
     print_table(parameters_table(counted))
     if out is not None:
-        write(counted, out)
+        with atomic_file(out) as file:
+            write(counted, file)
 
 
 def appendix_b(
@@ -113,9 +115,11 @@ def appendix_b(
 
     print_table(appendix_b_table())
     if figure is not None:
+        from lhcnet.io.atomic import atomic_file
         from lhcnet.report.analysis_plots import figure_a1
 
-        figure_a1().savefig(figure)
+        with atomic_file(figure) as file:
+            figure_a1().savefig(file, format=figure.suffix[1:] or None)
 
 
 def show(report: Annotated[Path, typer.Argument(help="Folder that a comparison wrote.")]) -> None:

@@ -1,15 +1,20 @@
-"""Settings of the process: device, precision, threads, garbage collection. Importing this module loads no torch."""
+"""Settings of the process: device, precision, threads, garbage collection, signals. Importing it loads no torch."""
 
 from __future__ import annotations
 
 import atexit
 import gc
+import logging
 import math
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from lhcnet.errors import LhcnetError
@@ -19,6 +24,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lhcnet.config import Compute
+
+log = logging.getLogger("lhcnet")
+_POLL = 0.5  # seconds
 
 
 @dataclass(frozen=True)
@@ -149,3 +157,53 @@ def tune_gc() -> None:
     """
     gc.set_threshold(100_000)  # allocations; Python's default is 700
     atexit.register(gc.freeze)
+
+
+class Terminated(SystemExit):
+    """The process received SIGTERM or SIGHUP; the exit code is that of a shell, 128 + the number of the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+
+
+def exit_on_sigterm() -> None:
+    """From now on SIGTERM and SIGHUP end the process as an exception does, so that temporary copies are removed.
+
+    A second signal is ignored, because the first is removing them; a third ends the process at once. A signal that the
+    parent process has told this one to ignore (nohup) stays ignored. Training handles SIGTERM on its own: see
+    `Checkpoint.handling_sigterm`.
+    """
+    received = 0
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        nonlocal received
+        received += 1
+        if received == 1:
+            log.warning("stopped by %s", signal.Signals(number).name)
+            raise Terminated(number)
+        if received > 2:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    if threading.current_thread() is threading.main_thread():  # Python delivers signals to this one only
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, on_signal)
+
+
+def end_with_parent(number: signal.Signals, after: float = 0.0) -> None:
+    """Send this process a signal when its parent process has ended, however it ended.
+
+    Args:
+        number: the signal.
+        after: seconds that the process has for its last work.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL)
+        time.sleep(after)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=watch, daemon=True).start()

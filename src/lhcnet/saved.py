@@ -36,6 +36,7 @@ from lhcnet.config import (
 from lhcnet.errors import LhcnetError
 from lhcnet.estimate import Sizes, parameters, problem
 from lhcnet.io.atomic import atomic_directory
+from lhcnet.io.contents import OwnFolder, OwnJson
 from lhcnet.io.files import MAX_SIZE, read_bytes_bounded, read_json, read_text, require_regular_file, write_json
 from lhcnet.versioned import Versioned, read_versioned
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 MARKER, WEIGHTS, HISTORY, METRICS = "model.json", "model.safetensors", "history.csv", "metrics.json"
 FILES = (MARKER, WEIGHTS, HISTORY, METRICS)  # all that a model directory consists of
+MODEL_FOLDER = OwnFolder(MARKER, OwnJson.having("schema_version", "architecture", "provenance"), frozenset(FILES))
 CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 _LONGEST_HISTORY = 1 << 20  # bytes, ten thousand epochs
 _LARGEST_HEADER = 64 << 20  # bytes; 150 for each tensor
@@ -319,7 +321,7 @@ def save(
     """Write a model directory at `target`; `model.json` gets the SHA-256 of the weights."""
     from safetensors.torch import save as safetensors_of
 
-    with atomic_directory(target, MARKER) as folder:
+    with atomic_directory(target, MODEL_FOLDER) as folder:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
         content = safetensors_of(state)  # not save_file: its file has the mode 0600, so another user could not read it
         (folder / WEIGHTS).write_bytes(content)

@@ -14,8 +14,10 @@ from lhcnet.data.drawn_faces import draw
 from lhcnet.data.store import open_store, write_stores
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory
+from lhcnet.io.contents import OwnFolder, OwnJson
 from lhcnet.steps.scored_splits import ScoredSplits
 
+OWN = OwnFolder("marker", OwnJson.having("written"), frozenset({"marker", "same"}))
 RUN = """
 import sys
 from pathlib import Path
@@ -58,9 +60,9 @@ def test_four_threads_that_swap_at_the_same_moment(tmp_path: Path) -> None:
         for turn in range(50):
             barrier.wait()
             try:
-                with atomic_directory(tmp_path / "out", "marker") as folder:
-                    (folder / "marker").write_text(f"{number} {turn}")
-                    (folder / "same").write_text(f"{number} {turn}")
+                with atomic_directory(tmp_path / "out", OWN) as folder:
+                    for name in ("marker", "same"):
+                        (folder / name).write_text(f'{{"written": "{number} {turn}"}}')
             except Exception as error:
                 errors.append(error)
 
@@ -79,21 +81,23 @@ def test_a_directory_that_another_run_removes_while_it_is_listed(
 ) -> None:
     out, listed = tmp_path / "out", os.listdir
 
-    def replaced_meanwhile(handle: int) -> list[str]:
+    def replaced_meanwhile(folder: Path) -> list[str]:
+        if folder != out:
+            return listed(folder)
         monkeypatch.setattr(os, "listdir", listed)
         out.rename(tmp_path / "former")
         (tmp_path / "former" / "marker").unlink()
         out.mkdir()
-        (out / "marker").touch()
-        return listed(handle)
+        (out / "marker").write_text('{"written": "theirs"}')
+        return listed(tmp_path / "former")
 
     out.mkdir()
-    for name in ("marker", "other"):
-        (out / name).touch()
+    (out / "marker").write_text('{"written": "before"}')
+    (out / "same").touch()
     monkeypatch.setattr(os, "listdir", replaced_meanwhile)
-    with atomic_directory(out, "marker") as folder:
-        (folder / "marker").write_text("mine")
-    assert (out / "marker").read_text() == "mine"
+    with atomic_directory(out, OWN) as folder:
+        (folder / "marker").write_text('{"written": "mine"}')
+    assert (out / "marker").read_text() == '{"written": "mine"}'
 
 
 def test_of_stores_of_two_runs_none_is_mixed_with_the_other(tmp_path: Path) -> None:

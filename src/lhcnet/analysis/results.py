@@ -18,10 +18,16 @@ from lhcnet.analysis.parameter_counts import Size
 from lhcnet.config import FrozenModel
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory
+from lhcnet.io.contents import OwnFolder, OwnJson
 from lhcnet.io.files import read_json, write_json
 from lhcnet.versioned import Versioned, read_versioned
 
 MARKER = "analysis.json"
+ANALYSIS_FOLDER = OwnFolder(
+    MARKER,
+    OwnJson((frozenset({"schema_version", "model", "necessity"}), frozenset({"schema_version", "skipped"}))),
+    frozenset({MARKER, "arrays.npz"}),
+)
 BINS = 1000  # of T between 0 and 1: quantiles are good to 0.001
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -77,7 +83,7 @@ class Analysis:
 
 def write(analysis: Analysis | Skipped, folder: Path) -> None:
     """Write the folder, complete or not at all."""
-    with atomic_directory(folder, MARKER) as out:
+    with atomic_directory(folder, ANALYSIS_FOLDER) as out:
         if isinstance(analysis, Analysis):
             np.savez_compressed(out / "arrays.npz", **analysis.arrays)  # type: ignore[arg-type]
         report = analysis.report if isinstance(analysis, Analysis) else analysis

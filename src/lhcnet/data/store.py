@@ -19,11 +19,18 @@ from numpy.typing import NDArray
 from lhcnet.data.fer2013 import CLASSES, SIDE, SPLITS, TEST, Bytes, Faces, class_counts, content_digest
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory
+from lhcnet.io.contents import OwnFolder, OwnJson
 from lhcnet.io.files import read_bytes_bounded, read_text
+from lhcnet.io.preflight import require_separate
 
 FORMAT = 1
 MARKER = "store.json"
 ARRAYS = ("images", "labels", "splits")
+STORE_FOLDER = OwnFolder(
+    MARKER,
+    OwnJson.having("format", "digest", "own_digest", "splits"),
+    frozenset({MARKER, *(f"{name}.npy" for name in ARRAYS)}),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,11 +124,10 @@ def write_stores(faces: Faces, trainval: Path, test: Path) -> None:
     Raises:
         LhcnetError: a target holds something that is no store, or cannot be written.
     """
-    first, second = trainval.resolve(), test.resolve()
-    if first.is_relative_to(second) or second.is_relative_to(first):
-        raise LhcnetError(f"{trainval} and {test}: one contains the other, expected two separate directories")
+    require_separate(trainval, test)
+    size = faces.images.nbytes  # of both together: they may lie on one disk
     with ExitStack() as stack:
-        directories = [stack.enter_context(atomic_directory(path, MARKER)) for path in (trainval, test)]
+        directories = [stack.enter_context(atomic_directory(path, STORE_FOLDER, size)) for path in (trainval, test)]
         in_test = faces.splits == TEST
         for directory, rows in zip(directories, (~in_test, in_test), strict=True):
             _write(faces, rows, directory)

@@ -1,86 +1,73 @@
 """Atomic writes: directories and files that are complete or absent, even if the process is killed while writing."""
 
+from __future__ import annotations
+
 import errno
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from uuid import uuid4
 
 from lhcnet.errors import LhcnetError
+from lhcnet.io.contents import OwnFolder, OwnJson
+from lhcnet.io.exchange import exchange
+from lhcnet.io.hidden import FORMER, hidden_path, remove
+from lhcnet.io.preflight import cannot_write, output_directory, output_file
 
 
 @contextmanager
-def atomic_directory(target: Path, marker: str) -> Iterator[Path]:
-    """Yield a new hidden directory next to `target`; rename it to `target` if the block succeeds.
+def atomic_directory(target: Path, own: OwnFolder, size: int = 0) -> Iterator[Path]:
+    """Yield a new hidden directory next to `target`; put it in the place of `target` if the block succeeds.
 
     If the block raises an exception (also KeyboardInterrupt), the hidden directory is removed and `target` stays as it
-    was.
+    was. If the process is killed, the next run removes the hidden directory.
 
     Args:
-        target: the directory to write. It may be absent, empty, or contain `marker`; then it is replaced. If it is a
-            symbolic link, the directory it points to is replaced.
-        marker: name of a file that every such directory contains; the block has to write it.
+        target: the directory to write: absent, empty, or one that the same step wrote; then it is replaced.
+        own: the files that the block writes.
+        size: their size in bytes, if it is known.
 
     Raises:
-        LhcnetError: `target` is a file, contains other files but no `marker`, or cannot be written. An OSError of the
-            block is reported in the same way.
+        LhcnetError: `target` is a file or a link, holds anything else, or cannot be written. An OSError of the block
+            is reported in the same way.
     """
-    target = Path(os.path.realpath(target))
-    _check_replaceable(target, marker)
-    with _hidden_path(target) as temporary:
-        temporary.mkdir()  # not tempfile.mkdtemp: its mode 0700 would deny access to another user's next step
+    target = output_directory(target, own, size)
+    with _reported(target), hidden_path(target, folder=True) as temporary:
         yield temporary
-        if not (temporary / marker).is_file():
-            raise RuntimeError(f"the block wrote no {marker} into {temporary}")
-        _check_replaceable(target, marker)  # again, because it may have changed in the meantime
+        if unknown := own.foreign_entry(temporary):
+            raise RuntimeError(f"the block wrote {unknown} into {temporary}, which is not in its list of files")
+        if not (temporary / own.marker).is_file():
+            raise RuntimeError(f"the block wrote no {own.marker} into {temporary}")
+        output_directory(target, own)  # again, because it may have changed in the meantime
         _flush(temporary)
-        _swap(temporary, target)
+        _swap(temporary, target, own)
 
 
 @contextmanager
-def atomic_file(target: Path) -> Iterator[Path]:
-    """Yield a hidden path next to `target`; rename it to `target` if the block succeeds. See `atomic_directory`."""
-    target = Path(os.path.realpath(target))
-    with _hidden_path(target) as temporary:
+def atomic_file(target: Path, own: OwnJson | None = None) -> Iterator[Path]:
+    """Yield a hidden file next to `target`, for the block to fill; rename it to `target` if the block succeeds.
+
+    A link is replaced; the file that it leads to stays as it is. See `atomic_directory`.
+
+    Args:
+        target: the file to write.
+        own: content of a file that may be replaced; None: any.
+    """
+    target = output_file(target, own)
+    with _reported(target), hidden_path(target, folder=False) as temporary:
         yield temporary
         _flush(temporary)
         temporary.replace(target)
 
 
 @contextmanager
-def _hidden_path(target: Path) -> Iterator[Path]:
-    """A unique hidden path next to `target`, removed at the end; an OSError becomes an LhcnetError."""
-    temporary = target.with_name(f".{target.name}.{uuid4().hex[:12]}")
+def _reported(target: Path) -> Iterator[None]:
+    """Make the folder of `target`; an OSError of the block becomes an LhcnetError."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
+        yield
     except OSError as error:
-        raise _cannot_write(target, error) from error
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                temporary.unlink()
-
-
-def _check_replaceable(target: Path, marker: str) -> None:
-    try:
-        handle = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            entries = os.listdir(handle)  # noqa: PTH208 - of the open directory, even if it is renamed
-            # false if another process has replaced it in the meantime and is removing the one that was listed
-            unchanged = os.path.samestat(os.fstat(handle), target.stat())
-        finally:
-            os.close(handle)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise _cannot_write(target, error) from error
-    if unchanged and entries and marker not in entries:
-        raise LhcnetError(f"{target} contains other files; expected it to be absent, empty or to contain {marker}")
+        raise cannot_write(target, error) from error
 
 
 def _flush(path: Path) -> None:
@@ -93,22 +80,54 @@ def _flush(path: Path) -> None:
             os.close(handle)
 
 
-def _swap(new: Path, target: Path) -> None:
-    """Rename `new` to `target`, and restore the former `target` if that fails. Of two processes the later one wins."""
-    former = new.with_name(f"{new.name}.former")
+def _swap(new: Path, target: Path, own: OwnFolder) -> None:
+    """Put `new` in the place of `target`. Of two processes the later one wins.
+
+    Raises:
+        LhcnetError: somebody put a file into `target` at the last moment; it stays as it is.
+    """
+    while not _renamed(new, target):
+        if exchange(new, target):
+            if foreign := _foreign_entry(new, own):
+                exchange(new, target)
+                raise _changed(target, foreign)
+            remove(new)
+            return
+        if _moved_aside(new, target, own):
+            return
+
+
+def _moved_aside(new: Path, target: Path, own: OwnFolder) -> bool:
+    """Replace `target` where paths cannot be exchanged: for a moment it is missing.
+
+    If the process is killed in this moment, the next run puts the former `target` back. Returns False if another
+    process was faster.
+    """
+    former = new.with_name(f"{new.name}{FORMER}")
     try:
-        while not _renamed(new, target):
-            with suppress(FileNotFoundError):  # another process has just moved it
-                target.rename(former)
-            if _renamed(new, target):
-                break
-            shutil.rmtree(former, ignore_errors=True)  # another process has put its own there: replace that one
+        target.rename(former)
+    except FileNotFoundError:
+        return False
+    try:
+        if foreign := _foreign_entry(former, own):
+            raise _changed(target, foreign)
+        replaced = _renamed(new, target)
     except BaseException:
-        if former.exists() and not target.exists():
+        if not target.exists():
             former.rename(target)
         raise
-    finally:
-        shutil.rmtree(former, ignore_errors=True)
+    remove(former)
+    return replaced
+
+
+def _foreign_entry(folder: Path, own: OwnFolder) -> str:
+    with suppress(FileNotFoundError):  # another process takes it for the leftover that it is
+        return own.foreign_entry(folder)
+    return ""
+
+
+def _changed(target: Path, foreign: str) -> LhcnetError:
+    return LhcnetError(f"{target} is not replaced: meanwhile somebody put {foreign} into it")
 
 
 def _renamed(new: Path, target: Path) -> bool:
@@ -120,8 +139,3 @@ def _renamed(new: Path, target: Path) -> bool:
             raise
         return False
     return True
-
-
-def _cannot_write(target: Path, error: OSError) -> LhcnetError:
-    reason = error.strerror or error
-    return LhcnetError(f"{target} cannot be written; expected a writable path and free disk space: {reason}")

@@ -10,6 +10,7 @@ from lhcnet.data.store import open_store
 from lhcnet.runtime import memory_errors
 from lhcnet.saved import open_model
 from lhcnet.steps.context import RunContext
+from lhcnet.steps.outputs import check_outputs
 from lhcnet.tracking.record import tracked
 
 log = logging.getLogger("lhcnet")
@@ -35,8 +36,9 @@ def analyse(
         LhcnetError: the model was trained on other data than `trainval`.
     """
     from lhcnet.analysis import run
-    from lhcnet.analysis.results import MARKER, Skipped, write
+    from lhcnet.analysis.results import ANALYSIS_FOLDER, MARKER, Skipped, write
 
+    check_outputs((out, ANALYSIS_FOLDER), inputs=[model, trainval], execution=context.execution)
     saved, store = open_model(model), open_store(trainval)
     saved.require_data(store.digest, trainval)
     saved.weights_digest()  # verified, also where the model has nothing to analyse

@@ -12,6 +12,7 @@ from lhcnet.io.atomic import atomic_directory
 from lhcnet.io.files import write_json
 from lhcnet.protocol.results import Results, Summary, summarise
 from lhcnet.protocol.score import confusion
+from lhcnet.steps.outputs import REPORT_FOLDER, check_outputs
 from lhcnet.tracking.record import tracked
 from lhcnet.tracking.timings import wall_times
 from lhcnet.versioned import read_versioned
@@ -55,6 +56,7 @@ def compare(
     from lhcnet.report.tables import all_tables, write_tables
     from lhcnet.report.wording import chosen
 
+    check_outputs((out, REPORT_FOLDER), inputs=[selection, evaluation, data_report, analysis], execution=execution)
     results = Results.read(selection, evaluation)
     model, digest = results.selection.chosen, results.selection.data
     data = read_versioned(DataReport, data_report)
@@ -65,7 +67,7 @@ def compare(
     with tracked(execution, digest, "compare") as run:
         summary, found = summarise(results), statistics(results)
         tables = all_tables(results, found, official=official(data))
-        with atomic_directory(out, "summary.json") as folder:
+        with atomic_directory(out, REPORT_FOLDER) as folder:
             write_json(folder / "summary.json", summary.to_dict())
             write_json(folder / "statistics.json", found.to_dict())
             write_tables(folder, tables, [chosen(summary), *notices(results, summary, data)])

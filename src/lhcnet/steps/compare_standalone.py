@@ -14,6 +14,7 @@ from lhcnet.protocol.standalone import StandaloneModel, StandaloneReport, pair
 from lhcnet.runtime import memory_errors
 from lhcnet.saved import open_model
 from lhcnet.steps.context import RunContext
+from lhcnet.steps.outputs import STANDALONE_FOLDER, check_outputs
 from lhcnet.steps.scored_splits import ScoredSplits
 from lhcnet.tracking.record import restore, tracked
 
@@ -43,6 +44,7 @@ def compare_standalone(
     """
     from lhcnet.report.standalone import pair_sentence, write_report
 
+    check_outputs((out, STANDALONE_FOLDER), inputs=[*models, trainval, test], execution=context.execution)
     saved = [open_model(path) for path in models]
     if strangers := [model.id for model in saved if model.info.provenance.set != "standalone"]:
         raise LhcnetError(f"expected models of the stand-alone pipeline, not {', '.join(strangers)}")
@@ -74,7 +76,7 @@ def compare_standalone(
         report = StandaloneReport(data=splits.data, models=tuple(scored), pairs=tuple(pair(scored, correct, distinct)))
         for one in report.pairs:
             log.info(pair_sentence(one))
-        with atomic_directory(out, "standalone.json") as folder:
+        with atomic_directory(out, STANDALONE_FOLDER) as folder:
             write_json(folder / "standalone.json", report.to_dict())
             write_report(folder, report)
         if run:

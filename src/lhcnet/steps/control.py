@@ -17,6 +17,7 @@ from lhcnet.saved import ModelInfo, Provenance, SavedModel, open_model
 from lhcnet.steps.context import RunContext
 from lhcnet.steps.control_models import CONTROL_PREFIX, CONTROL_STAGE, open_controlled
 from lhcnet.steps.fit_model import fit_model
+from lhcnet.steps.outputs import CONTROL_FOLDER, check_outputs
 
 if TYPE_CHECKING:
     from lhcnet.training.checkpoint import Checkpoint
@@ -48,6 +49,12 @@ def control(
     """
     from lhcnet.models.lhcnet import add_control, freeze_all_but_control
 
+    check_outputs(
+        (out, CONTROL_FOLDER),
+        inputs=[*models, selection, trainval],
+        execution=context.execution,
+        checkpoints=context.checkpoints,
+    )
     chosen = read_selection(selection)
     with_lhc = {model.id for model in chosen.kept if model.set != "A"}
     wanted = {"none": set(), "chosen": {chosen.chosen}, "kept": with_lhc}[control.models]
@@ -63,7 +70,7 @@ def control(
     store = open_store(trainval)
     names = [str(number) for number in range(len(starts))]
     unfinished: list[Checkpoint | None] = []  # removed only when the folder is complete
-    with atomic_directory(out, "control.json") as folder:
+    with atomic_directory(out, CONTROL_FOLDER) as folder:
         for name, id_ in zip(names, sorted(starts), strict=True):
             begun = starts[id_]
             begun.require_data(store.digest, trainval)

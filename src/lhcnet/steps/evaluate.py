@@ -22,6 +22,7 @@ from lhcnet.runtime import memory_errors
 from lhcnet.saved import MARKER, open_model
 from lhcnet.steps.context import RunContext
 from lhcnet.steps.control_models import CONTROL_PREFIX, open_controlled
+from lhcnet.steps.outputs import EVALUATION_FOLDER, check_outputs
 from lhcnet.steps.scored_splits import ScoredSplits
 from lhcnet.tracking.record import restore, tracked
 
@@ -62,6 +63,9 @@ def evaluate(
     """
     from lhcnet.models.lhcnet import control_weights
 
+    check_outputs(
+        (out, EVALUATION_FOLDER), inputs=[*models, selection, trainval, test, control], execution=context.execution
+    )
     chosen = read_selection(selection)
     kept = {model.id for model in chosen.kept}
     saved = {model.id: model for path in models if (model := open_model(path)).id in kept}
@@ -104,7 +108,7 @@ def evaluate(
             models=tuple(scored),
         )
         labels, p = arrays["labels/test"], arrays[f"{chosen.chosen}/test"]
-        with atomic_directory(out, "evaluation.json") as folder:
+        with atomic_directory(out, EVALUATION_FOLDER) as folder:
             write_json(folder / "evaluation.json", report.to_dict())
             np.savez(folder / "predictions.npz", **arrays)  # type: ignore[arg-type]
             with (folder / "confusion.csv").open("w", newline="", encoding="utf-8") as file:

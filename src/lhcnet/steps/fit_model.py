@@ -11,8 +11,9 @@ from lhcnet.code_version import code_digest
 from lhcnet.config import Checkpoints, Stage, flat
 from lhcnet.data.store import Store
 from lhcnet.estimate import training_memory
+from lhcnet.io.preflight import output_directory, shared_folder
 from lhcnet.runtime import memory_errors
-from lhcnet.saved import Epoch, Metrics, ModelInfo, SavedModel, open_model, save
+from lhcnet.saved import MODEL_FOLDER, Epoch, Metrics, ModelInfo, SavedModel, open_model, save
 from lhcnet.steps.context import RunContext
 from lhcnet.tracking.record import curve, final, tracked
 
@@ -40,7 +41,7 @@ def fit_model(
 
     Raises:
         Preempted: SIGTERM came; the checkpoint is written.
-        LhcnetError: there is not enough memory, or checkpoints cannot be written.
+        LhcnetError: there is not enough memory, or no room for the model or its checkpoint.
     """
     import torch
 
@@ -49,6 +50,10 @@ def fit_model(
     from lhcnet.training.health import attention_statistics
     from lhcnet.training.loop import DataSplit, batch_slices, finite, fit
 
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    output_directory(out, MODEL_FOLDER, weights)
+    if context.checkpoints is not None:
+        shared_folder(context.checkpoints.directory, 3 * weights)  # weights, best weights, optimiser
     p, size = info.provenance, info.architecture.input_size
     tags = {"set": p.set, "stage": p.stage, "seed": p.seed, "variant": p.variant or "-"}
     info = info.model_copy(update={"provenance": p.model_copy(update={"training": stage, "compute": context.compute})})

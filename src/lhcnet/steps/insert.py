@@ -8,7 +8,8 @@ from pathlib import Path
 from lhcnet.config import SetName, Variant, module_arguments, parse
 from lhcnet.errors import LhcnetError
 from lhcnet.runtime import memory_errors
-from lhcnet.saved import Architecture, Metrics, ModelInfo, Provenance, SavedModel, open_model, save
+from lhcnet.saved import MODEL_FOLDER, Architecture, Metrics, ModelInfo, Provenance, SavedModel, open_model, save
+from lhcnet.steps.outputs import check_outputs
 
 log = logging.getLogger("lhcnet")
 
@@ -31,6 +32,7 @@ def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed:
     """
     from lhcnet.models.lhcnet import insert_modules
 
+    check_outputs((out, MODEL_FOLDER), inputs=[model])
     saved = open_model(model)
     if saved.info.architecture.modules is not None:
         raise LhcnetError(f"{model}: has attention modules already; expected a plain ResNet34v2")

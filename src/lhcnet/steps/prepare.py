@@ -8,9 +8,10 @@ from pathlib import Path
 from lhcnet.config import Data
 from lhcnet.data.audit import DataReport, audit
 from lhcnet.data.sources import read
-from lhcnet.data.store import write_stores
+from lhcnet.data.store import STORE_FOLDER, write_stores
 from lhcnet.io.atomic import atomic_file
 from lhcnet.io.files import write_json
+from lhcnet.steps.outputs import DATA_REPORT, check_outputs
 from lhcnet.tracking.record import tracked
 
 log = logging.getLogger("lhcnet")
@@ -39,14 +40,16 @@ def prepare(
         The data report.
 
     Raises:
-        LhcnetError: the source is not FER2013 in a known shape, or is damaged.
+        LhcnetError: the source is not FER2013 in a known shape, or is damaged; or an output cannot be written.
     """
+    outputs = ((trainval, STORE_FOLDER), (test, STORE_FOLDER), (report, DATA_REPORT))
     source = source or Path(data.source)
+    check_outputs(*outputs, inputs=[source], execution=execution)
     faces = read(source, validation_fraction=data.validation_fraction, seed=data.split_seed)
     findings = audit(faces)
     write_stores(faces, trainval, test)
     digest = findings.digest
-    with atomic_file(report) as file:
+    with atomic_file(report, DATA_REPORT) as file:
         write_json(file, findings.to_dict())
     log.info("%s: %s, %d images, digest %s", source, faces.shape, len(faces.labels), digest[:12])
     with tracked(execution, digest, "prepare") as run:

@@ -12,6 +12,7 @@ from lhcnet.io.atomic import atomic_file
 from lhcnet.io.files import write_json
 from lhcnet.protocol.results import EvaluationReport
 from lhcnet.saved import open_model
+from lhcnet.steps.outputs import REGISTERED, check_outputs
 from lhcnet.tracking.bounded import deliver
 from lhcnet.tracking.journal import Execution, journaled
 from lhcnet.tracking.record import restore
@@ -37,6 +38,7 @@ def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution:
     Raises:
         LhcnetError: the evaluation was made for another model or other weights, or MLflow does not answer.
     """
+    check_outputs((out, REGISTERED), inputs=[chosen, evaluation], execution=execution)
     saved = open_model(chosen)
     scored = read_versioned(EvaluationReport, evaluation / "evaluation.json")
     if scored.chosen != saved.id:
@@ -59,7 +61,7 @@ def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution:
         run.parent().metrics(accuracies)
         run.end_parent()
     result = {"name": name, "version": version, "alias": "champion", "weights": weights, "model": saved.id}
-    with atomic_file(out) as file:
+    with atomic_file(out, REGISTERED) as file:
         write_json(file, result)
     log.info("registered %s as %s version %d, alias champion", saved.id, name, version)
     return result

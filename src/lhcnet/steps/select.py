@@ -9,7 +9,8 @@ from pathlib import Path
 from lhcnet.io.atomic import atomic_directory, atomic_file
 from lhcnet.io.files import write_json
 from lhcnet.protocol.selection import SelectionReport, choose, judge
-from lhcnet.saved import open_model
+from lhcnet.saved import MODEL_FOLDER, open_model
+from lhcnet.steps.outputs import SELECTION, check_outputs
 from lhcnet.tracking.record import restore, tracked
 
 log = logging.getLogger("lhcnet")
@@ -40,6 +41,8 @@ def select(
     Raises:
         LhcnetError: no LHC-Net was kept, or the models are not of one data set.
     """
+    copy = [(chosen, MODEL_FOLDER)] if chosen is not None else []
+    check_outputs((out, SELECTION), *copy, inputs=[*models, *backbone], execution=execution)
     saved = [open_model(path) for path in models]
     stages = [open_model(path) for path in backbone]
     first = stages[-1]
@@ -56,9 +59,9 @@ def select(
         report = choose(entries, stages, loss_factor)
         if chosen is not None:
             by_id = {model.id: model for model in saved}
-            with atomic_directory(chosen, "model.json") as folder:
+            with atomic_directory(chosen, MODEL_FOLDER) as folder:
                 by_id[report.chosen].copy(folder)
-        with atomic_file(out) as file:
+        with atomic_file(out, SELECTION) as file:
             write_json(file, report.to_dict())
         if run:
             run.tags({"chosen": report.chosen})

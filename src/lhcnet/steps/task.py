@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from lhcnet.errors import LhcnetError
-from lhcnet.runtime import tune_gc
+from lhcnet.runtime import end_with_parent, exit_on_sigterm, tune_gc
 from lhcnet.saved import SavedModel
 
 TASK_FOLDER = "LHCNET_TASK_FOLDER"  # environment variable
@@ -21,12 +22,14 @@ def start_task() -> None:
     """Set up the process of one pipeline task.
 
     Where LHCNET_TASK_FOLDER names a folder, as in a run on this machine, the log lines of the steps are appended to its
-    `steps.log`, and the error that ends a task to its `errors.txt`, one line each.
+    `steps.log`, and the error that ends a task to its `errors.txt`, one line each. The task then ends with the run.
     """
     tune_gc()
+    exit_on_sigterm()
     if folder := os.environ.get(TASK_FOLDER):
         logging.getLogger("lhcnet").addHandler(logging.FileHandler(Path(folder, LOG_FILE), encoding="utf-8"))
         sys.excepthook = _note_error
+        end_with_parent(signal.SIGTERM)
 
 
 def _note_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

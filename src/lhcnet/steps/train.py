@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from lhcnet.config import PLAIN, Network, SetName, Stage, Variant, module_arguments
 from lhcnet.data.store import open_store
 from lhcnet.runtime import memory_errors
-from lhcnet.saved import Architecture, ModelInfo, Provenance, SavedModel, open_model
+from lhcnet.saved import MODEL_FOLDER, Architecture, ModelInfo, Provenance, SavedModel, open_model
 from lhcnet.steps.context import RunContext
 from lhcnet.steps.fit_model import finish, fit_model
+from lhcnet.steps.outputs import check_outputs
 
 if TYPE_CHECKING:
     from lhcnet.models.resnetv2 import ResNetV2
@@ -39,6 +40,7 @@ def train_backbone(
     Raises:
         LhcnetError: the store or the initial weights cannot be read.
     """
+    check_outputs((out, MODEL_FOLDER), inputs=[trainval], execution=context.execution, checkpoints=context.checkpoints)
     store, (model, architecture, origin) = open_store(trainval), _new_network(network, None, seed)
     provenance = Provenance(
         id="backbone/stage1", set="backbone", stage=1, seed=seed, variant=None, data=store.digest, start=origin
@@ -74,6 +76,7 @@ def train_standalone(
     Raises:
         LhcnetError: the store or the initial weights cannot be read.
     """
+    check_outputs((out, MODEL_FOLDER), inputs=[trainval], execution=context.execution, checkpoints=context.checkpoints)
     store, (model, architecture, origin) = open_store(trainval), _new_network(network, variant, seed)
     name = variant.name if variant else None
     provenance = Provenance(
@@ -109,6 +112,9 @@ def train_stage(
     Raises:
         LhcnetError: `start` diverged, or was trained on other data than `trainval`.
     """
+    check_outputs(
+        (out, MODEL_FOLDER), inputs=[trainval, start], execution=context.execution, checkpoints=context.checkpoints
+    )
     store, begun = open_store(trainval), open_model(start)
     begun.require_data(store.digest, trainval)
     begun.require_trained()

@@ -220,11 +220,13 @@ class Checkpoint:
             raise Preempted
 
     def remove(self) -> None:
-        """Delete the checkpoint, when the training is finished and its model is written. A failure is only logged."""
+        """Delete the checkpoint, when the training is finished and its model is written; a failure is a warning."""
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:
-            log.warning("%s: the checkpoint %s could not be deleted: %s", self._task, self.path, error.strerror)
+            log.warning(
+                "%s: the checkpoint %s could not be removed: %s", self._task, self.path, error.strerror or error
+            )
 
     @contextmanager
     def handling_sigterm(self) -> Iterator[None]:

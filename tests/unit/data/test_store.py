@@ -16,6 +16,7 @@ from lhcnet.data.store import open_store, write_stores
 from lhcnet.errors import LhcnetError
 from lhcnet.io import atomic
 from lhcnet.io.atomic import atomic_directory
+from lhcnet.saved import MODEL_FOLDER
 
 FACES = draw(60, seed=2)
 OTHER = draw(60, seed=3)
@@ -114,12 +115,13 @@ def test_replaces_empty_and_old(stores: tuple[Path, Path], tmp_path: Path) -> No
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["test", "trainval"]
 
 
-def test_follows_a_link(stores: tuple[Path, Path], tmp_path: Path) -> None:
+def test_does_not_write_through_a_link(stores: tuple[Path, Path], tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(stores[0])
-    write_stores(OTHER, link, tmp_path / "test")
+    with pytest.raises(LhcnetError, match=r"link is a link to .*: a step does not write through links"):
+        write_stores(OTHER, link, tmp_path / "test")
     assert link.is_symlink()
-    assert open_store(stores[0]).digest == OTHER.digest
+    assert open_store(stores[0]).digest == FACES.digest
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -128,7 +130,7 @@ def test_refuses_foreign_directory(tmp_path: Path, which: int) -> None:
     targets[which].mkdir()
     (targets[which] / "thesis.tex").write_text("years of work")
     before = files(tmp_path)
-    with pytest.raises(LhcnetError, match=rf"{targets[which].name} contains other files"):
+    with pytest.raises(LhcnetError, match=rf"{targets[which].name} is not replaced: it holds thesis.tex"):
         write_stores(FACES, *targets)
     assert files(tmp_path) == before
     assert [p.name for p in tmp_path.iterdir()] == [targets[which].name]
@@ -194,9 +196,10 @@ def test_failed_rename_brings_the_old_back(tmp_path: Path, monkeypatch: pytest.M
         return original(self, to)
 
     monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(atomic, "exchange", lambda one, other: False)  # a file system that cannot do it
     with (
         pytest.raises(LhcnetError, match=r"store cannot be written; expected a writable path .*: Permission denied"),
-        atomic_directory(target, "store.json") as beside,
+        atomic_directory(target, store.STORE_FOLDER) as beside,
     ):
         (beside / "store.json").write_text("{}")
     assert files(tmp_path) == before
@@ -204,19 +207,21 @@ def test_failed_rename_brings_the_old_back(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_marker_is_demanded(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"wrote no model\.json"), atomic_directory(tmp_path / "m", "model.json"):
+    with pytest.raises(RuntimeError, match=r"wrote no model\.json"), atomic_directory(tmp_path / "m", MODEL_FOLDER):
         pass
+    with pytest.raises(RuntimeError, match="wrote other"), atomic_directory(tmp_path / "m", MODEL_FOLDER) as beside:
+        (beside / "other").touch()
     assert not list(tmp_path.iterdir())
 
 
 def test_target_taken_meanwhile(tmp_path: Path) -> None:
     def write(target: Path) -> None:
-        with atomic_directory(target, "model.json") as beside:
+        with atomic_directory(target, MODEL_FOLDER) as beside:
             (beside / "model.json").write_text("{}")
             target.mkdir()
             (target / "other").write_text("x")
 
-    with pytest.raises(LhcnetError, match="contains other files"):
+    with pytest.raises(LhcnetError, match="it holds other, which this step does not write"):
         write(tmp_path / "m")
     assert files(tmp_path) == {"m/other": b"x"}
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
