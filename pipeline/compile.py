@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from kfp import compiler
 
 from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
+from lhcnet.io.atomic import atomic_file
 from pipeline.cluster import Cluster
 from pipeline.graph import build
 from pipeline.standalone import build_standalone
@@ -24,12 +26,15 @@ def compile_pipeline(config: Config, cluster: Cluster, out: Path, *, standalone:
     """Write the pipeline as IR YAML to `out`; the same settings give the same bytes.
 
     Raises:
-        LhcnetError: the name of `out` does not end in .yaml.
+        LhcnetError: the name of `out` does not end in .yaml, or it cannot be written.
     """
     if out.suffix != ".yaml":
         raise LhcnetError(f"{out}: expected a name that ends in .yaml")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(build_pipeline(config, cluster, standalone=standalone), str(out))
-    lines = out.read_text(encoding="utf-8").splitlines(keepends=True)
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = Path(folder, "pipeline.yaml")
+        compiler.Compiler().compile(build_pipeline(config, cluster, standalone=standalone), str(compiled))
+        lines = compiled.read_text(encoding="utf-8").splitlines(keepends=True)
     # kfp begins with comments that list the defaults, whose keys are in another order in every process
-    out.write_text("".join(dropwhile(lambda line: line.startswith("#"), lines)), encoding="utf-8")
+    text = "".join(dropwhile(lambda line: line.startswith("#"), lines))
+    with atomic_file(out) as file:
+        file.write_text(text, encoding="utf-8")

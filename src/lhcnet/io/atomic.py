@@ -52,6 +52,8 @@ def atomic_file(target: Path) -> Iterator[Path]:
 @contextmanager
 def _hidden_path(target: Path) -> Iterator[Path]:
     """A unique hidden path next to `target`, removed at the end; an OSError becomes an LhcnetError."""
+    if not target.name:
+        raise LhcnetError(f"{target} cannot be written; expected a path below it")
     temporary = target.with_name(f".{target.name}.{uuid4().hex[:12]}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

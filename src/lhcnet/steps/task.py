@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from lhcnet import crash
 from lhcnet.errors import LhcnetError
 from lhcnet.runtime import tune_gc
 from lhcnet.saved import SavedModel
@@ -24,16 +25,28 @@ def start_task() -> None:
     `steps.log`, and the error that ends a task to its `errors.txt`, one line each.
     """
     tune_gc()
+    sys.excepthook = _end_task
     if folder := os.environ.get(TASK_FOLDER):
         logging.getLogger("lhcnet").addHandler(logging.FileHandler(Path(folder, LOG_FILE), encoding="utf-8"))
-        sys.excepthook = _note_error
 
 
-def _note_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    line = error if isinstance(error, LhcnetError) else LhcnetError(f"{kind.__name__}: {error}")  # one printable line
-    with Path(os.environ[TASK_FOLDER], ERROR_FILE).open("a", encoding="utf-8") as file:
-        file.write(f"{line}\n")
-    sys.__excepthook__(kind, error, trace)
+def _end_task(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the error that ends a task in one sentence. The traceback of an unexpected one is saved.
+
+    In a pod, whose disk is deleted with it, that traceback is printed too: the pod's log is the file that stays.
+    """
+    folder = os.environ.get(TASK_FOLDER)
+    if isinstance(error, LhcnetError):
+        line = str(error)
+        crash.show_traceback(error)
+    else:
+        line = crash.describe(error, Path(folder)) if folder else crash.describe(error)
+        if not folder or crash.wants_traceback():
+            sys.__excepthook__(kind, error, trace)
+    if folder:
+        with Path(folder, ERROR_FILE).open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+    print(f"lhcnet: {line}", file=sys.stderr)
 
 
 def model_metadata(saved: SavedModel) -> dict[str, Any]:

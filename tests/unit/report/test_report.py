@@ -269,7 +269,9 @@ def test_the_first_lines_say_what_a_reader_would_misunderstand(config: Config, t
         for model in results.evaluation.models
     )
     evaluation = results.evaluation.model_copy(update={"models": models})
-    out = compare(drawn._replace(results=Results(results.selection, evaluation, results.predictions)), tmp_path)
+    certain = np.eye(7, dtype=np.float32)[results.predictions["labels/validation"]]
+    predictions = {**results.predictions, "A/seed-1/validation": certain}
+    out = compare(drawn._replace(results=Results(results.selection, evaluation, predictions)), tmp_path)
     head = Page((out / "report.html").read_text()).sections["head"]
     first_lines = (out / "report.md").read_text().partition("##")[0]
     for text in (head, first_lines):
@@ -319,7 +321,9 @@ def test_results_that_do_not_belong_together_are_refused(spoil: str, drawn: Draw
         write_json(folder / "selection.json", results.selection.to_dict() | {"schema_version": 2})
         says = r"selection\.json: has schema version 2.* run the step that wrote it again"
     else:
-        other = next(model.id for model in results.selection.kept if model.id != results.selection.chosen)
+        other = next(
+            model.id for model in results.selection.kept if model.set != "A" and model.id != results.selection.chosen
+        )
         write_json(folder / "selection.json", results.selection.to_dict() | {"chosen": other})
         says = "was made for"
     with pytest.raises(LhcnetError, match=says):
