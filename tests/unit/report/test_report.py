@@ -308,6 +308,29 @@ def test_the_protocol_marks_what_differs(results: Results, html: str) -> None:
     assert differing(Results(started, paper.evaluation, paper.predictions)) == 1
 
 
+def test_predictions_that_do_not_fit_their_scores_are_refused(drawn: Drawn, tmp_path: Path) -> None:
+    folder, good = save(drawn, tmp_path), dict(drawn.results.predictions)
+    chosen = f"{drawn.results.selection.chosen}/test"
+    spoiled = {
+        chosen: [good[chosen][:3], good[chosen] * np.nan, good[chosen].ravel(), good[chosen][::-1], good[chosen] - 1],
+        "labels/test": [good["labels/test"] + 200, good["labels/test"].astype("M8[s]"), np.array(3)],
+        "train_duplicate/test": [good["train_duplicate/test"].astype("u1"), good["train_duplicate/test"][:1]],
+    }
+    for key, arrays in spoiled.items():
+        for array in arrays:
+            np.savez(folder / "ev" / "predictions.npz", **(good | {key: array}))
+            with pytest.raises(LhcnetError, match=r"predictions\.npz: "):
+                Results.read(folder / "selection.json", folder / "ev")
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"\xff\xfe", b"model,kept,val\nx,True,y\n"])
+def test_a_damaged_table_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "models.csv").write_bytes(content)
+    (tmp_path / "spread.csv").write_text("set,score\n")
+    with pytest.raises(LhcnetError, match=r"models\.csv: expected"):
+        print_report(tmp_path)
+
+
 @pytest.mark.parametrize("spoil", ["predictions", "data", "chosen", "version"])
 def test_results_that_do_not_belong_together_are_refused(spoil: str, drawn: Drawn, tmp_path: Path) -> None:
     folder, results = save(drawn, tmp_path), drawn.results
