@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lhcnet import crash
 from lhcnet.errors import LhcnetError
 from lhcnet.runtime import tune_gc
 from lhcnet.saved import SavedModel
@@ -31,21 +30,16 @@ def start_task() -> None:
 
 
 def _end_task(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print the error that ends a task in one sentence. The traceback of an unexpected one is saved.
+    """Print the traceback of the error that ends a task, and then the error in one sentence.
 
-    In a pod, whose disk is deleted with it, that traceback is printed too: the pod's log is the file that stays.
+    What a task prints is its log (of the pod, or log.txt of a run on this machine); the user of the command that runs
+    the pipeline here sees only the sentence, from `errors.txt`.
     """
-    folder = os.environ.get(TASK_FOLDER)
-    if isinstance(error, LhcnetError):
-        line = str(error)
-        crash.show_traceback(error)
-    else:
-        line = crash.describe(error, Path(folder)) if folder else crash.describe(error)
-        if not folder or crash.wants_traceback():
-            sys.__excepthook__(kind, error, trace)
-    if folder:
+    line = str(error) if isinstance(error, LhcnetError) else str(LhcnetError(f"{kind.__name__}: {error}"))
+    if folder := os.environ.get(TASK_FOLDER):
         with Path(folder, ERROR_FILE).open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
+    sys.__excepthook__(kind, error, trace)
     print(f"lhcnet: {line}", file=sys.stderr)
 
 
