@@ -26,7 +26,7 @@ def best_of_b(
     import os
     from pathlib import Path
 
-    from lhcnet import steps
+    from lhcnet import errors, steps
 
     steps.start_task()
     report = steps.select(
@@ -36,6 +36,8 @@ def best_of_b(
         loss_factor=loss_factor,
         execution=os.environ["LHCNET_EXECUTION"],
     )
-    variant = next(variant for variant in variants if variant["name"] == report.chosen_variant)
+    variant = next((variant for variant in variants if variant["name"] == report.chosen_variant), None)
+    if variant is None:
+        raise errors.LhcnetError(f"variants: there is no variant {report.chosen_variant!r}, which selection chose")
     Path(best.path).write_text(json.dumps(variant), encoding="utf-8")
     best.metadata["name"] = report.chosen_variant

@@ -13,17 +13,16 @@ def insert_best(model: dsl.Input[dsl.Model], best: dsl.Input[dsl.Artifact], seed
         seed: Draws the initial weights of the modules.
         inserted: The network with its modules, not yet trained.
     """
-    import json
     from pathlib import Path
 
     from lhcnet import config, steps
+    from lhcnet.io.files import read_json
 
     steps.start_task()
-    text = Path(best.path).read_text(encoding="utf-8")
     saved = steps.insert_lhc(
         Path(model.path),
         Path(inserted.path),
-        variant=config.parse(config.Variant, json.loads(text), best.path),
+        variant=config.parse(config.Variant, read_json(Path(best.path)), best.path),
         set_="C",
         seed=seed,
     )

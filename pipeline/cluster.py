@@ -9,9 +9,17 @@ from kfp import dsl, kubernetes
 from pydantic import Field
 
 from components import IMAGE
-from lhcnet.config import Count, FrozenModel, parse
+from lhcnet.config import FrozenModel, parse
 from lhcnet.errors import LhcnetError
+from lhcnet.io.files import read_text
 from lhcnet.io.yaml import read_yaml
+
+_MAX_YAML = 1 << 20  # bytes
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Word = Annotated[str, Field(pattern=r"^[^\s\x00-\x1f]+$", max_length=1000)]  # names of Kubernetes and of images
+_NAME_OR_NOTHING = r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?$"  # of an object in Kubernetes
+# beyond these numbers kfp's compiler raises, or waits for years
+MaxGpus, MaxRetries, MaxParallelism = Field(ge=0, le=1000), Field(ge=0, le=1000), Field(ge=1, le=10_000)
 
 
 class Cluster(FrozenModel):
@@ -36,29 +44,29 @@ class Cluster(FrozenModel):
         tracking_injected: the back end gives every task its MLflow run.
     """
 
-    image: str = IMAGE
-    gpu: str = "nvidia.com/gpu"
-    gpus: Annotated[int, Field(ge=0)] = 1
-    cpu: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?m?$")] = "4"
-    memory: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[KMGT]i?$")] = "16G"
-    node_selector: dict[str, str] = {}
-    tolerations: tuple[str, ...] = ("nvidia.com/gpu",)
-    retries: Annotated[int, Field(ge=0)] = 2
-    backoff: Annotated[str, Field(pattern=r"^[0-9]+[smh]$")] = "60s"
-    parallelism: Count = 4
-    env: dict[str, str] = {}
-    secret: str = ""
-    secret_keys: tuple[str, ...] = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-    checkpoints: str = ""
+    image: Word = IMAGE
+    gpu: Word = "nvidia.com/gpu"
+    gpus: Annotated[int, MaxGpus] = 1
+    cpu: Annotated[str, Field(pattern=r"^(0\.[0-9]{0,5}[1-9]|[1-9][0-9]{0,5}(\.[0-9]{1,6})?)m?$")] = "4"
+    memory: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,6}[KMGT]i?$")] = "16G"
+    node_selector: dict[Word, str] = {}
+    tolerations: tuple[Word, ...] = ("nvidia.com/gpu",)
+    retries: Annotated[int, MaxRetries] = 2
+    backoff: Annotated[str, Field(pattern=r"^[0-9]{1,5}[smh]$")] = "60s"
+    parallelism: Annotated[int, MaxParallelism] = 4
+    env: dict[EnvironmentName, str] = {}
+    secret: Annotated[str, Field(pattern=_NAME_OR_NOTHING)] = ""
+    secret_keys: tuple[EnvironmentName, ...] = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    checkpoints: Annotated[str, Field(pattern=_NAME_OR_NOTHING)] = ""
     tracking_injected: bool = False
 
 
 class Local(Cluster):
     """This machine: kfp's local runner gives no resources."""
 
-    retries: Annotated[int, Field(ge=0)] = 0
+    retries: Annotated[int, MaxRetries] = 0
     backoff: str = "1s"
-    parallelism: Count = 2
+    parallelism: Annotated[int, MaxParallelism] = 2
 
 
 CHECKPOINTS = "/checkpoints"
@@ -71,8 +79,8 @@ def load_cluster(path: Path) -> Cluster:
         LhcnetError: the file cannot be read, or a key is unknown or has a wrong value.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
+        text = read_text(path, _MAX_YAML)
+    except (OSError, UnicodeDecodeError) as error:
         raise LhcnetError(f"{path}: cannot be read as cluster settings: {error}") from None
     return parse(Cluster, read_yaml(text, str(path)), str(path))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from itertools import dropwhile
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from kfp import compiler
@@ -27,15 +27,16 @@ def compile_pipeline(config: Config, cluster: Cluster, out: Path, *, standalone:
     """Write the pipeline as IR YAML to `out`; the same settings give the same bytes.
 
     Raises:
-        LhcnetError: the name of `out` does not end in .yaml.
+        LhcnetError: the name of `out` does not end in .yaml, or it cannot be written.
     """
     if out.suffix != ".yaml":
         raise LhcnetError(f"{out}: expected a name that ends in .yaml")
     output_file(out, None)
-    with TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         compiled = Path(folder, "pipeline.yaml")
         compiler.Compiler().compile(build_pipeline(config, cluster, standalone=standalone), str(compiled))
         lines = compiled.read_text(encoding="utf-8").splitlines(keepends=True)
     # kfp begins with comments that list the defaults, whose keys are in another order in every process
+    text = "".join(dropwhile(lambda line: line.startswith("#"), lines))
     with atomic_file(out) as file:
-        file.write_text("".join(dropwhile(lambda line: line.startswith("#"), lines)), encoding="utf-8")
+        file.write_text(text, encoding="utf-8")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -24,8 +23,9 @@ from rich.text import Text
 from tqdm import tqdm
 
 from lhcnet.code_version import execution_name
-from lhcnet.config import Config
+from lhcnet.config import Config, FrozenModel, parse
 from lhcnet.errors import LhcnetError
+from lhcnet.io.files import read_json
 from lhcnet.report.terminal import print_report
 from lhcnet.steps.task import ERROR_FILE, LOG_FILE, TASK_FOLDER
 from lhcnet.tracking.journal import FOLDER_VARIABLE, journal_root
@@ -34,6 +34,16 @@ from pipeline.cluster import Local
 from pipeline.compile import build_pipeline
 
 POLL_SECONDS = 0.5
+
+
+class Registered(FrozenModel):
+    """What the step `register` writes."""
+
+    name: str
+    version: int
+    alias: str
+    weights: str
+    model: str
 
 
 def run(config: Config, source: Path | None, root: Path, *, standalone: bool = False, retries: int = 0) -> Path:
@@ -57,7 +67,10 @@ def run(config: Config, source: Path | None, root: Path, *, standalone: bool = F
         raise LhcnetError(f"{source}: does not exist; expected FER2013 as a file, folder or zip")
     stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S-%f")[:-4]
     folder = root.absolute() / stamp
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise LhcnetError(f"{folder}: cannot be made, expected a writable --root: {error.strerror or error}") from None
     # for the tasks, which run in this environment
     os.environ |= {"MLFLOW_TRACKING_URI": default_uri(), FOLDER_VARIABLE: str(journal_root()), TASK_FOLDER: str(folder)}
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder), raise_on_error=True)
@@ -70,8 +83,8 @@ def run(config: Config, source: Path | None, root: Path, *, standalone: bool = F
             raise LhcnetError(f"{_reason(folder, error)} (log: {folder / 'log.txt'})") from None
     print_report(next(folder.glob(f"*/{'compare-standalone' if standalone else 'compare'}/report")))
     for file in folder.glob("*/register/registered"):
-        model = json.loads(file.read_text(encoding="utf-8"))
-        print(f"Registered {model['model']} as {model['name']} version {model['version']}, alias champion.")
+        model = parse(Registered, read_json(file), str(file))
+        print(f"Registered {model.model} as {model.name} version {model.version}, alias {model.alias}.")
     return folder
 
 

@@ -6,7 +6,9 @@ A command imports what it calls, so that `--help` answers at once. The commands 
 
 from __future__ import annotations
 
+import io
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -30,6 +32,7 @@ app = typer.Typer(
 )
 Params = Annotated[Path, typer.Option("--params", help="Settings (YAML).")]
 PARAMS = Path("params.yaml")
+MAX_SEED = 2**31 - 1  # as in params.yaml
 Trainval = Annotated[Path, typer.Option(help="Store with the splits train and validation.")]
 Test = Annotated[Path, typer.Option(help="Store with the sealed split test.")]
 TrainvalArgument = Annotated[Path, typer.Argument(help="Store with the splits train and validation.")]
@@ -38,25 +41,40 @@ Selection = Annotated[Path, typer.Option(help="selection.json, written by `selec
 
 
 def main(program: typer.Typer = app) -> NoReturn:
-    """Run a command. An error is one sentence on stderr and status 1, never a traceback."""
+    """Run a command. An error is one sentence on stderr, never a traceback unless LHCNET_DEBUG=1 asks for it.
+
+    Status 1: the user can mend it. 2: wrong options. 70: an error that no code foresaw, with its traceback in a file.
+    130: interrupted.
+    """
     if sys.platform == "win32":
         typer.echo("lhcnet runs on Linux and macOS; use WSL 2 on Windows", err=True)
         sys.exit(1)
+    from lhcnet import crash
     from lhcnet.runtime import exit_on_sigterm, tune_gc
 
     tune_gc()
     exit_on_sigterm()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without UTF-8 shows ? instead of what it cannot show
+        sys.stdout.reconfigure(errors="replace")
+    # click would print "Aborted!" and exit with 1; this way `finally` and context managers run as well
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(crash.INTERRUPTED))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("alembic", "mlflow", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         program()
     except LhcnetError as error:
+        crash.show_traceback(error)
         typer.echo(f"lhcnet: {error}", err=True)
         sys.exit(1)
     except OSError as error:  # unwritable output, a full disk
+        crash.show_traceback(error)
         typer.echo(f"lhcnet: {error.filename or 'output'}: {error.strerror or error}", err=True)
         sys.exit(1)
+    except Exception as error:
+        crash.show_traceback(error)
+        typer.echo(f"lhcnet: {crash.describe(error)}", err=True)
+        sys.exit(crash.STATUS)
     sys.exit(0)
 
 
@@ -129,7 +147,7 @@ def train(
     out: OutModel,
     stage: Annotated[int, typer.Option(min=1, max=4, help="Stage number (Tables 3-6).")],
     start: Annotated[Path | None, typer.Option(help="Model directory to start from (stages 2-4).")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Data seed; default: seeds.backbone.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Data seed; default: seeds.backbone.")] = None,
     standalone: Annotated[
         str | None, typer.Option(help="Stand-alone pipeline (stages 1-3): resnet34v2, or a name under `variants`.")
     ] = None,
@@ -171,7 +189,9 @@ def insert(
     out: OutModel,
     variant: Annotated[str | None, typer.Option(help="Set B: a name under `variants`.")] = None,
     best_of: Annotated[Path | None, typer.Option(help="Set C: selection.json; its best variant is taken.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Initial weights of the modules; default: seeds.b.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=MAX_SEED, help="Initial weights of the modules; default: seeds.b.")
+    ] = None,
     params: Params = PARAMS,
 ) -> None:
     """Insert five new attention modules into a ResNet34v2.

@@ -69,7 +69,7 @@ def local(
     source: Annotated[Path | None, typer.Option(help="FER2013; default: data.source.")] = None,
     root: Annotated[Path, typer.Option(help="Folder of all runs; each gets a folder in it.")] = Path("runs"),
     standalone: Standalone = False,
-    retries: Annotated[int, typer.Option(min=0, help="How often a failed task is retried.")] = 0,
+    retries: Annotated[int, typer.Option(min=0, max=1000, help="How often a failed task is retried.")] = 0,
 ) -> None:
     """Run the pipeline on this machine.
 

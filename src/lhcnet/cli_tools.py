@@ -67,7 +67,7 @@ def check(
 
 def faces(
     out: Annotated[Path, typer.Argument(help="faces.zip or faces.csv, in the shapes of FER2013.")],
-    images: Annotated[int, typer.Option(min=200, help="Number of faces, all splits together.")] = 2000,
+    images: Annotated[int, typer.Option(min=200, max=200_000, help="Number of faces, all splits together.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the drawing.")] = 0,
 ) -> None:
     """Draw faces with the seven expressions.
@@ -113,6 +113,8 @@ def appendix_b(
     from lhcnet.report.analysis_tables import appendix_b_table
     from lhcnet.report.terminal import print_table
 
+    if figure is not None and figure.suffix not in (".png", ".svg", ".pdf"):
+        raise LhcnetError(f"{figure}: expected a name that ends in .png, .svg or .pdf")
     print_table(appendix_b_table())
     if figure is not None:
         from lhcnet.io.atomic import atomic_file

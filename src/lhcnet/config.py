@@ -63,7 +63,7 @@ class FrozenModel(BaseModel):
 class Data(FrozenModel):
     """Where FER2013 is. The last two settings apply only to copies without the official three-way split."""
 
-    source: Annotated[str, Field(min_length=1)] = "data/raw/fer2013.zip"
+    source: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")] = "data/raw/fer2013.zip"
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.125
     split_seed: Seed = 0
 

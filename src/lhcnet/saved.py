@@ -26,6 +26,7 @@ from lhcnet.config import (
     InputSize,
     LHCSettings,
     Modules,
+    Name,
     Network,
     SetName,
     Stage,
@@ -125,9 +126,9 @@ class Provenance(FrozenModel):
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]+$")]
     set: SetName
-    stage: int
-    seed: int
-    variant: str | None
+    stage: Annotated[int, Field(ge=0, lt=100)]
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    variant: Name | None
     data: str
     start: str
     training: Stage | None = None

@@ -1,10 +1,18 @@
 """Audit of a data set: duplicates, leaks between splits, contradicting labels, blank images."""
 
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated
+
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from lhcnet.data.fer2013 import CLASSES, SIDE, SPLITS, TEST, TRAIN, VALIDATION, Bytes, Faces, class_counts
 from lhcnet.versioned import Versioned
+
+Number = Annotated[int, Field(ge=0, lt=2**53)]  # of images
 
 
 class DataReport(Versioned):
@@ -26,16 +34,33 @@ class DataReport(Versioned):
     shape: str
     validation: str
     digest: str
-    images: int
-    counts: dict[str, dict[str, int]]
-    distinct: int
-    repeats: int
-    in_several_splits: int
-    train_duplicates: dict[str, int]
-    with_several_labels: int
-    constant: dict[str, int]
-    blank: dict[str, int]
-    mean_grey: dict[str, float]
+    images: Number
+    counts: dict[str, dict[str, Number]]
+    distinct: Number
+    repeats: Number
+    in_several_splits: Number
+    train_duplicates: dict[str, Number]
+    with_several_labels: Number
+    constant: dict[str, Number]
+    blank: dict[str, Number]
+    mean_grey: dict[str, Annotated[float, Field(ge=0, le=255)]]
+
+    @model_validator(mode="after")
+    def _names_every_split_and_class(self) -> DataReport:
+        by_split: dict[str, Collection[str]] = {
+            name: getattr(self, name) for name in ("counts", "constant", "blank", "mean_grey")
+        }
+        for name, found in by_split.items():
+            if set(found) != set(SPLITS):
+                raise ValueError(f"{name}: expected {', '.join(SPLITS)}, not {', '.join(found)}")
+        if set(self.train_duplicates) != {SPLITS[VALIDATION], SPLITS[TEST]}:
+            raise ValueError(f"train_duplicates: expected validation and test, not {', '.join(self.train_duplicates)}")
+        for split, counts in self.counts.items():
+            if set(counts) != set(CLASSES):
+                raise ValueError(f"counts.{split}: expected {', '.join(CLASSES)}, not {', '.join(counts)}")
+        if sum(sum(counts.values()) for counts in self.counts.values()) != self.images:
+            raise ValueError(f"counts: expected {self.images} images in all")
+        return self
 
 
 def audit(faces: Faces) -> DataReport:

@@ -22,6 +22,7 @@ from lhcnet.errors import LhcnetError
 LABEL_NOISE = 0.05
 _SCALE = 4  # drawn at 192x192, then averaged down: ImageDraw has no antialiasing
 _MIN_IMAGES = 2  # of every class in every split
+_MAX_IMAGES = 200_000  # in all: half a gigabyte
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def draw(n: int, seed: int) -> Faces:
         the data set, with an official validation split.
 
     Raises:
-        LhcnetError: `n` is too small for two images of every class in every split.
+        LhcnetError: `n` is too small for two images of every class in every split, or too large.
     """
     counts = _apportion(n)
     rng = np.random.default_rng(seed)
@@ -109,6 +110,8 @@ def _apportion(n: int) -> NDArray[np.intp]:
     if n < _MIN_IMAGES * OFFICIAL_COUNTS.size:
         least = _MIN_IMAGES * OFFICIAL_COUNTS.size
         raise LhcnetError(f"{n} faces cannot be drawn, expected at least {least}: two per class and split")
+    if n > _MAX_IMAGES:
+        raise LhcnetError(f"{n} faces cannot be drawn, expected at most {_MAX_IMAGES:,}")
     share = OFFICIAL_COUNTS * (n / OFFICIAL_COUNTS.sum())
     # 1e-9, so that the full size is FER2013's counts exactly
     counts: NDArray[np.intp] = np.maximum(np.floor(share + 1e-9).astype(np.intp), _MIN_IMAGES)

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import model_validator
 
 from lhcnet.config import Evaluation, FrozenModel
 from lhcnet.errors import LhcnetError
-from lhcnet.protocol.score import Score
+from lhcnet.io.arrays import read_npz, require_array
+from lhcnet.protocol.score import LABELS, Score
 from lhcnet.protocol.selection import SelectionReport, read_selection
 from lhcnet.protocol.sizes import OTHER
 from lhcnet.saved import ModelRecord
@@ -23,6 +25,7 @@ from lhcnet.versioned import Versioned, read_versioned
 
 Predictions = Mapping[str, NDArray[Any]]
 """The arrays of `predictions.npz`."""
+_ROUNDING = 1e-3  # of a sum of seven probabilities, whatever precision they were computed in
 
 
 class ModelScores(FrozenModel):
@@ -80,6 +83,19 @@ class EvaluationReport(Versioned):
     control: tuple[ControlModel, ...]
     models: tuple[ModelScores, ...]
 
+    @model_validator(mode="after")
+    def _holds_together(self) -> EvaluationReport:
+        ids, controlled = [model.id for model in self.models], [one.record.id for one in self.control]
+        if len(set(ids)) != len(ids) or len(set(controlled)) != len(controlled):
+            raise ValueError("a model occurs twice, expected each once")
+        if self.chosen not in ids:
+            raise ValueError(f"expected scores of the chosen {self.chosen} among the models")
+        if unscored := sorted(set(controlled) - set(ids)):
+            raise ValueError(f"expected scores of the LHC-NetC {unscored[0]} among the models")
+        if self.chosen_control not in (*controlled, None) or (self.chosen_control is None and controlled):
+            raise ValueError(f"expected the chosen LHC-NetC {self.chosen_control} among control")
+        return self
+
     def model(self, id_: str) -> ModelScores:
         return next(model for model in self.models if model.id == id_)
 
@@ -89,11 +105,37 @@ class EvaluationReport(Versioned):
 
 def read_predictions(file: Path) -> Predictions:
     """Read `predictions.npz`. Raises `LhcnetError` if it is missing or damaged."""
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except Exception as error:  # whatever numpy and zipfile raise on damaged bytes
-        raise LhcnetError(f"{file}: expected the predictions that evaluate wrote: {error}") from None
+    return read_npz(file, "the predictions that evaluate wrote")
+
+
+def require_fitting(predictions: Predictions, models: Iterable[ModelScores]) -> None:
+    """Check that predictions are those of the scores: shapes, types, ranges, and the accuracy that they give.
+
+    Raises:
+        ValueError: an array is missing or does not fit.
+    """
+    for split in ("validation", "test"):
+        labels = require_array(predictions[f"labels/{split}"], f"labels/{split}", np.uint8, (None,))
+        require_array(predictions[f"train_duplicate/{split}"], f"train_duplicate/{split}", np.bool, labels.shape)
+        if not len(labels) or labels.max() >= len(LABELS):
+            raise ValueError(f"labels/{split}: expected at least one label, all 0..6")
+        for model in models:
+            scores = {"": getattr(model, split), "_tta": getattr(model, f"{split}_tta")}
+            for suffix, scored in scores.items():
+                key = f"{model.id}/{split}{suffix}"
+                if (key in predictions) is not (scored is not None):
+                    raise ValueError(f"{key} is there without its score, or its score without it")
+                if scored is None:
+                    continue
+                p = require_array(predictions[key], key, np.float32, (len(labels), len(LABELS)))
+                if p.min() < 0 or np.abs(p.sum(axis=1, dtype=np.float64) - 1).max() > _ROUNDING:
+                    raise ValueError(f"{key} holds no probabilities, expected each row to sum to 1")
+                accuracy = float((p.argmax(1) == labels).mean())
+                if scored.n != len(labels) or abs(accuracy - scored.accuracy) > 1e-9:
+                    raise ValueError(
+                        f"{key} has accuracy {accuracy:.6f} on {len(labels):,} images, but evaluation.json says "
+                        f"{scored.accuracy:.6f} on {scored.n:,}"
+                    )
 
 
 @dataclass(frozen=True)
@@ -119,6 +161,10 @@ class Results:
         results = cls(chosen, scored, read_predictions(file))
         if missing := results.missing():
             raise LhcnetError(f"{file}: lacks {', '.join(missing)}, which evaluation.json needs")
+        try:
+            require_fitting(results.predictions, scored.models)
+        except ValueError as error:
+            raise LhcnetError(f"{file}: {error}") from None
         if unknown := sorted({model.id for model in scored.models} - set(results.records)):
             raise LhcnetError(f"{evaluation}: has scores of {', '.join(unknown)}, which {selection} does not name")
         if other := sorted(model.id for model in scored.models if model.weights != results.records[model.id].weights):
@@ -127,7 +173,8 @@ class Results:
 
     def missing(self) -> list[str]:
         """Arrays that should be among the predictions, but are not."""
-        wanted = {"labels/test", "train_duplicate/test", *(f"{model.id}/test" for model in self.evaluation.models)}
+        names = ["labels", "train_duplicate", *(model.id for model in self.evaluation.models)]
+        wanted = {f"{name}/{split}" for name in names for split in ("validation", "test")}
         return sorted(wanted - set(self.predictions))
 
     @cached_property

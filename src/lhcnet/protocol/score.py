@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from lhcnet.config import FrozenModel
+from lhcnet.config import Count, FrozenModel
 from lhcnet.protocol.statistics import wilson
 
 LABELS = list(range(7))
+Proportion = Annotated[float, Field(ge=0, le=1)]
+Bound = Annotated[float, Field(ge=-1e-9, le=1 + 1e-9)]  # of an interval, as it is rounded
 
 
 class Score(FrozenModel):
     """Accuracy and macro F1 (0..1) on n images of a split; `ci95` is Wilson's interval, `views` those of TTA or 1."""
 
-    accuracy: float
-    ci95: tuple[float, float]
-    macro_f1: float
-    n: int
+    accuracy: Proportion
+    ci95: tuple[Bound, Bound]
+    macro_f1: Proportion
+    n: Count
     split: str
-    views: int
+    views: Count
 
 
 def score(probabilities: NDArray[np.float32], labels: NDArray[np.uint8], *, split: str, views: int) -> Score:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
 
 from lhcnet.config import FrozenModel
 from lhcnet.errors import LhcnetError
@@ -35,11 +38,26 @@ class SelectionReport(Versioned):
     of each set with the best validation accuracy, `chosen` the best one of B ∪ C.
     """
 
-    loss_factor: float
-    backbone: tuple[ModelRecord, ...]
+    loss_factor: Annotated[float, Field(gt=0)]
+    backbone: Annotated[tuple[ModelRecord, ...], Field(min_length=1)]
     entries: tuple[Entry, ...]
     best: dict[str, str]
     chosen: str
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> SelectionReport:
+        kept = {entry.id: entry.set for entry in self.entries if entry.kept}
+        ids = [entry.id for entry in self.entries]
+        if len(set(ids)) != len(ids):
+            raise ValueError("an entry occurs twice, expected each model once")
+        if strangers := sorted({record.provenance.data for record in self.kept} - {self.data}):
+            raise ValueError(f"kept models are of other data ({strangers[0]}) than the backbone ({self.data})")
+        if kept.get(self.chosen) not in ("B", "C"):
+            raise ValueError(f"expected the chosen {self.chosen} among the kept entries of the sets B and C")
+        for name, id_ in self.best.items():
+            if kept.get(id_) != name:
+                raise ValueError(f"best: expected {id_} among the kept entries of set {name}")
+        return self
 
     @property
     def start(self) -> ModelRecord:
@@ -65,11 +83,8 @@ class SelectionReport(Versioned):
 
 
 def read_selection(file: Path) -> SelectionReport:
-    """Read `selection.json`. Raises `LhcnetError` as `read_versioned` does, and if it names no model."""
-    report = read_versioned(SelectionReport, file)
-    if not report.backbone or report.chosen not in {entry.id for entry in report.entries}:
-        raise LhcnetError(f"{file}: expected a backbone, and the chosen {report.chosen} among the entries")
-    return report
+    """Read `selection.json`. Raises `LhcnetError` as `read_versioned` does."""
+    return read_versioned(SelectionReport, file)
 
 
 def apply_loss_rule(model: ModelRecord, start_train_loss: float, loss_factor: float) -> tuple[bool, str]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
+from lhcnet.errors import LhcnetError
+from lhcnet.io.files import read_text
 from lhcnet.protocol.score import Score
 
 LONG = 40  # characters; a column with a longer text wraps its lines, other columns do not
@@ -207,5 +210,9 @@ def write_csv(file: Path, data: pd.DataFrame) -> None:
 
 
 def read_csv(file: Path) -> pd.DataFrame:
-    """What `write_csv` wrote."""
-    return pd.read_csv(file, encoding="utf-8").convert_dtypes()
+    """What `write_csv` wrote. Raises `LhcnetError` if the file is no CSV in UTF-8."""
+    try:
+        return pd.read_csv(StringIO(read_text(file)), encoding="utf-8").convert_dtypes()
+    except (OSError, ValueError) as error:  # pandas' errors of empty files and damaged rows are ValueErrors
+        line = " ".join(str(error).split())
+        raise LhcnetError(f"{file}: expected a table (CSV) that a comparison wrote: {line}") from None

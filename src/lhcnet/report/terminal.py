@@ -92,7 +92,12 @@ def print_report(report: Path) -> None:
         summary = read_versioned(Summary, report / "summary.json")
         _say(chosen(summary), not_the_best(summary) or "", "")
     for name in files:
-        _print_file(report / f"{name}.csv")
+        try:
+            _print_file(report / f"{name}.csv")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:  # other columns, text instead of numbers
+            raise LhcnetError(
+                f"{report / f'{name}.csv'}: expected the table that a comparison wrote: {error!r}"
+            ) from None
     if (report / "statistics.json").is_file():
         from lhcnet.protocol.comparisons import Statistics
         from lhcnet.report.wording import comparison, main_comparisons

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lhcnet.config import FrozenModel, Name, parse
+from lhcnet.errors import LhcnetError
 from lhcnet.io.files import read_json
 from lhcnet.saved import SavedModel, open_model
 
@@ -21,4 +22,11 @@ class ControlIndex(FrozenModel):
 def open_controlled(folder: Path) -> list[SavedModel]:
     """Open the LHC-NetCs that `control` wrote into `folder`."""
     index = parse(ControlIndex, read_json(folder / "control.json"), str(folder / "control.json"))
-    return [open_model(folder / name) for name in index.models]
+    models = [open_model(folder / name) for name in index.models]
+    if strangers := [
+        model.id for model in models if not (model.info.provenance.set == "control" and model.info.architecture.control)
+    ]:
+        raise LhcnetError(f"{folder}: expected models of the step control, not {', '.join(strangers)}")
+    if len({model.id for model in models}) != len(models):
+        raise LhcnetError(f"{folder / 'control.json'}: expected each model once")
+    return models

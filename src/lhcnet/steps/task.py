@@ -26,17 +26,24 @@ def start_task() -> None:
     """
     tune_gc()
     exit_on_sigterm()
+    sys.excepthook = _end_task
     if folder := os.environ.get(TASK_FOLDER):
         logging.getLogger("lhcnet").addHandler(logging.FileHandler(Path(folder, LOG_FILE), encoding="utf-8"))
-        sys.excepthook = _note_error
         end_with_parent(signal.SIGTERM)
 
 
-def _note_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    line = error if isinstance(error, LhcnetError) else LhcnetError(f"{kind.__name__}: {error}")  # one printable line
-    with Path(os.environ[TASK_FOLDER], ERROR_FILE).open("a", encoding="utf-8") as file:
-        file.write(f"{line}\n")
+def _end_task(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback of the error that ends a task, and then the error in one sentence.
+
+    What a task prints is its log (of the pod, or log.txt of a run on this machine); the user of the command that runs
+    the pipeline here sees only the sentence, from `errors.txt`.
+    """
+    line = str(error) if isinstance(error, LhcnetError) else str(LhcnetError(f"{kind.__name__}: {error}"))
+    if folder := os.environ.get(TASK_FOLDER):
+        with Path(folder, ERROR_FILE).open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
     sys.__excepthook__(kind, error, trace)
+    print(f"lhcnet: {line}", file=sys.stderr)
 
 
 def model_metadata(saved: SavedModel) -> dict[str, Any]:

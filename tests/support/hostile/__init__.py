@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from support.hostile.artifacts import artifacts, report_tables
 from support.hostile.choices import Choices, demand
 from support.hostile.images import archive, image_folder, zeros
 from support.hostile.models import model, prediction
@@ -43,6 +44,8 @@ TARGETS: Mapping[str, Callable[[Choices, Path], bool]] = {
     "keras": keras,
     "checkpoint": checkpoint,
     "prediction": prediction,
+    "artifacts": artifacts,
+    "tables": report_tables,
 }
 """Each writes an input to folder/in, has it read and checks the answer. True: accepted. It raises for a violation."""
 

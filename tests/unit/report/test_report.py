@@ -269,7 +269,9 @@ def test_the_first_lines_say_what_a_reader_would_misunderstand(config: Config, t
         for model in results.evaluation.models
     )
     evaluation = results.evaluation.model_copy(update={"models": models})
-    out = compare(drawn._replace(results=Results(results.selection, evaluation, results.predictions)), tmp_path)
+    certain = np.eye(7, dtype=np.float32)[results.predictions["labels/validation"]]
+    predictions = {**results.predictions, "A/seed-1/validation": certain}
+    out = compare(drawn._replace(results=Results(results.selection, evaluation, predictions)), tmp_path)
     head = Page((out / "report.html").read_text()).sections["head"]
     first_lines = (out / "report.md").read_text().partition("##")[0]
     for text in (head, first_lines):
@@ -306,6 +308,29 @@ def test_the_protocol_marks_what_differs(results: Results, html: str) -> None:
     assert differing(Results(started, paper.evaluation, paper.predictions)) == 1
 
 
+def test_predictions_that_do_not_fit_their_scores_are_refused(drawn: Drawn, tmp_path: Path) -> None:
+    folder, good = save(drawn, tmp_path), dict(drawn.results.predictions)
+    chosen = f"{drawn.results.selection.chosen}/test"
+    spoiled = {
+        chosen: [good[chosen][:3], good[chosen] * np.nan, good[chosen].ravel(), good[chosen][::-1], good[chosen] - 1],
+        "labels/test": [good["labels/test"] + 200, good["labels/test"].astype("M8[s]"), np.array(3)],
+        "train_duplicate/test": [good["train_duplicate/test"].astype("u1"), good["train_duplicate/test"][:1]],
+    }
+    for key, arrays in spoiled.items():
+        for array in arrays:
+            np.savez(folder / "ev" / "predictions.npz", **(good | {key: array}))
+            with pytest.raises(LhcnetError, match=r"predictions\.npz: "):
+                Results.read(folder / "selection.json", folder / "ev")
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"\xff\xfe", b"model,kept,val\nx,True,y\n"])
+def test_a_damaged_table_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "models.csv").write_bytes(content)
+    (tmp_path / "spread.csv").write_text("set,score\n")
+    with pytest.raises(LhcnetError, match=r"models\.csv: expected"):
+        print_report(tmp_path)
+
+
 @pytest.mark.parametrize("spoil", ["predictions", "data", "chosen", "version"])
 def test_results_that_do_not_belong_together_are_refused(spoil: str, drawn: Drawn, tmp_path: Path) -> None:
     folder, results = save(drawn, tmp_path), drawn.results
@@ -319,7 +344,9 @@ def test_results_that_do_not_belong_together_are_refused(spoil: str, drawn: Draw
         write_json(folder / "selection.json", results.selection.to_dict() | {"schema_version": 2})
         says = r"selection\.json: has schema version 2.* run the step that wrote it again"
     else:
-        other = next(model.id for model in results.selection.kept if model.id != results.selection.chosen)
+        other = next(
+            model.id for model in results.selection.kept if model.set != "A" and model.id != results.selection.chosen
+        )
         write_json(folder / "selection.json", results.selection.to_dict() | {"chosen": other})
         says = "was made for"
     with pytest.raises(LhcnetError, match=says):
