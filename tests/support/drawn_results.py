@@ -186,7 +186,10 @@ def change_record(results: Results, id_: str, weights: str | None = None, **metr
 
     entries = tuple(map(changed, results.selection.entries))
     selection = results.selection.model_copy(update={"entries": entries})
-    return Results(selection, results.evaluation, results.predictions)
+    scored = tuple(
+        model.model_copy(update=_weights(weights)) if model.id == id_ else model for model in results.evaluation.models
+    )
+    return Results(selection, results.evaluation.model_copy(update={"models": scored}), results.predictions)
 
 
 def _weights(weights: str | None) -> dict[str, str]:

@@ -65,6 +65,7 @@ class AnalysisReport(Versioned):
     """
 
     model: str
+    weights: str
     data: str
     n: int
     necessity: Necessity

@@ -49,6 +49,7 @@ def analyse(
     statistics = head_statistics(network, images, input_size=size, device=device, batch_size=batch_size)
     report = AnalysisReport(
         model=saved.id,
+        weights=saved.weights_digest(),
         data=saved.info.provenance.data,
         n=len(labels),
         necessity=necessity(heads, p, labels, split="validation"),

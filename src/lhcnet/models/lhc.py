@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lhcnet.estimate import LARGEST
 from lhcnet.geometry import PartitionName, partition_problem
 from lhcnet.models.head_partition import PARTITIONS, LearntPartition
 from lhcnet.models.initialisation import Conv2d, Linear
@@ -99,8 +100,10 @@ class LHC(nn.Module):
         for name, value in (sizes | {"heads": heads, "d": d, "pool": pool, "kernel": kernel}).items():
             if not isinstance(value, int) or isinstance(value, bool):
                 raise ValueError(f"{name}={value!r} must be a whole number, at least 1")
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+            if not 1 <= value < LARGEST:
+                raise ValueError(
+                    f"{name}={value} must be at least 1{'' if value < 1 else f' and less than {LARGEST:,}'}"
+                )
         if not isinstance(g, int | float) or isinstance(g, bool) or not 0 <= g < math.inf:
             raise ValueError(f"g={g!r} must be a finite number, at least 0")
         if split not in PARTITIONS:

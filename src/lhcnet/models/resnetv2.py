@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lhcnet.estimate import LARGEST
 from lhcnet.models.initialisation import Conv2d, Linear, named_generator
 from lhcnet.models.memory_format import memory_format
 
@@ -110,6 +111,8 @@ class ResNetV2(nn.Module):
                 f"input_size={input_size}, depths={tuple(depths)}, widths={tuple(widths)}, "
                 f"head={tuple(head)} and classes={classes} must all be at least 1"
             )
+        if max(input_size, *depths, *widths, *head, classes) >= LARGEST:
+            raise ValueError(f"all sizes of the network must be less than {LARGEST:,}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout} must be at least 0 and less than 1")
         if not 0 < bn_momentum <= 1:

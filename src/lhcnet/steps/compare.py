@@ -63,6 +63,8 @@ def compare(
     if data.digest != digest:
         raise LhcnetError(f"{data_report}: expected the report on the data {digest[:12]} of {selection}")
     analysed = read(analysis) if analysis else None
+    if isinstance(analysed, Analysis) and analysed.report.weights != results.selection.chosen_model.weights:
+        raise LhcnetError(f"{analysis}: analysed {analysed.report.model} with other weights than the chosen {model}")
 
     with tracked(execution, digest, "compare") as run:
         summary, found = summarise(results), statistics(results)
