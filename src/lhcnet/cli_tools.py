@@ -153,7 +153,7 @@ def replay_journals(
     root = folder or journal_root()
     replayed = []
     for one in replay(root, deliver):
-        typer.echo(f"{one.execution}: {one.step}: {one.lacking or f'{one.entries} entries written'}")
+        typer.echo(f"{one.execution}: {one.step}: {one.lacking or f'{one.entries} entries written'}{one.moved}")
         replayed.append(one)
     if lacking := sum(bool(one.lacking) for one in replayed):
         raise LhcnetError(f"{root}: MLflow still lacks entries of {lacking} of {len(replayed)} journals")

@@ -27,6 +27,14 @@ def register(folder: Path, **arguments: object) -> int:
     return _ask("register", folder, arguments=arguments)
 
 
+def stop() -> None:
+    """End the process, whatever it does."""
+    while _process:
+        process = _process.pop()
+        process.kill()
+        process.wait()
+
+
 def _ask(do: str, folder: Path, **more: object) -> int:
     if not _process or _process[0].poll() is not None:
         _process[:] = [
@@ -48,8 +56,7 @@ def _ask(do: str, folder: Path, **more: object) -> int:
             process.stdin.flush()
         line = process.stdout.readline()
     except BaseException:
-        process.kill()
-        process.wait()
+        stop()
         raise
     if not line:
         raise LhcnetError(f"{folder}: the process that writes it to MLflow ended with status {process.wait()}")

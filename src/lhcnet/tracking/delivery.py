@@ -123,10 +123,10 @@ def target_of(begin: Begin) -> TrackingTarget:
         return TrackingTarget(uri, begin.experiment, experiment)
     if experiment := os.environ.get("MLFLOW_EXPERIMENT_NAME"):
         return TrackingTarget(uri, experiment, "")
-    return TrackingTarget(uri, begin.experiment, "" if _moved(begin) else begin.experiment_id)
+    return TrackingTarget(uri, begin.experiment, "" if moved(begin) else begin.experiment_id)
 
 
-def _moved(begin: Begin) -> bool:
+def moved(begin: Begin) -> bool:
     """Whether the environment names another server than the journal."""
     return bool(os.environ.get(URI_VARIABLE)) and without_secrets(default_uri()) != begin.uri
 
@@ -206,6 +206,9 @@ class Delivery:
                 self._incomplete = self._incomplete or status is not None
                 last_entry = int((self.folder / ENTRIES).stat().st_mtime * 1000)
                 with WATCHDOG.call():
+                    if self._begin.step not in self._ids:  # the disk was full from the start
+                        blank = {"mode": "keep", "at": last_entry, "tags": {}, "of_new": {}}
+                        self._open(runs, self._begin.step, blank)
                     self._close(runs, status or "KILLED", last_entry)
             self._remove()
         return True
@@ -226,7 +229,7 @@ class Delivery:
     def _connect(self) -> ExecutionRuns:
         with WATCHDOG.call():
             client, experiment = open_client(self._target)
-            if _moved(self._begin):
+            if moved(self._begin):
                 self._forget_unknown_injection(client)
         lock = self.folder.parent / "parent.lock"
         return ExecutionRuns(client, experiment, self._begin.execution, self.folder.name, lock)
@@ -287,7 +290,7 @@ class Delivery:
             run = runs.adopt(injected, name)
             self._ids[PARENT] = run.data.tags.get("mlflow.parentRunId") or injected
         elif run is None:
-            make = runs.replace if mode == "own" else runs.make
+            make = runs.replace if mode in ("own", "keep") else runs.make
             run = make(name, at, self._parent_id(runs, at))
         run_id = self._ids[name] = run.info.run_id
         self._save_position()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lhcnet.errors import LhcnetError
-from lhcnet.tracking.delivery import deliver, target_of
-from lhcnet.tracking.folder import ENTRIES, first_entry, pending_journals, running
-from lhcnet.tracking.target import LastingError
+from lhcnet.tracking.delivery import deliver, moved, target_of
+from lhcnet.tracking.folder import ENTRIES, Begin, first_entry, pending_journals, running
+from lhcnet.tracking.target import URI_VARIABLE, LastingError, default_uri, without_secrets
 
 
 class NoAnswerError(LhcnetError):
@@ -18,12 +18,21 @@ class NoAnswerError(LhcnetError):
 
 @dataclass(frozen=True)
 class Replayed:
-    """What the replay did with one journal; `lacking` says why it is not written completely, or is ""."""
+    """What the replay did with one journal.
+
+    Attributes:
+        step: name of the step.
+        execution: key of the execution.
+        entries: how many were written.
+        lacking: why it is not written completely, or "".
+        moved: a note that MLFLOW_TRACKING_URI names another server than the journal, or "".
+    """
 
     step: str
     execution: str
     entries: int
     lacking: str = ""
+    moved: str = ""
 
 
 def replay(root: Path, deliver: Callable[[Path], int] = deliver) -> Iterator[Replayed]:
@@ -68,10 +77,16 @@ def _replay(folder: Path, deliver: Callable[[Path], int], waiting: set[tuple[str
             return Replayed(step, execution, 0, "MLflow did not answer in time for an earlier journal")
         if (execution, uri) in waiting:
             return Replayed(step, execution, 0, "an earlier step of the execution comes first")
-        return Replayed(step, execution, deliver(folder))
+        return Replayed(step, execution, deliver(folder), moved=_note(begin))
     except LhcnetError as error:
         if isinstance(error, NoAnswerError):
             silent.add(uri)
         if not isinstance(error, LastingError):
             waiting.add((execution, uri))
-        return Replayed(step, execution, 0, str(error))
+        return Replayed(step, execution, 0, str(error), _note(begin))
+
+
+def _note(begin: Begin) -> str:
+    if not moved(begin):
+        return ""
+    return f" ({URI_VARIABLE} names {without_secrets(default_uri())}, which wins over {begin.uri} of the journal)"
