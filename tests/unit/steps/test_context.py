@@ -57,6 +57,7 @@ def test_a_task_outside_of_a_local_run_writes_no_files(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     handlers, hook = logging.getLogger("lhcnet").handlers[:], sys.excepthook
     monkeypatch.setattr("lhcnet.steps.task.tune_gc", lambda: None)
+    monkeypatch.setattr("lhcnet.steps.task.exit_on_sigterm", lambda: None)
     steps.start_task()
     assert (logging.getLogger("lhcnet").handlers, sys.excepthook) == (handlers, hook)
     assert not list(tmp_path.iterdir())
