@@ -33,7 +33,7 @@ def prepared(c: Choices, folder: Path) -> bool:
     written = sorted(path.name for path in out.iterdir())
     demand(written == (["report.json", "test", "trainval"] if found else []), f"left {written}")
     if found:
-        demand(open_store(targets[0]).digest == open_store(targets[1]).digest == found["digest"], "stores differ")
+        demand(open_store(targets[0]).digest == open_store(targets[1]).digest == found.digest, "stores differ")
     return found is not None
 
 

@@ -23,7 +23,7 @@ def test_prepare_writes_two_stores_and_a_report(faces_csv: Path, tmp_path: Path)
     trainval, test = open_store(tmp_path / "trainval"), open_store(tmp_path / "test")
     assert trainval.digest == test.digest == result.digest
     assert (len(trainval.split("train")[1]), len(trainval.split("validation")[1])) == (319, 40)
-    assert json.loads((tmp_path / "report.json").read_text()) == result
+    assert json.loads((tmp_path / "report.json").read_text()) == result.to_dict()
     with pytest.raises(LhcnetError, match="has no split test"):
         trainval.split("test")
 
