@@ -21,6 +21,7 @@ from support.hostile.tables import VALID
 
 from lhcnet import steps
 from lhcnet.config import Checkpoints, Config, Data
+from lhcnet.data.audit import audit
 from lhcnet.data.drawn_faces import draw, write_csv, write_zip
 from lhcnet.data.store import write_stores
 from lhcnet.errors import LhcnetError
@@ -233,7 +234,7 @@ def test_data_replaced_between_steps(made: dict[str, Any], tiny: Config, tmp_pat
         with pytest.raises(LhcnetError, match="is of data"):
             steps.evaluate([at / "lhc"], at / "selection.json", *mixed, tmp_path / "out", **made["settings"])
     report = tmp_path / "report.json"
-    write_json(report, {"digest": "0" * 64})
+    write_json(report, audit(draw(120, seed=9)).to_dict())
     with pytest.raises(LhcnetError, match="expected the report on the data"):
         steps.compare(at / "selection.json", at / "evaluation", tmp_path / "out", data_report=report)
     assert not (tmp_path / "out").exists()
