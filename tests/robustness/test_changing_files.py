@@ -14,7 +14,7 @@ from support.hostile.images import IMAGE_FILES, encoded
 from support.hostile.models import model_files
 from support.hostile.tables import LINES, VALID
 
-from lhcnet.data import image_files, sources
+from lhcnet.data import image_files, sources, tables
 from lhcnet.data.drawn_faces import draw, write_zip
 from lhcnet.data.store import open_store, write_stores
 from lhcnet.errors import LhcnetError
@@ -34,19 +34,23 @@ def replace(path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize("how", [rewrite, replace])
 @pytest.mark.parametrize("kept", [0, 9, len(CSV) // 2, CSV.rindex(b"\n"), len(CSV) + 4])
-@pytest.mark.parametrize("moment", ["_header", "_parse_lines"])
+@pytest.mark.parametrize("moment", [(sources, "open_table"), (tables.Table, "_parse_lines")], ids=["open", "lines"])
 def test_a_csv_changed_while_it_is_read(
-    how: Callable[[Path, bytes], None], kept: int, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: Callable[[Path, bytes], None],
+    kept: int,
+    moment: tuple[Any, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "fer.csv"
     path.write_bytes(CSV)
-    original = getattr(sources, moment)
+    original = getattr(*moment)
 
     def changing(*arguments: Any) -> Any:
         how(path, (CSV + b"\n\n\n\n")[:kept])
         return original(*arguments)
 
-    monkeypatch.setattr(sources, moment, changing)
+    monkeypatch.setattr(*moment, changing)
     with pytest.raises(LhcnetError, match=r"fer\.csv"):
         sources.read(path)
 

@@ -152,7 +152,7 @@ def test_a_model_is_not_written_over_its_start(backbone: SavedModel, tiny: Confi
 # --- checkpoints and journal -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("folder", ["/dev/null", "/proc/lhcnet", "a\0b", "file", "file/below", "out/checkpoints"])
+@pytest.mark.parametrize("folder", ["/dev/null", "/proc/lhcnet", "file", "file/below", "out/checkpoints"])
 def test_checkpoints_that_cannot_be_written_are_said_before_the_training(
     folder: str, stores: tuple[Path, Path], tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,8 +193,12 @@ def test_a_checkpoint_that_cannot_be_removed_costs_a_warning(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    unlink = Path.unlink
+
     def refuse(self: Path, missing_ok: bool = False) -> None:
-        raise OSError(30, "Read-only file system")
+        if self.suffix == ".safetensors" and not self.name.startswith("."):
+            raise OSError(30, "Read-only file system")
+        unlink(self, missing_ok)
 
     kept = Checkpoints(folder=str(tmp_path / "kept"), seconds=1e9)
     context = steps.RunContext(compute=tiny.compute, checkpoints=kept)

@@ -155,13 +155,20 @@ def test_the_same_weights_registered_at_once_are_one_version(
         both.wait(timeout=60)
         return str(client.create_model_version(name, "runs:/x/y", tags=dict(tags)).version)
 
-    monkeypatch.setattr(registry, "deliver_now", lambda run: run)
+    monkeypatch.setattr(registry, "delivered_run", lambda folder, run: run)
     monkeypatch.setattr(registry, "_new_version", made)
     monkeypatch.setattr(registry, "default_uri", lambda: tracking)
     monkeypatch.setattr(registry, "open_client", lambda: (client, None))
     with ThreadPoolExecutor(2) as pool:
         calls = [
-            pool.submit(registry.register, f"run{i}", "twice", tmp_path, tags={"weights": "w"})  # type: ignore[arg-type]
+            pool.submit(
+                registry.register_in_this_process,
+                tmp_path,
+                run=f"run{i}",
+                name="twice",
+                model=str(tmp_path),
+                tags={"weights": "w"},
+            )
             for i in range(2)
         ]
         versions = [call.result() for call in calls]

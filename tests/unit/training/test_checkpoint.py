@@ -447,7 +447,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_training(
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("/proc/nothing")
     context = steps.RunContext(compute=tiny.compute, checkpoints=Checkpoints(folder=str(bad)))
-    with pytest.raises(LhcnetError, match=r"checkpoints\.folder: .* cannot be written"):
+    with pytest.raises(LhcnetError, match="cannot be written"):
         steps.train_backbone(
             stores[0], tmp_path / "out", network=tiny.network, stage=tiny.stage1, seed=0, context=context
         )
@@ -460,4 +460,4 @@ def test_a_checkpoint_that_cannot_be_deleted_does_not_fail_a_finished_training(
     kept = checkpoint(tmp_path)
     kept.path.mkdir()
     kept.remove()
-    assert "could not be deleted" in caplog.text
+    assert "could not be removed" in caplog.text
