@@ -355,14 +355,6 @@ class Config(FrozenModel):
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested sections as text values under dotted names."""
-    out: dict[str, str] = {}
-    for key, value in values.items():
-        out |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
-    return out
-
-
 S = TypeVar("S", bound=FrozenModel)
 
 

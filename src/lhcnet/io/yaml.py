@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
@@ -69,3 +70,11 @@ def _size(node: Node, known: dict[int, int]) -> int:
         parts = chain(*node.value) if isinstance(node, MappingNode) else node.value
         known[id(node)] = 1 + (0 if isinstance(node, ScalarNode) else sum(_size(part, known) for part in parts))
     return known[id(node)]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested sections as text values under dotted names."""
+    out: dict[str, str] = {}
+    for key, value in values.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
+    return out

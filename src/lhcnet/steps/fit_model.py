@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lhcnet.code_version import code_digest
-from lhcnet.config import Checkpoints, Stage, flat
+from lhcnet.config import Checkpoints, Stage
 from lhcnet.data.store import Store
 from lhcnet.estimate import training_memory
 from lhcnet.io.preflight import output_directory, shared_folder
+from lhcnet.io.yaml import flat
 from lhcnet.runtime import memory_errors
 from lhcnet.saved import MODEL_FOLDER, Epoch, Metrics, ModelInfo, SavedModel, open_model, save
 from lhcnet.steps.context import RunContext

@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 from uuid import uuid4
 
-from lhcnet.config import flat
 from lhcnet.errors import LhcnetError
+from lhcnet.io.yaml import flat
 from lhcnet.tracking import writer_process
 from lhcnet.tracking.folder import ENTRIES, FAILED, FINISHED, RUNNING, next_number
 from lhcnet.tracking.target import TrackingTarget, default_uri, lasting_problem, without_secrets
