@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from support.hostile.tables import VALID
 
@@ -28,7 +29,7 @@ from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_file
 from lhcnet.io.files import write_json
 from lhcnet.profiles import profile, to_yaml
-from lhcnet.saved import open_model, save
+from lhcnet.saved import SavedModel, open_model, save
 from lhcnet.training import loop as training
 from lhcnet.training.loop import fit
 
@@ -276,3 +277,19 @@ def test_no_room_for_checkpoints_and_record(
     assert all((made["at"] / "lhc" / name).read_bytes() == text for name, text in files(saved.path).items())
     assert not list((disk / "checkpoints").glob("*"))
     assert [warning for warning in warnings if warning not in caplog.text] == []
+    # no entry is lost in silence: the record is complete in MLflow, or a warning says that it is not
+    assert "the record of" in caplog.text or recorded(tracking, saved)
+
+
+def recorded(tracking: str, saved: SavedModel) -> bool:
+    """Whether MLflow has all epochs and the final metrics of the only training in it."""
+    client = mlflow.MlflowClient(tracking)
+    experiment = client.get_experiment_by_name("lhcnet")
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.step = 'train/{saved.id}'")
+    epochs = client.get_metric_history(run.info.run_id, "val_accuracy")
+    return (
+        run.info.status == "FINISHED"
+        and "record" not in run.data.tags
+        and len(epochs) == len(saved.history)
+        and run.data.metrics["final_val_accuracy"] == saved.metrics.val_accuracy
+    )

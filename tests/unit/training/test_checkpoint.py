@@ -447,10 +447,11 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_training(
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("/proc/nothing")
     context = steps.RunContext(compute=tiny.compute, checkpoints=Checkpoints(folder=str(bad)))
-    with pytest.raises(LhcnetError, match="cannot be written"):
+    with pytest.raises(LhcnetError, match="cannot be written") as error:
         steps.train_backbone(
             stores[0], tmp_path / "out", network=tiny.network, stage=tiny.stage1, seed=0, context=context
         )
+    assert str(error.value).startswith(str(bad))
     assert not (tmp_path / "out").exists()
 
 
