@@ -62,5 +62,7 @@ def _ask(do: str, folder: Path, **more: object) -> int:
         raise LhcnetError(f"{folder}: the process that writes it to MLflow ended with status {process.wait()}")
     answer = json.loads(line)
     if "error" in answer:
+        if answer["kind"] == "silent":
+            stop()  # it ends itself after such an answer: the next call must not meet it half dead
         raise _ERRORS[answer["kind"]](answer["error"])
     return int(answer["value"])
