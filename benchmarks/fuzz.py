@@ -42,7 +42,7 @@ HEAD = struct.Struct("<QQ")  # how many inputs were run, and accepted
 RUNS = {
     "csv": 30_000, "csv-icml": 22_000, "competition": 2_000, "zip": 14_000, "folder": 3_500, "prepare": 1_000,
     "store": 16_000, "params": 1_200, "model": 1_000, "keras": 700, "checkpoint": 10_000, "prediction": 600,
-    "artifacts": 3_000, "tables": 1_500,
+    "artifacts": 3_000, "tables": 1_500, "resumed": 10_000,
 }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from support.hostile.choices import Choices, demand
 from support.hostile.images import archive, image_folder, zeros
 from support.hostile.models import model, prediction
 from support.hostile.params import settings
+from support.hostile.resumed import resumed
 from support.hostile.stores import prepared, store
 from support.hostile.tables import LINES, columns, competition, of_csv
 from support.hostile.weights import checkpoint, keras
@@ -46,6 +47,7 @@ TARGETS: Mapping[str, Callable[[Choices, Path], bool]] = {
     "prediction": prediction,
     "artifacts": artifacts,
     "tables": report_tables,
+    "resumed": resumed,
 }
 """Each writes an input to folder/in, has it read and checks the answer. True: accepted. It raises for a violation."""
 
