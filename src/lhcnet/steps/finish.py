@@ -28,8 +28,8 @@ def finish(status: str, *, failed_task: str = "", error: str = "", links: Mappin
     the exit handler's status must not change that of the run.
 
     Args:
-        status: of the run, as Kubeflow says it: SUCCEEDED, FAILED, CANCELLED.
-        failed_task: name of the task that failed.
+        status: of the run, as Kubeflow says it: SUCCEEDED, FAILED, CANCELLED, or UNKNOWN (the record decides).
+        failed_task: name of the task that failed; "": the record decides.
         error: what it failed with.
         links: tag -> URL, written to the execution's run.
     """

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+UNKNOWN = "UNKNOWN"
+_ENDED_EARLY = ("crashed", "out of memory", "time limit")  # tag `status` of a training
 _KILLED = ("CANCELED", "CANCELLED", "CANCELING", "KILLED", "TERMINATED")  # of Kubeflow's API, MLflow, people
 FAILED_TASK, ERROR, NOTE = "failed_task", "error", "mlflow.note.content"
 _LONGEST = 4000  # characters of a tag
@@ -50,8 +52,10 @@ class Closed:
 
 
 def mlflow_status(status: str) -> str:
-    """MLflow's word for a status of Kubeflow: FINISHED, KILLED or FAILED."""
+    """MLflow's word for a status of Kubeflow: FINISHED, KILLED or FAILED; UNKNOWN stays."""
     word = status.strip().upper()
+    if word == UNKNOWN:
+        return UNKNOWN
     if word in ("SUCCEEDED", "FINISHED"):
         return "FINISHED"
     return "KILLED" if word in _KILLED else "FAILED"
@@ -73,8 +77,9 @@ def close_execution(
 
     Args:
         kubeflow_run: id of the run.
-        status: of the run, as Kubeflow says it (SUCCEEDED, FAILED, CANCELED) or MLflow.
-        failed_task: name of the task that failed.
+        status: of the run, as Kubeflow says it (SUCCEEDED, FAILED, CANCELED) or MLflow. UNKNOWN: the run has succeeded
+            if its last step has ended the record, and else failed.
+        failed_task: name of the task that failed; "": the steps that failed, as far as the record knows them.
         error: what it failed with.
         links: tag -> URL.
         execution: name of the execution. With it, a run all of whose recorded steps came from the cache gets a record.
@@ -94,15 +99,29 @@ def close_execution(
             parents = _all_from_cache(client, experiment, execution, kubeflow_run, now)
         closed, killed, cached = status, list[str](), list[str]()  # names of steps
         for parent in parents:
+            closed = _true_status(parent, status)
+            failed = failed_task or (_failed_steps(client, experiment, parent) if closed == "FAILED" else "")
             killed += _kill_open_steps(client, experiment, parent, now)
-            if status == "FINISHED":
+            if closed == "FINISHED":
                 cached += _enter_cached_steps(client, experiment, parent, now)
-            closed = "KILLED" if (parent.info.status, status) == ("KILLED", "FAILED") else status
-            _describe(client, parent, closed, failed_task, error, links or {})
+            _describe(client, parent, closed, failed, error, links or {})
             if parent.info.status != closed:
                 client.set_terminated(parent.info.run_id, closed, now)
     names = tuple(run.data.tags.get(KEY, run.info.run_id) for run in parents)
     return Closed(names, closed, tuple(killed), tuple(cached))
+
+
+def _true_status(parent: Run, status: str) -> str:
+    """The status of an execution whose run has the status `status`."""
+    if status == UNKNOWN:
+        return "FAILED" if parent.info.status == "RUNNING" else str(parent.info.status)
+    return "KILLED" if (parent.info.status, status) == ("KILLED", "FAILED") else status
+
+
+def _failed_steps(client: MlflowClient, experiment: str, parent: Run) -> str:
+    """Names of the steps that failed or never ended, apart from trainings that ended early and stopped nothing."""
+    runs = [run for run in _steps(client, experiment, parent) if run.data.tags.get("status") not in _ENDED_EARLY]
+    return ", ".join(sorted(_name(run) for run in runs if run.info.status in ("FAILED", "KILLED", "RUNNING")))
 
 
 def _kill_open_steps(client: MlflowClient, experiment: str, parent: Run, now: int) -> list[str]:

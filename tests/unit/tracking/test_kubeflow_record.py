@@ -213,8 +213,33 @@ def test_a_record_is_closed_from_outside_by_the_id_of_the_run(in_pod: Callable[.
     assert close_execution(RUN, "FAILED").status == "KILLED"  # what Kubeflow says of a terminated run
     assert [client.get_run(id_).info.status for id_ in (parent, open_step, other)] == ["KILLED", "KILLED", "RUNNING"]
     assert close_execution("cccccccc", "FAILED").executions == ()
-    words = {"SUCCEEDED": "FINISHED", "Cancelled": "KILLED", "FAILED": "FAILED", "SKIPPED": "FAILED"}
+    words = {
+        "SUCCEEDED": "FINISHED",
+        "Cancelled": "KILLED",
+        "FAILED": "FAILED",
+        "SKIPPED": "FAILED",
+        "UNKNOWN": "UNKNOWN",
+    }
     assert {word: mlflow_status(word) for word in words} == words
+
+
+def test_where_kubeflow_knows_no_status_the_record_decides(in_pod: Callable[..., None]) -> None:
+    one_step("prepare", epochs=0)
+    with pytest.raises(ZeroDivisionError), journaled(Execution("demo-1234-aaaaaaaa", DATA), "evaluate", tags={}):
+        raise ZeroDivisionError
+    with (
+        pytest.raises(ZeroDivisionError),
+        journaled(Execution("demo-1234-aaaaaaaa", DATA), "train/B/x", tags={"status": "crashed"}),
+    ):
+        raise ZeroDivisionError
+    steps.finish("UNKNOWN")
+    parent = steps_of(RUN)[""]
+    assert (parent.info.status, parent.data.tags["failed_task"]) == ("FAILED", "evaluate")
+    with journaled(Execution("demo-1234-aaaaaaaa", DATA), "register", tags={}) as run:
+        run.end_parent()
+    steps.finish("UNKNOWN")
+    parent = steps_of(RUN)[""]
+    assert (parent.info.status, "failed_task" in parent.data.tags) == ("FINISHED", False)
 
 
 def test_an_mlflow_that_is_away_does_not_fail_the_exit_handler(
