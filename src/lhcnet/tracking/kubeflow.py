@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 
 from lhcnet.errors import LhcnetError
 from lhcnet.tracking.target import URI_VARIABLE
@@ -44,7 +43,7 @@ def settings_of(execution: str, run: str) -> str:
 
 def pod_name() -> str:
     """Name of the pod, or of this machine."""
-    return os.environ.get("KFP_POD_NAME") or socket.gethostname()
+    return os.environ.get("KFP_POD_NAME") or os.uname().nodename
 
 
 def task_tags() -> dict[str, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -67,7 +66,7 @@ class CheckpointLock:
         except OSError:
             return ""
         self._handle = handle
-        note = json.dumps({"run": kubeflow_run(), "pod": socket.gethostname(), "process": os.getpid()}).encode()
+        note = json.dumps({"run": kubeflow_run(), "pod": os.uname().nodename, "process": os.getpid()}).encode()
         with suppress(OSError):  # a full disk
             os.ftruncate(handle, 0)
             os.pwrite(handle, note, 0)
@@ -97,7 +96,7 @@ def _held(handle: int, *, exclusive: bool = False) -> bool:
         return not locked
     state = os.fstat(handle)
     own = _holder(handle)
-    ours = (own["pod"], own["process"]) == (socket.gethostname(), str(os.getpid()))
+    ours = (own["pod"], own["process"]) == (os.uname().nodename, str(os.getpid()))
     return bool(state.st_size) and not ours and time.time() - state.st_mtime < _FRESH
 
 
