@@ -159,3 +159,48 @@ def replay_journals(
         raise LhcnetError(f"{root}: MLflow still lacks entries of {lacking} of {len(replayed)} journals")
     if not replayed:
         typer.echo(f"{root}: the record in MLflow is complete")
+
+
+@tracking.command("clean")
+def clean(
+    older_than: Annotated[str, typer.Option(help="Age: a number and h, d or w, for example 30d.")],
+    apply: Annotated[bool, typer.Option("--apply", help="Remove what is shown otherwise.")] = False,
+    journal: Annotated[Path | None, typer.Option(help="Holds the journals; default: LHCNET_JOURNAL.")] = None,
+    checkpoints: Annotated[Path | None, typer.Option(help="Default: LHCNET_CHECKPOINTS.")] = None,
+    pipeline_root: Annotated[str, typer.Option(help="Folder or s3://BUCKET/PREFIX of a Kubeflow pipeline.")] = "",
+) -> None:
+    """Remove what old runs left: journals, checkpoints, artifacts in MLflow, outputs below a pipeline root.
+
+    Only what this project wrote, what has ended and what no training uses. Registered models are kept.
+    """
+    from itertools import chain
+
+    from lhcnet.config import Checkpoints
+    from lhcnet.steps.clean_root import old_runs
+    from lhcnet.tracking import clean as find
+    from lhcnet.tracking.journal import journal_root
+
+    limit, root = find.before(older_than), (journal or journal_root()).absolute()
+    found = chain(
+        find.old_journals(root, limit),
+        find.old_times(root, limit),
+        find.old_checkpoints(checkpoints or Checkpoints().directory, limit),
+        find.old_artifacts(limit),
+        old_runs(pipeline_root, limit) if pipeline_root else (),
+    )
+    count = total = failed = 0
+    for item in found:
+        try:
+            if apply:
+                item.remove()
+        except (OSError, LhcnetError) as error:
+            typer.echo(f"not removed: {item.what}: {error}", err=True)
+            failed += 1
+            continue
+        typer.echo(f"{'removed' if apply else 'would remove'} {item.what} ({item.size:,} bytes)")
+        count, total = count + 1, total + item.size
+    typer.echo(f"{'removed' if apply else 'would remove'}: {count}, {total:,} bytes")
+    if count and not apply:
+        typer.echo("Nothing was removed; --apply removes it.")
+    if failed:
+        raise LhcnetError(f"{failed} could not be removed")

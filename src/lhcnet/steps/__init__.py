@@ -11,11 +11,12 @@ from lhcnet.steps.compare_standalone import compare_standalone
 from lhcnet.steps.context import RunContext, task_settings
 from lhcnet.steps.control import control
 from lhcnet.steps.evaluate import evaluate, evaluate_weights
+from lhcnet.steps.finish import finish
 from lhcnet.steps.insert import insert_lhc
 from lhcnet.steps.prepare import prepare
 from lhcnet.steps.register import register
 from lhcnet.steps.select import select
-from lhcnet.steps.task import model_metadata, model_metrics, start_task
+from lhcnet.steps.task import execution_name_of_task, model_metadata, model_metrics, start_task
 from lhcnet.steps.train import train_backbone, train_stage, train_standalone
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "control",
     "evaluate",
     "evaluate_weights",
+    "execution_name_of_task",
+    "finish",
     "insert_lhc",
     "model_metadata",
     "model_metrics",

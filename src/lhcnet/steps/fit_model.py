@@ -134,6 +134,9 @@ def fit_model(
         if run:
             run.metrics(final(metrics))
             run.tags({"status": metrics.status, "reason": metrics.reason or "-"})
+            run.tags(
+                {"weights": open_model(out).info.weights}
+            )  # by it a run that takes the model from a cache finds this
             if info.architecture.control:
                 run.metrics({f"w{i}": w for i, w in enumerate(control_weights(model), 1)})
     log.info(

@@ -9,7 +9,6 @@ began: a later step adds to runs that earlier ones made.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import math
@@ -22,11 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lhcnet.errors import LhcnetError
+from lhcnet.io.locks import try_lock
 from lhcnet.tracking.entries import valid
 from lhcnet.tracking.folder import ENTRIES, POSITION, Begin, ended_as, first_entry, pending_journals, running
 from lhcnet.tracking.folder import saved_position as _saved_position
 from lhcnet.tracking.journal import PARENT
-from lhcnet.tracking.mlflow_runs import ExecutionRuns, made_by, write_entry
+from lhcnet.tracking.mlflow_runs import WEIGHTS_TAG, ExecutionRuns, link_to, made_by, write_entry
 from lhcnet.tracking.store import UnknownRunError, has_run, mlflow_errors, open_client
 from lhcnet.tracking.target import URI_VARIABLE, LastingError, TrackingTarget, default_uri, without_secrets
 from lhcnet.tracking.watchdog import WATCHDOG
@@ -149,11 +149,9 @@ class Delivery:
             raise
         except OSError as error:
             raise LastingError(f"{folder}: expected a folder to write to: {error.strerror}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if try_lock(self._lock.fileno()) is False:
             self._lock.close()
-            raise LhcnetError(f"{folder}: another process is just writing it to MLflow") from None
+            raise LhcnetError(f"{folder}: another process is just writing it to MLflow")
         self._runs: ExecutionRuns | None = None
         position = _saved_position(folder, self._target.uri)
         self._offset: int = position["offset"]  # bytes of the journal that are written
@@ -232,7 +230,8 @@ class Delivery:
             if moved(self._begin):
                 self._forget_unknown_injection(client)
         lock = self.folder.parent / "parent.lock"
-        return ExecutionRuns(client, experiment, self._begin.execution, self.folder.name, lock)
+        begin = self._begin
+        return ExecutionRuns(client, experiment, begin.execution, self.folder.name, lock, begin.kubeflow_run)
 
     def _forget_unknown_injection(self, client: MlflowClient) -> None:
         """Make runs of our own where MLflow does not have the run of MLFLOW_RUN_ID (any more)."""
@@ -277,7 +276,8 @@ class Delivery:
             return
         run_id = self._parent_id(runs, at) if name == PARENT else self._ids.get(name)
         if run_id and not (do == "end" and self._injected):
-            write_entry(runs.client, run_id, entry, self.folder)
+            known = runs.without_known(run_id, entry) if run_id == self._injected else entry
+            write_entry(runs.client, run_id, known, self.folder)
 
     def _open(self, runs: ExecutionRuns, name: str, entry: dict[str, Any]) -> None:
         """Find or make the run of an entry `open`; `journal.Mode` says how."""
@@ -296,6 +296,8 @@ class Delivery:
         self._save_position()
         is_new = made_by(run) == self.folder.name or run_id == injected
         tags = entry["tags"] | (entry["of_new"] if is_new else {})
+        if mode == "restore" and (original := runs.original(tags.get(WEIGHTS_TAG, ""))):
+            tags |= link_to(original)
         write_entry(runs.client, run_id, {"do": "tags", "values": tags}, self.folder)
 
     def _parent_id(self, runs: ExecutionRuns, at: int) -> str:
@@ -308,11 +310,14 @@ class Delivery:
     def _close(self, runs: ExecutionRuns, status: str, at: int) -> None:
         """End the runs that this journal made, and the execution's run if the step did not finish."""
         own, parent = self._ids.get(self._begin.step), self._ids.get(PARENT)
+        made = runs.made_by_journal()
         if self._incomplete and own:
             write_entry(runs.client, own, {"do": "tags", "values": INCOMPLETE}, self.folder)
-        if status != "FINISHED" and not self._injected:
+        if status != "FINISHED" and not self._injected and not self._begin.kubeflow_run:  # else `finish` closes it
             runs.client.set_terminated(self._parent_id(runs, at), "FAILED", at)
-        for run_id in runs.made_by_journal():
+        if own and own not in made and own != self._injected and not runs.is_finished(own):
+            runs.client.set_terminated(own, status, at)  # mode keep: it continued a run of an earlier attempt
+        for run_id in made:
             if run_id not in self._ids.values():
                 runs.client.delete_run(run_id)  # the request that made it succeeded, but no answer arrived
             elif run_id != parent:

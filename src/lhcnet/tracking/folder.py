@@ -6,17 +6,18 @@ the clock. Names of an earlier version begin with the date; they sort before the
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from lhcnet.errors import LhcnetError
+from lhcnet.io.locks import try_lock, wait_for_lock
 from lhcnet.tracking.target import without_secrets
 
 ENTRIES = "journal.jsonl"
@@ -27,6 +28,7 @@ _SEQUENCE = "sequence"  # beside the journals: the last number
 _NAME = re.compile(r"(n\d{8}-)?\d{8}-\d{6}(-\d{6})?-.+-[0-9a-f]{8}", re.DOTALL)
 _NUMBERED = re.compile(r"\.?n(\d{8})-")
 _LONGEST_LINE = 1 << 20  # bytes
+_SILENCE = 86_400  # seconds
 
 
 class Begin(BaseModel):
@@ -40,6 +42,8 @@ class Begin(BaseModel):
         injected: the run that MLFLOW_RUN_ID named, or None.
         execution: key of the execution.
         step: name of the step.
+        kubeflow_run: id of the Kubeflow run, or "".
+        pod: name of the pod or machine.
     """
 
     uri: str
@@ -49,6 +53,8 @@ class Begin(BaseModel):
     injected: str | None
     execution: str
     step: str
+    kubeflow_run: str = ""
+    pod: str = ""
 
 
 def first_entry(folder: Path) -> Begin:
@@ -101,13 +107,15 @@ def _is_journal(path: Path) -> bool:
 
 
 def running(folder: Path) -> bool:
-    """Whether the step of a journal still runs: then it holds a lock on the journal."""
+    """Whether the step of a journal still runs: then it holds a lock on the journal.
+
+    Where the file system has no locks, a step runs until it says that it has ended, or until it was silent for a day.
+    """
     with (folder / ENTRIES).open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+        locked = try_lock(file.fileno(), shared=True)
+        if locked is not None:
+            return not locked
+        return (folder / RUNNING).exists() and time.time() - os.fstat(file.fileno()).st_mtime < _SILENCE
 
 
 def ended_as(folder: Path) -> str | None:
@@ -120,7 +128,7 @@ def next_number(root: Path) -> int:
     """The number of a new journal, greater than that of all journals before; several processes may ask at once."""
     handle = os.open(root / _SEQUENCE, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        wait_for_lock(handle)
         text = os.pread(handle, 16, 0).strip()
         known = [int(text)] if text.isdigit() else [0]  # damaged by a power cut: the journals have theirs
         known += [int(match[1]) for name in os.listdir(root) if (match := _NUMBERED.match(name))]  # noqa: PTH208

@@ -13,7 +13,6 @@ processes can see whether it still does. Nothing in this module loads MLflow.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -30,8 +29,9 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 from uuid import uuid4
 
 from lhcnet.errors import LhcnetError
+from lhcnet.io.locks import wait_for_lock
 from lhcnet.io.yaml import flat
-from lhcnet.tracking import writer_process
+from lhcnet.tracking import kubeflow, writer_process
 from lhcnet.tracking.folder import ENTRIES, FAILED, FINISHED, RUNNING, next_number
 from lhcnet.tracking.target import TrackingTarget, default_uri, lasting_problem, without_secrets
 
@@ -117,11 +117,13 @@ class Journal:
             injected=os.environ.get("MLFLOW_RUN_ID"),
             execution=self.execution.key,
             step=self.step,
+            kubeflow_run=kubeflow.kubeflow_run(),
+            pod=kubeflow.pod_name(),
         )
         hidden.mkdir()
         try:
             file = (hidden / ENTRIES).open("ab", buffering=0)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            wait_for_lock(file.fileno())
             if file.write(first) != len(first):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             (hidden / RUNNING).touch()
@@ -313,7 +315,7 @@ def journaled(
     """
     wait = writer_process.wait_limit()
     journal = Journal(execution, step)
-    run = _open_run(journal, step, tags, mode, _source_tags())
+    run = _open_run(journal, step, tags, mode, _source_tags() | kubeflow.task_tags())
     problem = lasting_problem(default_uri())
     _warn(journal, problem)
     with_process = deliver is None and wait > 0 and not problem

@@ -8,6 +8,7 @@ from typing import Any
 
 from lhcnet.saved import Epoch, Metrics, SavedModel
 from lhcnet.tracking.journal import Execution, StepRun, journaled
+from lhcnet.tracking.mlflow_runs import CACHED, WEIGHTS_TAG
 from lhcnet.tracking.timings import timed
 
 
@@ -43,7 +44,9 @@ def restore(models: Sequence[SavedModel], by: StepRun) -> None:
     for saved in models:
         p = saved.info.provenance
         tags: dict[str, object] = {"set": p.set, "stage": p.stage, "seed": p.seed, "variant": p.variant or "-"}
-        tags |= {"status": saved.metrics.status, "restored": "from files"}
+        tags |= {"status": saved.metrics.status, "restored": "from files", CACHED: "true"}
+        if saved.info.weights:
+            tags[WEIGHTS_TAG] = saved.info.weights  # by it the original training is found, and linked
         run = by.other(f"train/{saved.id}", tags, "restore")
         run.params({"network": saved.info.architecture.to_dict(), "seed": p.seed})
         for row in saved.history:

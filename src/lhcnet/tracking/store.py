@@ -5,7 +5,6 @@ The default store is `mlflow.db` in the working directory, with the artifacts in
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lhcnet.errors import LhcnetError
+from lhcnet.io.locks import wait_for_lock
 from lhcnet.tracking.target import (
     LastingError,
     TrackingTarget,
@@ -174,8 +174,8 @@ def has_run(client: MlflowClient, run_id: str) -> bool:
 
 @contextmanager
 def file_lock(file: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file, which is made if it does not exist."""
+    """Hold an exclusive lock on a file, which is made if it does not exist; none where there are no locks."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)
+        wait_for_lock(opened.fileno())
         yield

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -45,3 +46,8 @@ def wall_times(execution: str) -> dict[str, float]:
             entry = json.loads(file.read_text(encoding="utf-8"))
             entries.append((float(entry["ended"]), str(entry["step"]), float(entry["seconds"])))
     return {step: seconds for _, step, seconds in sorted(entries)}
+
+
+def remove_times(execution: str) -> None:
+    """Forget the times of an execution that has ended."""
+    shutil.rmtree(_folder(execution), ignore_errors=True)

@@ -3,7 +3,8 @@
 The file has the format safetensors: tensors, and JSON in its header. It is written under a temporary name, flushed and
 renamed, so it is complete or absent. A digest of its content is in the header and is verified. It belongs to one
 training: its name contains a digest of everything that determines the result (settings, data, initial weights, code,
-threads), and the checkpoint of another training is not used.
+threads), and the checkpoint of another training is not used. Where two processes do the same training at once, the
+second one has a file of its own, named by its run.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from lhcnet.config import FrozenModel, parse
 from lhcnet.errors import LhcnetError
 from lhcnet.io.files import require_regular_file
 from lhcnet.saved import Epoch
+from lhcnet.training.checkpoint_lock import CheckpointLock, in_use, kubeflow_run
 
 log = logging.getLogger("lhcnet")
 
@@ -80,6 +82,8 @@ class Checkpoint:
         digest = hashlib.sha256(json.dumps([task, self._identity]).encode()).hexdigest()[:16]
         self._name = task.replace("/", ".")
         self.path = folder / f"{self._name}-{digest}.safetensors"
+        self._common = self.path  # of all processes that do this training
+        self._lock = CheckpointLock(self.path)
         self._written = time.monotonic()
         self._terminated = self._failed = False
 
@@ -202,8 +206,9 @@ class Checkpoint:
                     os.close(handle)
             temporary.rename(self.path)
             for old in self._old()[MAX_OLD:]:
-                with suppress(OSError):
-                    old.unlink()
+                if not in_use(old):
+                    with suppress(OSError):
+                        old.unlink()
         except (OSError, SafetensorError) as error:
             with suppress(OSError):
                 temporary.unlink()
@@ -211,6 +216,7 @@ class Checkpoint:
                 log.warning("%s: no checkpoint could be written to %s: %s", self._task, self.path.parent, error)
             self._failed = True
         self._written = time.monotonic()
+        self._lock.refresh()
         self.exit_if_terminated()
 
     def exit_if_terminated(self) -> None:
@@ -221,12 +227,40 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Delete the checkpoint, when the training is finished and its model is written; a failure is a warning."""
+        if in_use(self.path):  # another process has begun the same training meanwhile, and removes it
+            return
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:
             log.warning(
                 "%s: the checkpoint %s could not be removed: %s", self._task, self.path, error.strerror or error
             )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within the block, no other process uses the file, and SIGTERM causes a last checkpoint."""
+        self._choose_file()
+        try:
+            with self.handling_sigterm():
+                yield
+        finally:
+            self._lock.release()
+
+    def _choose_file(self) -> None:
+        """Take the common file, or one of our own while another process uses that; an own one that exists is kept."""
+        run = kubeflow_run()
+        own = self._common.with_name(f"{self._common.stem}.{run[:8] or uuid4().hex[:8]}.safetensors")
+        holder = ""
+        for path in (own, self._common, own) if own.is_file() else (self._common, own):
+            lock = CheckpointLock(path)
+            holder, before = lock.take(), holder
+            if holder:
+                continue
+            self.path, self._lock = path, lock
+            if before:
+                text = "%s: the checkpoint %s is in use by %s; this training keeps its own in %s"
+                log.warning(text, self._task, self._common, before, path.name)
+            return
 
     @contextmanager
     def handling_sigterm(self) -> Iterator[None]:

@@ -113,7 +113,7 @@ def fit(
             between_batches=between_batches,
         )
 
-    with checkpoint.handling_sigterm() if checkpoint else nullcontext():
+    with checkpoint.held() if checkpoint else nullcontext():
         possible = partial(progress_problem, stage=stage, images=len(images))
         if checkpoint and (found := checkpoint.load(state.like(), possible)):
             state.restore(*found)

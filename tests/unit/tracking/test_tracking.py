@@ -189,7 +189,12 @@ def test_a_model_from_a_cache_gets_its_record_under_the_new_execution(
     assert pending_journals(journal_root()) == []
     found = runs(client)
     reused = found[f"{key}/train/backbone/stage1"]
+    original = found[f"{Execution('old', start.info.provenance.data).key}/train/backbone/stage1"]
+    assert original.data.tags["weights"] == start.weights_digest()
     assert reused.data.tags["restored"] == "from files"
+    assert (reused.data.tags["cached"], reused.data.tags["original_run"]) == ("true", original.info.run_id)
+    assert original.info.run_id in reused.data.tags["mlflow.note.content"]
+    assert reused.data.metrics["final_val_accuracy"] == original.data.metrics["final_val_accuracy"]
     curve = client.get_metric_history(reused.info.run_id, "val_accuracy")
     assert [p.step for p in curve] == [row.epoch for row in start.history]
     assert found[f"{key}/train/B/wide"].data.tags["kept"] == "True"
