@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from lhcnet.errors import LhcnetError
+from lhcnet.errors import LhcnetError, NoMemoryError
 
 if TYPE_CHECKING:
     import torch
@@ -124,7 +124,7 @@ def memory_errors(section: str) -> Iterator[None]:
         section: section of the settings with the batch size, for example `stage1`; `network` where one is built.
 
     Raises:
-        LhcnetError: the block ran out of memory. Its status is 1, not the status for a retry: it would fail again.
+        NoMemoryError: the block ran out of memory. Its status is 1, not the status for a retry: it would fail again.
     """
     try:
         yield
@@ -135,7 +135,7 @@ def memory_errors(section: str) -> Iterator[None]:
         advice = f"lower {section}.batch_size or network.input_size, or set compute.precision: bfloat16"
         if section == "network":
             advice = "lower network.widths, network.head, or heads, d and kernel of the modules"
-        raise LhcnetError(
+        raise NoMemoryError(
             f"{section}: there is not enough memory: {advice}{f' ({reason})' if reason else ''}"
         ) from None
 

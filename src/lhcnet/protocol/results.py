@@ -233,6 +233,8 @@ class Results:
         first: dict[str, str] = {}
         found: dict[str, str] = {}
         for id_, record in self.records.items():
+            if record.weights is None:
+                continue
             earlier = first.setdefault(record.weights, id_)
             if record.is_its_start:
                 found[id_] = "start"
@@ -243,7 +245,7 @@ class Results:
 
 def one_each(models: Iterable[ModelRecord]) -> list[ModelRecord]:
     """The first model of each set of weights: models with equal weights are one model in every statistic."""
-    found: dict[str, ModelRecord] = {}
+    found: dict[str | None, ModelRecord] = {}
     for model in models:
         found.setdefault(model.weights, model)
     return list(found.values())
