@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from lhcnet import runtime
+from lhcnet.cgroup import cpu_limit
 from lhcnet.config import Compute
 from lhcnet.errors import LhcnetError
-from lhcnet.runtime import cpu_limit, memory_errors, open_device
+from lhcnet.runtime import memory_errors, open_device
 
 V1 = "sys/fs/cgroup/cpu,cpuacct"
 
