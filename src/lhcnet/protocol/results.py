@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from lhcnet.config import Evaluation, FrozenModel
 from lhcnet.errors import LhcnetError
@@ -71,7 +71,8 @@ class EvaluationReport(Versioned):
     `labels/<split>` (n,) uint8; `train_duplicate/<split>` (n,) bool, whether an image has a byte-identical duplicate in
     the training split.
 
-    `chosen_control` is the LHC-NetC with the best validation accuracy, where there is one. `sizes` are those of the
+    `chosen_control` is the LHC-NetC with the best validation accuracy, where there is one. `control_missing` has the
+    LHC-NetCs whose training ended early, with the reason; without any, the key is left out. `sizes` are those of the
     chosen model's networks: name -> (parameters in millions, share of the attention modules in per cent).
     """
 
@@ -81,6 +82,7 @@ class EvaluationReport(Versioned):
     settings: Evaluation
     sizes: dict[str, tuple[float, float | None]]
     control: tuple[ControlModel, ...]
+    control_missing: dict[str, str] = Field(default_factory=dict, exclude_if=lambda missing: not missing)
     models: tuple[ModelScores, ...]
 
     @model_validator(mode="after")
@@ -170,6 +172,11 @@ class Results:
         if other := sorted(model.id for model in scored.models if model.weights != results.records[model.id].weights):
             raise LhcnetError(f"{evaluation}: scored other weights of {', '.join(other)} than {selection} judged")
         return results
+
+    @property
+    def missing_models(self) -> dict[str, str]:
+        """Id of each model whose training ended early, and so has no weights -> the reason."""
+        return {entry.id: entry.reason for entry in self.selection.missing} | self.evaluation.control_missing
 
     def missing(self) -> list[str]:
         """Arrays that should be among the predictions, but are not."""

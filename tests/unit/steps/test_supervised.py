@@ -107,7 +107,8 @@ def child(tmp_path: Path) -> Callable[[str], None]:
 
 def cgroup(root: Path, files: dict[str, str]) -> None:
     """The files of a container's control group (version 2)."""
-    for name, content in {"proc/self/cgroup": "0::/\n"} | {f"sys/fs/cgroup/{k}": v for k, v in files.items()}.items():
+    found = {"proc/self/cgroup": "0::/\n"} | {f"sys/fs/cgroup/{name}": content for name, content in files.items()}
+    for name, content in found.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
 
@@ -190,7 +191,7 @@ def test_what_a_user_can_mend_fails_the_task(task: Task, child: Callable[[str], 
 
 def test_a_backbone_that_dies_fails_the_task(task: Task, child: Callable[[str], None]) -> None:
     child(KILL)
-    with pytest.raises(LhcnetError, match="^backbone/stage2: crashed: its process ended with signal SIGKILL$"):
+    with pytest.raises(LhcnetError, match=r"^backbone/stage2: crashed: its process ended with signal SIGKILL$"):
         task.run(stage_number=2)
     assert (task.tries, task.out.exists()) == (2, False)
 
