@@ -205,6 +205,7 @@ class Supervisor:
                 assert process.stdin is not None
                 with suppress(BrokenPipeError):  # it has just died
                     process.stdin.write(json.dumps(request | {"result": str(result)}) + "\n")
+                with suppress(BrokenPipeError):
                     process.stdin.close()
                 ended = self._wait(process)
             if process.returncode and self._signal:
