@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from lhcnet.geometry import map_sides
@@ -137,3 +138,8 @@ def problem(sizes: Sizes) -> str:
 def gib(size: float) -> str:
     """A number of bytes in GiB, for people."""
     return f"{size / 2**30:,.0f} GiB" if size >= 100 * 2**30 else f"{size / 2**30:,.2f} GiB"
+
+
+def span(seconds: float) -> str:
+    """A time in seconds, as hours:minutes:seconds for people; a second at least."""
+    return str(timedelta(seconds=max(1, round(seconds))))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lhcnet.code_version import code_digest
 from lhcnet.config import Checkpoints, Stage
 from lhcnet.data.store import Store
-from lhcnet.estimate import training_memory
+from lhcnet.estimate import span, training_memory
 from lhcnet.io.preflight import output_directory, shared_folder
 from lhcnet.io.yaml import flat
 from lhcnet.runtime import memory_errors
@@ -50,6 +50,7 @@ def fit_model(
     from lhcnet.models.lhcnet import control_weights
     from lhcnet.training.health import attention_statistics
     from lhcnet.training.loop import DataSplit, batch_slices, finite, fit
+    from lhcnet.training.speed import epoch_seconds
 
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     output_directory(out, MODEL_FOLDER, weights)
@@ -86,6 +87,17 @@ def fit_model(
             bfloat16=context.compute.precision == "bfloat16",
         )
         log.info("%s: %s; %d batches an epoch, %d threads", p.id, needed, len(batches), torch.get_num_threads())
+        seconds = epoch_seconds(
+            model,
+            images=len(train_split.labels),
+            validation=len(validation.labels),
+            stage=stage,
+            input_size=size,
+            device=device,
+        )
+        log.info(
+            "%s: about %s an epoch, %s for all %d", p.id, span(seconds), span(stage.epochs * seconds), stage.epochs
+        )
         result = fit(
             model,
             train_split,

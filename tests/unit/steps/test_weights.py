@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -195,9 +196,11 @@ def test_a_training_says_what_it_needs_before_it_begins(
 ) -> None:
     caplog.set_level("INFO", logger="lhcnet")
     readers(flow, (flow / "trainval", flow / "test"), one_seed)["train"]()
-    first = next(record.getMessage() for record in caplog.records if record.module == fit_model.__name__.split(".")[-1])
-    assert "parameters, about" in first
-    assert "batches an epoch, 1 threads" in first
+    module = fit_model.__name__.split(".")[-1]
+    memory, duration = [record.getMessage() for record in caplog.records if record.module == module][:2]
+    assert "parameters, about" in memory
+    assert "batches an epoch, 1 threads" in memory
+    assert re.search(r"about \d+:\d\d:\d\d an epoch, \d+:\d\d:\d\d for all \d+$", duration)
 
 
 def test_the_weights_file_alone_is_not_enough(flow: Path) -> None:
