@@ -9,6 +9,7 @@ def best_of_b(
     start: dsl.Input[dsl.Model],
     variants: list[dict],
     loss_factor: float,
+    minimum: dict,
     selection: dsl.Output[dsl.Artifact],
     best: dsl.Output[dsl.Artifact],
 ):
@@ -19,6 +20,7 @@ def best_of_b(
         start: The backbone, start of stage 4.
         variants: Section `variants` of params.yaml, as a list of name and modules.
         loss_factor: Limit of the training loss, as a multiple of that of the start.
+        minimum: How many models of each set must be kept: section `selection.minimum` of params.yaml.
         selection: Every model with the reason why it was kept or rejected (JSON).
         best: The chosen variant (JSON).
     """
@@ -26,7 +28,7 @@ def best_of_b(
     import os
     from pathlib import Path
 
-    from lhcnet import errors, steps
+    from lhcnet import config, errors, steps
 
     steps.start_task()
     report = steps.select(
@@ -34,6 +36,7 @@ def best_of_b(
         [Path(start.path)],
         Path(selection.path),
         loss_factor=loss_factor,
+        minimum=config.parse(config.Minimum, minimum, "selection.minimum"),
         execution=os.environ["LHCNET_EXECUTION"],
     )
     variant = next((variant for variant in variants if variant["name"] == report.chosen_variant), None)

@@ -29,7 +29,7 @@ def control(
     from lhcnet import config, steps
 
     steps.start_task()
-    trained = steps.control(
+    trained = steps.supervised.control(
         [Path(model.path) for model in [*set_b, *set_c]],
         Path(selection.path),
         Path(trainval.path),
@@ -37,4 +37,4 @@ def control(
         control=config.parse(config.Control, settings, "control"),
         context=steps.RunContext.of_task(context),
     )
-    models.metadata.update({saved.id: saved.metrics.val_accuracy for saved in trained})
+    models.metadata.update({saved.id: saved.metrics.val_accuracy or saved.metrics.status for saved in trained})

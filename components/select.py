@@ -12,6 +12,7 @@ def select(
     stage2: dsl.Input[dsl.Model],
     start: dsl.Input[dsl.Model],
     loss_factor: float,
+    minimum: dict,
     selection: dsl.Output[dsl.Artifact],
     chosen: dsl.Output[dsl.Model],
 ):
@@ -25,13 +26,14 @@ def select(
         stage2: The backbone after stage 2.
         start: The backbone after stage 3, start of stage 4.
         loss_factor: Limit of the training loss, as a multiple of that of the start.
+        minimum: How many models of each set must be kept: section `selection.minimum` of params.yaml.
         selection: Every model with the reason why it was kept or rejected (JSON).
         chosen: The chosen model.
     """
     import os
     from pathlib import Path
 
-    from lhcnet import steps
+    from lhcnet import config, steps
 
     steps.start_task()
     report = steps.select(
@@ -39,6 +41,7 @@ def select(
         [Path(stage.path) for stage in (stage1, stage2, start)],
         Path(selection.path),
         loss_factor=loss_factor,
+        minimum=config.parse(config.Minimum, minimum, "selection.minimum"),
         chosen=Path(chosen.path),
         execution=os.environ["LHCNET_EXECUTION"],
     )

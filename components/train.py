@@ -31,7 +31,7 @@ def train(
     from lhcnet import config, steps
 
     steps.start_task()
-    saved = steps.train_stage(
+    saved = steps.supervised.train_stage(
         Path(trainval.path),
         Path(start.path),
         Path(model.path),

@@ -29,7 +29,7 @@ def train_backbone(
     from lhcnet import config, steps
 
     steps.start_task()
-    saved = steps.train_backbone(
+    saved = steps.supervised.train_backbone(
         Path(trainval.path),
         Path(model.path),
         network=config.parse(config.Network, network, "network"),

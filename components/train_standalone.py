@@ -31,7 +31,7 @@ def train_standalone(
     from lhcnet import config, steps
 
     steps.start_task()
-    saved = steps.train_standalone(
+    saved = steps.supervised.train_standalone(
         Path(trainval.path),
         Path(model.path),
         network=config.parse(config.Network, network, "network"),

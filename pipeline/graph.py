@@ -61,6 +61,7 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
         seeds_c: list[int] = list(config.seeds.c),
         variants: list[dict] = named_variants,
         loss_factor: float = config.selection.loss_factor,
+        minimum: dict = config.selection.minimum.to_dict(),
         lhc_net_c: dict = config.control.to_dict(),
         evaluation: dict = config.evaluation.to_dict(),
         analysis: dict = config.analysis.to_dict(),
@@ -83,6 +84,7 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
             seeds_c: Data seeds of set C, the best variant of set B.
             variants: Settings of the five modules, each with a name.
             loss_factor: Limit of the training loss, as a multiple of that of the start (10 % rule: 1.1).
+            minimum: Section `selection.minimum`: how many models of each set must be kept.
             lhc_net_c: Section `control`: from which LHC-Nets an LHC-NetC is trained, and how.
             evaluation: Section `evaluation`: test-time augmentation and batch size.
             analysis: Section `analysis`: number of validation images.
@@ -112,7 +114,9 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
             b = trained(inserted, 4, stage4, seed_b)
 
         best = on_cpu(
-            best_of_b(models=dsl.Collected(b), start=backbone, variants=variants, loss_factor=loss_factor)
+            best_of_b(
+                models=dsl.Collected(b), start=backbone, variants=variants, loss_factor=loss_factor, minimum=minimum
+            )
         ).outputs["best"]
 
         with dsl.ParallelFor(seeds_c, name="set-c", parallelism=cluster.parallelism) as seed:
@@ -128,6 +132,7 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
                 stage2=second,
                 start=backbone,
                 loss_factor=loss_factor,
+                minimum=minimum,
             )
         )
         selection, chosen = selected.outputs["selection"], selected.outputs["chosen"]

@@ -237,6 +237,7 @@ def select(
         backbone,
         out,
         loss_factor=config.selection.loss_factor,
+        minimum=config.selection.minimum,
         chosen=chosen,
         execution=context.execution,
     )

@@ -13,22 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from lhcnet.errors import LhcnetError
-from lhcnet.estimate import LARGEST, MAX_MEMORY, Sizes, gib, problem, training_memory
+from lhcnet.estimate import LARGEST, Sizes, problem, training_problem
 from lhcnet.geometry import PartitionName, map_sides, partition_problem
 from lhcnet.io.files import read_text
 from lhcnet.io.yaml import read_yaml
+from lhcnet.validation import first_problem
 
 SCHEMA_VERSION: Literal[1] = 1  # of params.yaml; increased when a key changes its name or meaning
 PLAIN = "resnet34v2"  # name of the network without modules, among the names of variants
@@ -41,6 +33,7 @@ def whole(value: object) -> object:
 
 
 Count = Annotated[int, BeforeValidator(whole), Field(ge=1, lt=LARGEST)]
+Needed = Annotated[int, BeforeValidator(whole), Field(ge=0, lt=LARGEST)]
 Depth = Annotated[int, BeforeValidator(whole), Field(ge=1, le=1000)]
 Window = Annotated[int, BeforeValidator(whole), Field(ge=1, le=1024)]  # pixels; no map is larger
 Seed = Annotated[int, BeforeValidator(whole), Field(ge=0, lt=2**31)]
@@ -196,10 +189,19 @@ class Seeds(FrozenModel):
         return self
 
 
+class Minimum(FrozenModel):
+    """How many models of a set must be kept; with fewer, for example after crashed trainings, selection is an error."""
+
+    a: Needed = 1
+    b: Needed = 1
+    c: Needed = 1
+
+
 class Selection(FrozenModel):
     """The 10 % loss rule: a model is kept if its training loss is below `loss_factor` x that of its start."""
 
     loss_factor: Annotated[float, Field(gt=0)] = 1.10
+    minimum: Minimum = Minimum()
 
 
 class Evaluation(FrozenModel):
@@ -321,6 +323,14 @@ class Config(FrozenModel):
         return self
 
     @model_validator(mode="after")
+    def _minimum_is_possible(self) -> Config:
+        planned = {"a": len(self.seeds.a), "b": len(self.variants), "c": len(self.seeds.c)}
+        for name, n in planned.items():
+            if (minimum := getattr(self.selection.minimum, name)) > n:
+                raise ValueError(f"selection.minimum.{name}: {minimum}, but set {name.upper()} has only {n} models")
+        return self
+
+    @model_validator(mode="after")
     def _networks_fit_in_memory(self) -> Config:
         bfloat16 = self.compute.precision == "bfloat16"
         stages = {f"stage{i}": stage for i, stage in enumerate(self.stages, 1)} | {
@@ -332,12 +342,8 @@ class Config(FrozenModel):
                 raise ValueError(f"{where}: {why}")
             for key, stage in stages.items():
                 adam = stage.optimizer == "adam"
-                needed = training_memory(sizes, batch_size=stage.batch_size, adam=adam, bfloat16=bfloat16)
-                if needed.total > MAX_MEMORY:
-                    raise ValueError(
-                        f"{where}: a training with batches of {stage.batch_size:,} images ({key}) would need {needed}; "
-                        f"expected at most {gib(MAX_MEMORY)}: lower {key}.batch_size or network.input_size"
-                    )
+                if why := training_problem(sizes, key, batch_size=stage.batch_size, adam=adam, bfloat16=bfloat16):
+                    raise ValueError(f"{where}: {why}")
         return self
 
     @model_validator(mode="after")
@@ -369,17 +375,7 @@ def parse(section: type[S], values: object, where: str) -> S:
         # as JSON, because pydantic then accepts lists as tuples although it is strict about types
         return section.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        keys = ".".join(str(part) for part in first["loc"] if part not in _TAGS)
-        key = f"{keys}: " if keys else ""
-        more = error.error_count() - 1
-        scalar = isinstance(first["input"], str | int | float) and first["type"] != "value_error"
-        got = f", not {first['input']!r}" if scalar and first["type"] != "extra_forbidden" else ""
-        message = {"extra_forbidden": "unknown key", "missing": "required key is missing"}.get(
-            first["type"], first["msg"].removeprefix("Value error, ")
-        )
-        others = f" (and {more} more)" if more else ""
-        raise LhcnetError(f"{where}: {key}{message}{got}{others}") from None
+        raise LhcnetError(f"{where}: {first_problem(error, hidden=_TAGS)}") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise LhcnetError(f"{where}: not plain values: {error}") from None
 

@@ -17,3 +17,7 @@ class LhcnetError(Exception):
         if len(message) > _LONGEST:
             message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
+
+class NoMemoryError(LhcnetError):
+    """The memory of the machine, of the container or of the GPU does not suffice."""

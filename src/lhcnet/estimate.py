@@ -114,6 +114,17 @@ def training_memory(sizes: Sizes, *, batch_size: int, adam: bool, bfloat16: bool
     return Memory(count, 4 * copies * count, batch_size * activations(sizes) * (2 if bfloat16 else 4))
 
 
+def training_problem(sizes: Sizes, stage: str, *, batch_size: int, adam: bool, bfloat16: bool) -> str:
+    """Why no machine has the memory for a training with the settings `stage`, or an empty string."""
+    needed = training_memory(sizes, batch_size=batch_size, adam=adam, bfloat16=bfloat16)
+    if needed.total <= MAX_MEMORY:
+        return ""
+    return (
+        f"a training with batches of {batch_size:,} images ({stage}) would need {needed}; expected at most "
+        f"{gib(MAX_MEMORY)}: lower {stage}.batch_size or network.input_size"
+    )
+
+
 def problem(sizes: Sizes) -> str:
     """Why a network with these sizes cannot be built, or an empty string."""
     if (count := parameters(sizes)) > MAX_PARAMETERS:

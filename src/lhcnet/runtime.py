@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import gc
 import logging
-import math
 import os
 import signal
 import threading
@@ -13,11 +12,11 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from lhcnet.errors import LhcnetError
+from lhcnet.cgroup import cpu_limit
+from lhcnet.errors import LhcnetError, NoMemoryError
 
 if TYPE_CHECKING:
     import torch
@@ -78,44 +77,6 @@ def open_device(compute: Compute) -> Device:
     return Device(torch.device(compute.device), compute.precision)
 
 
-def cpu_limit(root: Path = Path("/")) -> int | None:
-    """CPU limit of the container that this process runs in: the smallest quota of its control groups, rounded up.
-
-    Args:
-        root: where /proc and /sys are.
-
-    Returns:
-        number of cores, at least 1, or None without a limit. A limit of half a core counts as one.
-    """
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except (OSError, ValueError):
-        return None
-    mounted, found = root / "sys/fs/cgroup", []
-    for number, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
-        version_2 = number == "0" and not controllers
-        if not version_2 and "cpu" not in controllers.split(","):
-            continue
-        for hierarchy in (mounted,) if version_2 else (mounted / controllers, mounted / "cpu"):
-            group = PurePosixPath(path)
-            # the limits of all groups above hold too; where the group is not mounted, the top one is the container's
-            for folder in (hierarchy / str(part).strip("/") for part in (group, *group.parents)):
-                found.append(_quota(folder, version_2))
-    return min((math.ceil(quota) for quota in found if quota), default=None)
-
-
-def _quota(group: Path, version_2: bool) -> float | None:
-    """Cores that a control group may use; None if that is not limited."""
-    try:
-        if version_2:
-            quota, period = (group / "cpu.max").read_text().split()
-        else:
-            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        return int(quota) / int(period) if int(quota) > 0 and int(period) > 0 else None
-    except (OSError, ValueError):  # no such file, or the quota `max`
-        return None
-
-
 @contextmanager
 def memory_errors(section: str) -> Iterator[None]:
     """Report that memory ran out, on the CPU or the GPU, as one sentence with the settings to change.
@@ -124,7 +85,7 @@ def memory_errors(section: str) -> Iterator[None]:
         section: section of the settings with the batch size, for example `stage1`; `network` where one is built.
 
     Raises:
-        LhcnetError: the block ran out of memory. Its status is 1, not the status for a retry: it would fail again.
+        NoMemoryError: the block ran out of memory. Its status is 1, not the status for a retry: it would fail again.
     """
     try:
         yield
@@ -135,7 +96,7 @@ def memory_errors(section: str) -> Iterator[None]:
         advice = f"lower {section}.batch_size or network.input_size, or set compute.precision: bfloat16"
         if section == "network":
             advice = "lower network.widths, network.head, or heads, d and kernel of the modules"
-        raise LhcnetError(
+        raise NoMemoryError(
             f"{section}: there is not enough memory: {advice}{f' ({reason})' if reason else ''}"
         ) from None
 

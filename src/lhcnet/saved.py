@@ -1,7 +1,9 @@
-"""The model directory (`model.safetensors`, `model.json`, `history.csv`, `metrics.json`) and the record of a model.
+"""The model directory: `model.safetensors`, `model.json`, `history.csv`, `metrics.json`.
 
 A directory is complete or absent: it is written under a hidden name and then renamed. There are no pickles. Reading
-everything except the weights does not load torch.
+everything except the weights does not load torch. A training that ended early (`UNFINISHED`) has a model directory
+without weights. The facts of a model are a folder with everything except its weights (`facts.json` is its
+`model.json`): selection needs no more.
 """
 
 from __future__ import annotations
@@ -12,201 +14,75 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
-
-from lhcnet import __version__
-from lhcnet.config import (
-    Compute,
-    Count,
-    Depth,
-    Fraction,
-    FrozenModel,
-    InputSize,
-    LHCSettings,
-    Modules,
-    Name,
-    Network,
-    SetName,
-    Stage,
-    module_arguments,
-    parse,
-    whole,
-)
-from lhcnet.errors import LhcnetError
-from lhcnet.estimate import Sizes, parameters, problem
+from lhcnet.config import parse
+from lhcnet.errors import LhcnetError, NoMemoryError
+from lhcnet.estimate import parameters
 from lhcnet.io.atomic import atomic_directory
 from lhcnet.io.contents import OwnFolder, OwnJson
 from lhcnet.io.files import MAX_SIZE, read_bytes_bounded, read_json, read_text, require_regular_file, write_json
-from lhcnet.versioned import Versioned, read_versioned
+from lhcnet.model_record import (
+    CLASSES,
+    UNFINISHED,
+    Architecture,
+    Epoch,
+    Metrics,
+    ModelInfo,
+    ModelRecord,
+    Provenance,
+)
+from lhcnet.versioned import read_versioned
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lhcnet.models.resnetv2 import ResNetV2
 
+__all__ = [
+    "CLASSES",
+    "FACTS",
+    "FACTS_FOLDER",
+    "FILES",
+    "HISTORY",
+    "MARKER",
+    "METRICS",
+    "MODEL_FOLDER",
+    "UNFINISHED",
+    "WEIGHTS",
+    "Architecture",
+    "Epoch",
+    "Metrics",
+    "ModelInfo",
+    "ModelRecord",
+    "Provenance",
+    "SavedModel",
+    "open_facts",
+    "open_model",
+    "save",
+    "save_unfinished",
+    "write_facts",
+]
+
 MARKER, WEIGHTS, HISTORY, METRICS = "model.json", "model.safetensors", "history.csv", "metrics.json"
 FILES = (MARKER, WEIGHTS, HISTORY, METRICS)  # all that a model directory consists of
-MODEL_FOLDER = OwnFolder(MARKER, OwnJson.having("schema_version", "architecture", "provenance"), frozenset(FILES))
-CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+FACTS = "facts.json"  # what `model.json` is called where the weights are left out
+_INFO_JSON = OwnJson.having("schema_version", "architecture", "provenance")
+MODEL_FOLDER = OwnFolder(MARKER, _INFO_JSON, frozenset(FILES))
+FACTS_FOLDER = OwnFolder(FACTS, _INFO_JSON, frozenset({FACTS, HISTORY, METRICS}))
 _LONGEST_HISTORY = 1 << 20  # bytes, ten thousand epochs
 _LARGEST_HEADER = 64 << 20  # bytes; 150 for each tensor
-Status = Literal["trained", "diverged", "dead", "inserted"]  # dead: the attention of an LHC module is uniform
-
-
-class Epoch(FrozenModel):
-    """One row of `history.csv`. Training figures are running means over the epoch, under augmentation and dropout;
-    `grad_norm` is the largest of a batch (Euclidean, over all trained weights).
-    """
-
-    epoch: Annotated[int, BeforeValidator(whole)]
-    train_loss: float | None = None
-    train_accuracy: float | None = None
-    grad_norm: float | None = None
-    val_loss: float | None = None
-    val_accuracy: float
-
-
-class Architecture(FrozenModel):
-    """Everything that is needed to build the network again; `modules` is null for the plain ResNet34v2."""
-
-    input_size: InputSize
-    depths: tuple[Depth, Depth, Depth, Depth]
-    widths: tuple[Count, Count, Count, Count]
-    head: Annotated[tuple[Count, ...], Field(max_length=100)]
-    dropout: Fraction
-    bn_momentum: float
-    modules: Modules | None = None
-    control: bool = False
-
-    @property
-    def sizes(self) -> Sizes:
-        """Sizes of this network, for estimates of its memory."""
-        modules = None if self.modules is None else module_arguments(self.modules)
-        return Sizes(self.input_size, self.depths, self.widths, self.head, modules)
-
-    @model_validator(mode="after")
-    def _can_be_built(self) -> Architecture:
-        if why := problem(self.sizes):
-            raise ValueError(why)
-        return self
-
-    @property
-    def has_lhc(self) -> bool:
-        """Whether there is an LHC module in each of the five slots."""
-        return self.modules is not None and all(isinstance(row, LHCSettings) for row in self.modules)
-
-    @classmethod
-    def of(cls, network: Network) -> Architecture:
-        return cls(**network.model_dump(exclude={"weights"}))
-
-    def build(self, seed: int | None, device: str = "cpu") -> ResNetV2:
-        """The network with new weights; `device` is `cpu`, or `meta` for the shapes alone, without a seed."""
-        import torch
-
-        from lhcnet.models.lhcnet import LHCNet, add_control
-        from lhcnet.models.resnetv2 import ResNetV2
-
-        sizes = self.model_dump(exclude={"modules", "control"})
-        with torch.device(device):
-            if self.modules is None:
-                network = ResNetV2(**sizes, seed=seed)
-            else:
-                network = LHCNet(module_arguments(self.modules), **sizes, seed=seed)
-            return add_control(network) if self.control else network
-
-
-class Provenance(FrozenModel):
-    """Where a model comes from.
-
-    `start` is the SHA-256 of the weights file that training started from, or the word `none`. `training` and `compute`
-    are the settings of the training; null if there was none. `lhcnet` is the version that trained the model.
-    """
-
-    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]+$")]
-    set: SetName
-    stage: Annotated[int, Field(ge=0, lt=100)]
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
-    variant: Name | None
-    data: str
-    start: str
-    training: Stage | None = None
-    compute: Compute | None = None
-    lhcnet: str = __version__
-
-
-class Metrics(FrozenModel):
-    """Metrics of the final weights, in evaluation mode and without augmentation; null if not measured or not finite.
-
-    `attention_entropy` has one value for each LHC module, from 0 (every channel attends to one channel) to 1 (uniform).
-    """
-
-    status: Status
-    reason: str = ""
-    best_epoch: int = 0
-    epochs: int = 0
-    train_loss: float | None = None
-    train_accuracy: float | None = None
-    val_loss: float | None = None
-    val_accuracy: float | None = None
-    attention_entropy: dict[str, float] = Field(default_factory=dict)
-
-
-def _the_seven(classes: tuple[str, ...]) -> tuple[str, ...]:
-    if classes != CLASSES:
-        raise ValueError(f"expected {', '.join(CLASSES)}, in this order")
-    return classes
-
-
-class ModelInfo(Versioned):
-    """`model.json`. `weights` is the SHA-256 of `model.safetensors`: null in memory, until `save` has written both."""
-
-    architecture: Architecture
-    preprocessing: Literal["48x48 grey 0..255, bilinear to input_size, copied to 3 channels"] = (
-        "48x48 grey 0..255, bilinear to input_size, copied to 3 channels"
-    )
-    classes: Annotated[tuple[str, ...], AfterValidator(_the_seven)] = CLASSES
-    provenance: Provenance
-    weights: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-
-
-class ModelRecord(FrozenModel):
-    """What a trained model is, and what it reached.
-
-    `selection.json` holds the record of each model of the sets A, B and C, `evaluation.json` that of each LHC-NetC; all
-    other results name the model by its id. `weights` is the SHA-256 of its weights file: two models with equal weights
-    are one model.
-    """
-
-    architecture: Architecture
-    provenance: Provenance
-    metrics: Metrics
-    history: tuple[Epoch, ...]
-    weights: str
-
-    @property
-    def id(self) -> str:
-        return self.provenance.id
-
-    @property
-    def set(self) -> SetName:
-        return self.provenance.set
-
-    @property
-    def is_its_start(self) -> bool:
-        """Whether training changed nothing that was kept: epoch 0, the start, was the best on validation."""
-        return self.weights == self.provenance.start or (self.metrics.epochs > 0 and self.metrics.best_epoch == 0)
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """An open model directory; the weights are read on demand."""
+    """An open model directory; the weights are read on demand. `facts`: an open folder of facts, without weights."""
 
     path: Path
     info: ModelInfo
     metrics: Metrics
     history: tuple[Epoch, ...]
+    facts: bool = False
 
     @property
     def id(self) -> str:
@@ -214,6 +90,7 @@ class SavedModel:
 
     def weights_digest(self) -> str:
         """SHA-256 of `model.safetensors`. Raises `LhcnetError` if it is not the one in `model.json`."""
+        self._require_weights()
         path = self.path / WEIGHTS
         try:
             _require_size(path, self._largest())
@@ -224,16 +101,17 @@ class SavedModel:
         self._require_digest(found)
         return found
 
-    def require_weights(self, digest: str, where: Path) -> None:
+    def require_weights(self, digest: str | None, where: Path) -> None:
         """Raise `LhcnetError` if the weights are not those that the file `where` names by their digest."""
         if (found := self.weights_digest()) != digest:
             raise LhcnetError(
                 f"{self.path}: the weights of {self.id} have the SHA-256 {found[:12]}, but {where} was made for "
-                f"{digest[:12]}: run the step that wrote {where} again"
+                f"{str(digest)[:12]}: run the step that wrote {where} again"
             )
 
     def copy(self, folder: Path) -> None:
         """Copy the four files, and nothing else, into an existing folder; links are read, not copied."""
+        self._require_weights()
         limits = {HISTORY: _LONGEST_HISTORY, WEIGHTS: self._largest()}
         for name in FILES:
             try:
@@ -244,6 +122,19 @@ class SavedModel:
             (folder / name).write_bytes(content)
             if name == WEIGHTS:
                 self._require_digest(hashlib.sha256(content).hexdigest())
+
+    def _require_weights(self) -> None:
+        """Raise `LhcnetError` if there can be no weights here."""
+        self._require_finished()
+        if self.facts:
+            raise LhcnetError(f"{self.path}: has the facts of {self.id} without weights; expected its model directory")
+
+    def _require_finished(self) -> None:
+        if self.metrics.unfinished:
+            raise LhcnetError(
+                f"{self.path}: {self.id} has no weights, because its training ended early ({self.metrics.status}: "
+                f"{self.metrics.reason}); expected a trained network: train it again"
+            )
 
     def _largest(self) -> int:
         """Upper bound of the size of `model.safetensors` in bytes, from the architecture."""
@@ -257,7 +148,8 @@ class SavedModel:
             )
 
     def require_trained(self) -> None:
-        """Raise `LhcnetError` if the training of this model diverged."""
+        """Raise `LhcnetError` if the training of this model diverged or ended early."""
+        self._require_finished()
         if self.metrics.status == "diverged":
             reason = self.metrics.reason
             raise LhcnetError(f"{self.path}: its training diverged ({reason}); expected a trained network")
@@ -268,13 +160,13 @@ class SavedModel:
             raise LhcnetError(f"{self.path}: was trained on data {was[:12]}, not on {digest[:12]} of {store}")
 
     def record(self) -> ModelRecord:
-        """What the results keep of this model."""
+        """What the results keep of this model. Weights that are here are read to verify their digest."""
         return ModelRecord(
             architecture=self.info.architecture,
             provenance=self.info.provenance,
             metrics=self.metrics,
             history=self.history,
-            weights=self.weights_digest(),
+            weights=self.info.weights if self.facts or self.metrics.unfinished else self.weights_digest(),
         )
 
     def network(self) -> ResNetV2:
@@ -282,6 +174,7 @@ class SavedModel:
         from safetensors import SafetensorError
         from safetensors.torch import load
 
+        self._require_weights()
         file = self.path / WEIGHTS
         try:
             _require_size(file, self._largest())
@@ -289,7 +182,7 @@ class SavedModel:
             self._require_digest(hashlib.sha256(content).hexdigest())
             network = _filled(self.info.architecture, load(content))
         except MemoryError:
-            raise LhcnetError(f"{file}: there is not enough memory for {file.stat().st_size:,} bytes") from None
+            raise NoMemoryError(f"{file}: there is not enough memory for {file.stat().st_size:,} bytes") from None
         except (SafetensorError, RuntimeError, ValueError, TypeError, KeyError, OverflowError, OSError) as error:
             line = " ".join(str(error).split())[:300]
             raise LhcnetError(f"{file}: expected the weights of the network in {MARKER}: {line}") from None
@@ -326,12 +219,37 @@ def save(
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
         content = safetensors_of(state)  # not save_file: its file has the mode 0600, so another user could not read it
         (folder / WEIGHTS).write_bytes(content)
-        with (folder / HISTORY).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(Epoch.model_fields), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({k: "" if v is None else v for k, v in row.to_dict().items()} for row in history)
-        write_json(folder / METRICS, metrics.to_dict())
-        write_json(folder / MARKER, info.to_dict() | {"weights": hashlib.sha256(content).hexdigest()})
+        _write_record(
+            folder, info.model_copy(update={"weights": hashlib.sha256(content).hexdigest()}), metrics, history
+        )
+
+
+def save_unfinished(target: Path, info: ModelInfo, metrics: Metrics) -> None:
+    """Write the model directory of a training that ended early: without weights, `metrics` say why."""
+    with atomic_directory(target, MODEL_FOLDER) as folder:
+        _write_record(folder, info.model_copy(update={"weights": None}), metrics, [])
+
+
+def write_facts(model: Path, out: Path) -> None:
+    """Write the facts of a model, which are everything except its weights.
+
+    Args:
+        model: model directory.
+        out: folder to write, for `open_facts`.
+    """
+    open_model(model)
+    with atomic_directory(out, FACTS_FOLDER) as folder:
+        for name, copy in ((HISTORY, HISTORY), (METRICS, METRICS), (MARKER, FACTS)):
+            (folder / copy).write_bytes((model / name).read_bytes())
+
+
+def _write_record(folder: Path, info: ModelInfo, metrics: Metrics, history: Sequence[Epoch]) -> None:
+    with (folder / HISTORY).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(Epoch.model_fields), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: "" if v is None else v for k, v in row.to_dict().items()} for row in history)
+    write_json(folder / METRICS, metrics.to_dict())
+    write_json(folder / MARKER, info.to_dict())
 
 
 def _require_size(path: Path, limit: int) -> None:
@@ -342,17 +260,28 @@ def _require_size(path: Path, limit: int) -> None:
 
 def open_model(path: Path) -> SavedModel:
     """Read a model directory. Raises `LhcnetError` naming the file that is missing or not what was expected."""
-    info = read_versioned(ModelInfo, path / MARKER)
-    if info.weights is None:
+    return _open(path, MARKER)
+
+
+def open_facts(path: Path) -> SavedModel:
+    """Read the facts of a model: a folder of `write_facts`, or a model directory. Raises as `open_model` does."""
+    return _open(path, FACTS if (path / FACTS).is_file() else MARKER)
+
+
+def _open(path: Path, marker: str) -> SavedModel:
+    if marker == MARKER and (path / FACTS).is_file():
+        raise LhcnetError(f"{path}: has the facts of a model without its weights; expected a model directory")
+    info = read_versioned(ModelInfo, path / marker)
+    metrics = parse(Metrics, read_json(path / METRICS), str(path / METRICS))
+    if info.weights is None and not metrics.unfinished:
         raise LhcnetError(
-            f"{path / MARKER}: weights: has no SHA-256 of {WEIGHTS}, so it is of an earlier lhcnet: "
+            f"{path / marker}: weights: has no SHA-256 of {WEIGHTS}, so it is of an earlier lhcnet: "
             "run the step that wrote it again (with DVC: dvc repro)"
         )
-    metrics = parse(Metrics, read_json(path / METRICS), str(path / METRICS))
     try:
         lines = StringIO(read_text(path / HISTORY, _LONGEST_HISTORY), newline="")
         rows = [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(lines)]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise LhcnetError(f"{path / HISTORY}: expected one row of numbers an epoch: {error}") from None
     history = tuple(parse(Epoch, row, f"{path / HISTORY}, epoch {i}") for i, row in enumerate(rows))
-    return SavedModel(path, info, metrics, history)
+    return SavedModel(path, info, metrics, history, facts=marker == FACTS)

@@ -20,7 +20,7 @@ from lhcnet.saved import open_model
 from lhcnet.steps import task_settings
 
 NAMES = sorted(file.stem for file in (ROOT / "components").glob("*.py") if file.stem != "__init__")
-HELPERS = {"RunContext", "model_metadata", "model_metrics", "start_task", "task_settings"}
+HELPERS = {"RunContext", "model_metadata", "model_metrics", "start_task", "supervised", "task_settings"}
 STEPS = set(steps.__all__) - HELPERS
 
 
@@ -153,6 +153,7 @@ def test_best_of_b_and_insert_best(artifacts: Artifacts, direct: Path, one_seed:
         start=artifacts.model("backbone/stage3"),
         variants=[one_seed.variant(name).to_dict() for name in one_seed.variants],
         loss_factor=one_seed.selection.loss_factor,
+        minimum=one_seed.selection.minimum.to_dict(),
         selection=selection,
         best=best,
     )
@@ -173,6 +174,7 @@ def test_select(artifacts: Artifacts, direct: Path, one_seed: Config, started: l
         stage2=artifacts.model("backbone/stage2"),
         start=artifacts.model("backbone/stage3"),
         loss_factor=one_seed.selection.loss_factor,
+        minimum=one_seed.selection.minimum.to_dict(),
         selection=selection,
         chosen=chosen,
     )

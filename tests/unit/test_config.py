@@ -192,3 +192,12 @@ def test_quoted_names_of_variants_survive_a_params_yaml(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text(to_yaml(wanted))
     assert list(config.load(file).variants) == list(wanted.variants)
+
+
+@pytest.mark.parametrize(("key", "n", "has"), [("a", 11, 10), ("b", 6, 5), ("c", 11, 10)])
+def test_a_minimum_above_the_number_of_models_is_refused(key: str, n: int, has: int) -> None:
+    with pytest.raises(
+        LhcnetError, match=rf"selection\.minimum\.{key}: {n}, but set {key.upper()} has only {has} models"
+    ):
+        profile("paper", {f"selection.minimum.{key}": n})
+    assert getattr(profile("paper", {f"selection.minimum.{key}": has}).selection.minimum, key) == has

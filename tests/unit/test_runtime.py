@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from lhcnet import runtime
+from lhcnet.cgroup import cpu_limit, memory_exhausted, oom_kills
 from lhcnet.config import Compute
 from lhcnet.errors import LhcnetError
-from lhcnet.runtime import cpu_limit, memory_errors, open_device
+from lhcnet.runtime import memory_errors, open_device
 
 V1 = "sys/fs/cgroup/cpu,cpuacct"
 
@@ -105,3 +106,35 @@ def test_a_real_allocation_that_fails_is_recognised() -> None:
 def test_other_errors_pass() -> None:
     with pytest.raises(RuntimeError, match="shapes"), memory_errors("stage1"):
         raise RuntimeError("shapes do not match")
+
+
+@pytest.mark.parametrize(
+    ("files", "kills"),
+    [
+        ({}, 0),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.events": "oom 4\noom_kill 3\n"}, 3),
+        ({"proc/self/cgroup": "0::/kubepods/x\n", "sys/fs/cgroup/memory.events": "oom_kill 2\n"}, 2),
+        ({"proc/self/cgroup": "4:memory:/x\n0::/\n", "sys/fs/cgroup/memory/memory.oom_control": "oom_kill 1\n"}, 1),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.events": "damaged\n"}, 0),
+    ],
+    ids=range(5),
+)
+def test_kills_for_lack_of_memory_are_counted(files: dict[str, str], kills: int, tmp_path: Path) -> None:
+    assert oom_kills(tree(tmp_path, files)) == kills
+
+
+@pytest.mark.parametrize(
+    ("group", "limit", "anon", "exhausted"),
+    [
+        ("1", "1000", 990, True),
+        ("1", "1000", 900, False),
+        ("0", "1000", 990, False),
+        ("1", "max", 990, False),
+    ],
+)
+def test_memory_is_exhausted_before_the_kernel_kills_the_whole_container(
+    group: str, limit: str, anon: int, exhausted: bool, tmp_path: Path
+) -> None:
+    files = {"memory.oom.group": group, "memory.max": limit, "memory.stat": f"anon {anon}\nfile 5000\nshmem 0\n"}
+    root = tree(tmp_path, {"proc/self/cgroup": "0::/\n"} | {f"sys/fs/cgroup/{k}": v for k, v in files.items()})
+    assert bool(memory_exhausted(root)) is exhausted

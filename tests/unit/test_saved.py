@@ -12,7 +12,19 @@ from safetensors.torch import save_file
 
 from lhcnet.config import parse
 from lhcnet.errors import LhcnetError
-from lhcnet.saved import FILES, Architecture, Epoch, Metrics, ModelInfo, Provenance, open_model, save
+from lhcnet.saved import (
+    FILES,
+    Architecture,
+    Epoch,
+    Metrics,
+    ModelInfo,
+    Provenance,
+    open_facts,
+    open_model,
+    save,
+    save_unfinished,
+    write_facts,
+)
 
 ARCHITECTURE = Architecture(
     input_size=32, depths=(1, 1, 1, 1), widths=(4, 4, 4, 4), head=(8,), dropout=0.4, bn_momentum=0.1
@@ -278,3 +290,35 @@ def test_all_files_have_the_same_mode(folder: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o666 & ~umask}
+
+
+def test_facts_are_the_record_without_the_weights(folder: Path, tmp_path: Path) -> None:
+    write_facts(folder, tmp_path / "facts")
+    assert sorted(file.name for file in (tmp_path / "facts").iterdir()) == ["facts.json", "history.csv", "metrics.json"]
+    facts = open_facts(tmp_path / "facts")
+    assert facts.record() == open_model(folder).record() == open_facts(folder).record()
+    for use in (
+        facts.network,
+        facts.weights_digest,
+        lambda: facts.copy(tmp_path),
+        lambda: open_model(tmp_path / "facts"),
+    ):
+        with pytest.raises(LhcnetError, match=r"facts: has the facts of .* expected (its|a) model directory"):
+            use()
+
+
+def test_a_model_directory_that_lost_its_weights_is_not_taken_for_facts(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(LhcnetError, match=r"model\.safetensors: expected the weights"):
+        open_facts(folder).record()
+
+
+def test_a_training_that_ended_early_is_a_model_without_weights(tmp_path: Path) -> None:
+    save_unfinished(tmp_path / "model", INFO, Metrics(status="time limit", reason="not finished within 5 s"))
+    lost = open_model(tmp_path / "model")
+    assert (lost.record().weights, lost.record().is_its_start) == (None, False)
+    write_facts(tmp_path / "model", tmp_path / "facts")
+    assert open_facts(tmp_path / "facts").record() == lost.record()
+    for use in (lost.network, lost.weights_digest, lambda: lost.copy(tmp_path), lost.require_trained):
+        with pytest.raises(LhcnetError, match=r"A/seed-0 has no weights, .* .time limit: not finished within 5 s"):
+            use()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterable
 from itertools import chain, combinations, product
 from pathlib import Path
@@ -18,6 +20,12 @@ from lhcnet.io.hidden import hidden_name, remove_leftovers
 
 ROOM = 1 << 16  # bytes that are free for every output, whatever its size
 _PROBE = bytes(4096)  # one block
+_PAUSE = 2.0  # seconds
+_PASSING = {  # errors of a network volume that is not there yet, or not for a moment
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNREFUSED, errno.ECONNRESET),
+}
+log = logging.getLogger("lhcnet")
 
 
 def output_directory(target: Path, own: OwnFolder, size: int = 0) -> Path:
@@ -90,6 +98,32 @@ def shared_folder(folder: Path, size: int = 0) -> None:
         LhcnetError: it is no folder and cannot be made, or `size` bytes cannot be written into it.
     """
     require_room(_without_nul(folder) / "file", size, name=folder)
+
+
+def await_folder(folder: Path, seconds: float) -> None:
+    """Check a folder as `shared_folder` does, and wait for the volume that it is on while that does not answer.
+
+    Args:
+        folder: on a network volume that may have just been mounted.
+        seconds: the longest time to wait. A folder that may not be written is reported at once.
+
+    Raises:
+        LhcnetError: nothing can be written into it, or not within that time.
+    """
+    deadline, waiting = time.monotonic() + seconds, False
+    while True:
+        try:
+            return shared_folder(folder)
+        except LhcnetError as error:
+            cause = error.__cause__
+            if not isinstance(cause, OSError) or cause.errno not in _PASSING:
+                raise
+            if time.monotonic() > deadline:
+                raise LhcnetError(f"{error} (for {seconds:g} s: is its volume mounted, and does it answer?)") from cause
+            if not waiting:
+                log.warning("%s; waiting up to %g s for its volume", error, seconds)
+                waiting = True
+        time.sleep(_PAUSE)
 
 
 def require_separate(*outputs: Path, inputs: Iterable[Path] = ()) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from lhcnet.config import Evaluation, FrozenModel
 from lhcnet.errors import LhcnetError
@@ -71,7 +71,8 @@ class EvaluationReport(Versioned):
     `labels/<split>` (n,) uint8; `train_duplicate/<split>` (n,) bool, whether an image has a byte-identical duplicate in
     the training split.
 
-    `chosen_control` is the LHC-NetC with the best validation accuracy, where there is one. `sizes` are those of the
+    `chosen_control` is the LHC-NetC with the best validation accuracy, where there is one. `control_missing` has the
+    LHC-NetCs whose training ended early, with the reason; without any, the key is left out. `sizes` are those of the
     chosen model's networks: name -> (parameters in millions, share of the attention modules in per cent).
     """
 
@@ -81,6 +82,7 @@ class EvaluationReport(Versioned):
     settings: Evaluation
     sizes: dict[str, tuple[float, float | None]]
     control: tuple[ControlModel, ...]
+    control_missing: dict[str, str] = Field(default_factory=dict, exclude_if=lambda missing: not missing)
     models: tuple[ModelScores, ...]
 
     @model_validator(mode="after")
@@ -171,6 +173,11 @@ class Results:
             raise LhcnetError(f"{evaluation}: scored other weights of {', '.join(other)} than {selection} judged")
         return results
 
+    @property
+    def missing_models(self) -> dict[str, str]:
+        """Id of each model whose training ended early, and so has no weights -> the reason."""
+        return {entry.id: entry.reason for entry in self.selection.missing} | self.evaluation.control_missing
+
     def missing(self) -> list[str]:
         """Arrays that should be among the predictions, but are not."""
         names = ["labels", "train_duplicate", *(model.id for model in self.evaluation.models)]
@@ -233,6 +240,8 @@ class Results:
         first: dict[str, str] = {}
         found: dict[str, str] = {}
         for id_, record in self.records.items():
+            if record.weights is None:
+                continue
             earlier = first.setdefault(record.weights, id_)
             if record.is_its_start:
                 found[id_] = "start"
@@ -243,7 +252,7 @@ class Results:
 
 def one_each(models: Iterable[ModelRecord]) -> list[ModelRecord]:
     """The first model of each set of weights: models with equal weights are one model in every statistic."""
-    found: dict[str, ModelRecord] = {}
+    found: dict[str | None, ModelRecord] = {}
     for model in models:
         found.setdefault(model.weights, model)
     return list(found.values())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from lhcnet.config import FrozenModel
+from lhcnet.config import FrozenModel, Minimum
 from lhcnet.errors import LhcnetError
 from lhcnet.saved import ModelRecord, SavedModel
 from lhcnet.versioned import Versioned, read_versioned
@@ -74,6 +74,11 @@ class SelectionReport(Versioned):
         return tuple(entry.record for entry in self.entries if entry.kept)
 
     @property
+    def missing(self) -> tuple[Entry, ...]:
+        """The models whose training ended early (crashed, out of memory, time limit); they have no weights."""
+        return tuple(entry for entry in self.entries if entry.record.metrics.unfinished)
+
+    @property
     def chosen_model(self) -> ModelRecord:
         return next(entry.record for entry in self.entries if entry.id == self.chosen)
 
@@ -92,12 +97,14 @@ def apply_loss_rule(model: ModelRecord, start_train_loss: float, loss_factor: fl
 
     Both losses are measured in the same way: final weights, evaluation mode, whole training split, no augmentation. The
     rule does not apply to set A, which has no new modules: there, only divergence counts. A model with a dead module
-    (uniform attention) is rejected as well.
+    (uniform attention) is rejected as well, and one whose training ended early.
 
     Returns:
         Whether the model is kept, and the reason.
     """
     metrics = model.metrics
+    if metrics.unfinished:
+        return False, f"{metrics.status}: {metrics.reason}"
     if metrics.status == "diverged" or metrics.train_loss is None:
         return False, f"diverged: {metrics.reason or 'training loss is not finite'}"
     if metrics.status == "dead":
@@ -136,16 +143,19 @@ def judge(models: Sequence[SavedModel], start: SavedModel, loss_factor: float) -
     return tuple(entries)
 
 
-def choose(entries: Sequence[Entry], backbone: Sequence[SavedModel], loss_factor: float) -> SelectionReport:
+def choose(
+    entries: Sequence[Entry], backbone: Sequence[SavedModel], loss_factor: float, minimum: Minimum | None = None
+) -> SelectionReport:
     """Choose the kept model of B ∪ C with the best validation accuracy.
 
     Args:
         entries: the models that were judged.
         backbone: stages of the backbone; the last one is the start of stage 4.
         loss_factor: of the loss rule.
+        minimum: how many models of each set among `entries` must be kept; None: one of B ∪ C.
 
     Raises:
-        LhcnetError: no model of B ∪ C was kept.
+        LhcnetError: fewer models of a set were kept, or none of B ∪ C.
     """
     kept = [entry.record for entry in entries if entry.kept]
     with_lhc = [record for record in kept if record.set != "A"]
@@ -153,6 +163,8 @@ def choose(entries: Sequence[Entry], backbone: Sequence[SavedModel], loss_factor
         reasons = "; ".join(f"{e.id}: {e.reason}" for e in entries if e.set != "A") or "none was given"
         raise LhcnetError(f"no network with LHC was kept, so there is nothing to choose: {reasons}")
     by_set = {name: [record for record in kept if record.set == name] for name in ("A", "B", "C")}
+    if minimum is not None:
+        _require_minimum(entries, {name: len(models) for name, models in by_set.items()}, minimum)
     return SelectionReport(
         loss_factor=loss_factor,
         backbone=tuple(saved.record() for saved in backbone),
@@ -160,6 +172,19 @@ def choose(entries: Sequence[Entry], backbone: Sequence[SavedModel], loss_factor
         best={name: best_on_validation(models).id for name, models in by_set.items() if models},
         chosen=best_on_validation(with_lhc).id,
     )
+
+
+def _require_minimum(entries: Sequence[Entry], kept: Mapping[str, int], minimum: Minimum) -> None:
+    """Raise LhcnetError if fewer models of a set among `entries` were kept than `minimum` says."""
+    for name in sorted({entry.set for entry in entries}):
+        of_set = [entry for entry in entries if entry.set == name]
+        key, needed = f"selection.minimum.{name.lower()}", getattr(minimum, name.lower())
+        if kept[name] < needed:
+            reasons = "; ".join(f"{entry.id}: {entry.reason}" for entry in of_set if not entry.kept)
+            raise LhcnetError(
+                f"{key}: {kept[name]} of {len(of_set)} models of set {name} were kept, expected at least {needed}: "
+                f"train the others again, or lower {key} ({reasons or 'there were no others'})"
+            )
 
 
 def best_on_validation(models: Sequence[ModelRecord]) -> ModelRecord:

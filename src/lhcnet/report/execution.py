@@ -18,7 +18,7 @@ from lhcnet.report.formatting import Table, frame, interval, percent
 from lhcnet.report.page import Chapter, Drawing, page
 from lhcnet.report.protocol_chapter import data_chapter, differing, official, protocol_chapter
 from lhcnet.report.tables import differences_table
-from lhcnet.report.wording import QUESTIONS, chosen, comparison, equal_weights, main_comparisons, not_the_best
+from lhcnet.report.wording import QUESTIONS, chosen, comparison, equal_weights, main_comparisons, missing, not_the_best
 
 
 def write_report(
@@ -79,7 +79,7 @@ def write_report(
 
 def notices(results: Results, summary: Summary, data_report: DataReport) -> list[str]:
     """What a reader must know before the figures."""
-    found = [not_the_best(summary), equal_weights(results)]
+    found = [missing(results), not_the_best(summary), equal_weights(results)]
     if not official(data_report):
         found.append(
             f"These are not FER2013's official splits ({data_report.images:,} images, read as "
@@ -183,6 +183,8 @@ def _differences(statistics: Statistics) -> list[Table]:
 
 def _control(results: Results) -> list[str]:
     best = results.evaluation.chosen_control
+    if best is None and results.evaluation.control_missing:
+        return ["No LHC-NetC was trained to its end: see the notice above."]
     if best is None:
         return ["No LHC-NetC was trained (control.models: none)."]
     return [

@@ -95,6 +95,18 @@ def not_the_best(summary: Summary) -> str | None:
     )
 
 
+def missing(results: Results) -> str | None:
+    """Names the models that are missing because their training ended early."""
+    if not (lost := results.missing_models):
+        return None
+    planned = len(results.selection.entries) + len(results.evaluation.control) + len(results.evaluation.control_missing)
+    reasons = ". ".join(f"{id_}: {reason}" for id_, reason in lost.items())
+    return (
+        f"{len(lost)} of {planned} models are missing, because their training ended early. All means and tests are of "
+        f"the others. {reasons}."
+    )
+
+
 def equal_weights(results: Results) -> str | None:
     """Names the kept models whose weights are those of their start or of another model."""
     scored = {model.id for model in results.evaluation.models}

@@ -5,6 +5,7 @@ command line, Kubeflow through a thin component, a test or notebook directly; th
 Steps that compute take a `RunContext`. torch is imported only when such a step runs.
 """
 
+from lhcnet.steps import supervised
 from lhcnet.steps.analyse import analyse
 from lhcnet.steps.compare import compare
 from lhcnet.steps.compare_standalone import compare_standalone
@@ -36,6 +37,7 @@ __all__ = [
     "register",
     "select",
     "start_task",
+    "supervised",
     "task_settings",
     "train_backbone",
     "train_stage",

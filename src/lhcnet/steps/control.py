@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lhcnet.config import Control
-from lhcnet.data.store import open_store
+from lhcnet.config import Control, Stage
+from lhcnet.data.store import Store, open_store
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory
 from lhcnet.io.files import write_json
@@ -19,14 +19,18 @@ from lhcnet.steps.control_models import CONTROL_PREFIX, CONTROL_STAGE, open_cont
 from lhcnet.steps.fit_model import fit_model
 from lhcnet.steps.outputs import CONTROL_FOLDER, check_outputs
 
-if TYPE_CHECKING:
-    from lhcnet.training.checkpoint import Checkpoint
-
 log = logging.getLogger("lhcnet")
 
 
 def control(
-    models: Sequence[Path], selection: Path, trainval: Path, out: Path, *, control: Control, context: RunContext
+    models: Sequence[Path],
+    selection: Path,
+    trainval: Path,
+    out: Path,
+    *,
+    control: Control,
+    context: RunContext,
+    train: Callable[[SavedModel, Store, Path], Path | None] | None = None,
 ) -> list[SavedModel]:
     """LHC-NetC: train the five weights w of the residual sums of trained LHC-Nets; all other weights are frozen.
 
@@ -39,6 +43,7 @@ def control(
         out: folder to write: `control.json`, and one model directory for each LHC-NetC.
         control: which LHC-Nets to start from (none, the chosen one, all kept ones), and the settings of the training.
         context: device, checkpoints and execution.
+        train: writes the LHC-NetC of an LHC-Net and returns its checkpoint, if any; None: trains it in this process.
 
     Returns:
         The LHC-NetCs, in the order of their ids.
@@ -47,8 +52,6 @@ def control(
         LhcnetError: a selected model is not in `models`, was trained on other data, or has other weights than the
             selection says.
     """
-    from lhcnet.models.lhcnet import add_control, freeze_all_but_control
-
     check_outputs(
         (out, CONTROL_FOLDER),
         inputs=[*models, selection, trainval],
@@ -68,31 +71,64 @@ def control(
     for id_, model in starts.items():
         model.require_weights(recorded[id_], selection)
     store = open_store(trainval)
+    train = train or partial(_train, training=control.training, context=context)
     names = [str(number) for number in range(len(starts))]
-    unfinished: list[Checkpoint | None] = []  # removed only when the folder is complete
+    unfinished: list[Path | None] = []  # checkpoints, removed only when the folder is complete
     with atomic_directory(out, CONTROL_FOLDER) as folder:
         for name, id_ in zip(names, sorted(starts), strict=True):
-            begun = starts[id_]
-            begun.require_data(store.digest, trainval)
-            try:
-                network = freeze_all_but_control(add_control(begun.network()))
-            except ValueError as error:
-                raise LhcnetError(f"{begun.path}: {error}") from None
-            p = begun.info.provenance
-            info = ModelInfo(
-                architecture=begun.info.architecture.model_copy(update={"control": True}),
-                provenance=Provenance(
-                    id=f"{CONTROL_PREFIX}{id_}",
-                    set="control",
-                    stage=CONTROL_STAGE,
-                    seed=p.seed,
-                    variant=p.variant,
-                    data=p.data,
-                    start=begun.weights_digest(),
-                ),
-            )
-            unfinished.append(fit_model(network, info, store, folder / name, stage=control.training, context=context))
+            unfinished.append(train(starts[id_], store, folder / name))
         write_json(folder / "control.json", {"models": names})
-    for checkpoint in filter(None, unfinished):
-        checkpoint.remove()
+    for file in filter(None, unfinished):
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("the checkpoint %s could not be removed: %s", file, error.strerror or error)
     return open_controlled(out)
+
+
+def train_control(start: Path, trainval: Path, out: Path, *, training: Stage, context: RunContext) -> Path | None:
+    """Train one LHC-NetC.
+
+    Args:
+        start: model directory of its LHC-Net.
+        trainval: store with the splits train and validation.
+        out: model directory to write.
+        training: settings of the training.
+        context: device, checkpoints and execution.
+
+    Returns:
+        The file of its checkpoint, if there is one; the caller removes it when it has no more use for it.
+
+    Raises:
+        LhcnetError: the LHC-Net was trained on other data.
+    """
+    return _train(open_model(start), open_store(trainval), out, training=training, context=context)
+
+
+def control_info(start: SavedModel) -> ModelInfo:
+    """Architecture and provenance of the LHC-NetC that is trained from `start`."""
+    p = start.info.provenance
+    return ModelInfo(
+        architecture=start.info.architecture.model_copy(update={"control": True}),
+        provenance=Provenance(
+            id=f"{CONTROL_PREFIX}{start.id}",
+            set="control",
+            stage=CONTROL_STAGE,
+            seed=p.seed,
+            variant=p.variant,
+            data=p.data,
+            start=start.weights_digest(),
+        ),
+    )
+
+
+def _train(start: SavedModel, store: Store, out: Path, *, training: Stage, context: RunContext) -> Path | None:
+    from lhcnet.models.lhcnet import add_control, freeze_all_but_control
+
+    start.require_data(store.digest, store.path)
+    try:
+        network = freeze_all_but_control(add_control(start.network()))
+    except ValueError as error:
+        raise LhcnetError(f"{start.path}: {error}") from None
+    checkpoint = fit_model(network, control_info(start), store, out, stage=training, context=context)
+    return checkpoint.path if checkpoint else None

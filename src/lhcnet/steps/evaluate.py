@@ -73,7 +73,13 @@ def evaluate(
         raise LhcnetError(f"{selection}: selects models that are missing from the input: {', '.join(lost)}")
     for record in chosen.kept:
         saved[record.id].require_weights(record.weights, selection)
-    controlled = open_controlled(control) if control else []
+    trained = open_controlled(control) if control else []
+    controlled = [model for model in trained if not model.metrics.unfinished]
+    missing = {
+        model.id: f"{model.metrics.status}: {model.metrics.reason}" for model in trained if model not in controlled
+    }
+    for id_, reason in missing.items():
+        log.warning("%s is missing: %s", id_, reason)
     saved |= {model.id: model for model in controlled}
     records = {model.id: model.record() for model in controlled}
     chosen_control = best_on_validation(list(records.values())).id if records else None
@@ -105,6 +111,7 @@ def evaluate(
             settings=evaluation,
             sizes=sizes(chosen.chosen_model.architecture),
             control=tuple(control_models),
+            control_missing=missing,
             models=tuple(scored),
         )
         labels, p = arrays["labels/test"], arrays[f"{chosen.chosen}/test"]

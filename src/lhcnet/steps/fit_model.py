@@ -14,7 +14,7 @@ from lhcnet.estimate import span, training_memory
 from lhcnet.io.preflight import output_directory, shared_folder
 from lhcnet.io.yaml import flat
 from lhcnet.runtime import memory_errors
-from lhcnet.saved import MODEL_FOLDER, Epoch, Metrics, ModelInfo, SavedModel, open_model, save
+from lhcnet.saved import MODEL_FOLDER, Epoch, Metrics, ModelInfo, Provenance, SavedModel, open_model, save
 from lhcnet.steps.context import RunContext
 from lhcnet.tracking.record import curve, final, tracked
 
@@ -57,10 +57,9 @@ def fit_model(
     if context.checkpoints is not None:
         shared_folder(context.checkpoints.directory, 3 * weights)  # weights, best weights, optimiser
     p, size = info.provenance, info.architecture.input_size
-    tags = {"set": p.set, "stage": p.stage, "seed": p.seed, "variant": p.variant or "-"}
-    info = info.model_copy(update={"provenance": p.model_copy(update={"training": stage, "compute": context.compute})})
+    info = with_settings(info, stage, context)
     settings_of = "control.training" if info.architecture.control else f"stage{p.stage}"
-    with tracked(context.execution, store.digest, f"train/{p.id}", tags) as run, memory_errors(settings_of):
+    with tracked(context.execution, store.digest, f"train/{p.id}", tags_of(p)) as run, memory_errors(settings_of):
         device = context.device()
         if run:
             settings = {"stage": stage, "compute": context.compute, "network": info.architecture}
@@ -143,6 +142,18 @@ def fit_model(
         "%s: %s, best epoch %d, validation accuracy %.4f", p.id, metrics.status, metrics.best_epoch, best.val_accuracy
     )
     return checkpoint
+
+
+def with_settings(info: ModelInfo, stage: Stage, context: RunContext) -> ModelInfo:
+    """`info` with the settings of its training."""
+    settings = {"training": stage, "compute": context.compute}
+    return info.model_copy(update={"provenance": info.provenance.model_copy(update=settings)})
+
+
+def tags_of(provenance: Provenance) -> dict[str, object]:
+    """Tags of the MLflow run of a training."""
+    p = provenance
+    return {"set": p.set, "stage": p.stage, "seed": p.seed, "variant": p.variant or "-"}
 
 
 def finish(checkpoint: Checkpoint | None, out: Path) -> SavedModel:

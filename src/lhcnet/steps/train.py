@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lhcnet.config import PLAIN, Network, SetName, Stage, Variant, module_arguments
-from lhcnet.data.store import open_store
+from lhcnet.data.store import Store, open_store
 from lhcnet.runtime import memory_errors
 from lhcnet.saved import MODEL_FOLDER, Architecture, ModelInfo, Provenance, SavedModel, open_model
 from lhcnet.steps.context import RunContext
@@ -80,7 +80,7 @@ def train_standalone(
     store, (model, architecture, origin) = open_store(trainval), _new_network(network, variant, seed)
     name = variant.name if variant else None
     provenance = Provenance(
-        id=_standalone_id(name, seed, 1),
+        id=standalone_id(name, seed, 1),
         set="standalone",
         stage=1,
         seed=seed,
@@ -116,9 +116,19 @@ def train_stage(
         (out, MODEL_FOLDER), inputs=[trainval, start], execution=context.execution, checkpoints=context.checkpoints
     )
     store, begun = open_store(trainval), open_model(start)
-    begun.require_data(store.digest, trainval)
-    begun.require_trained()
-    id_, set_, variant = _identify(begun, stage_number, seed)
+    info = stage_info(begun, store, trainval, stage_number=stage_number, seed=seed)
+    return finish(fit_model(begun.network(), info, store, out, stage=stage, context=context), out)
+
+
+def stage_info(start: SavedModel, store: Store, trainval: Path, *, stage_number: int, seed: int) -> ModelInfo:
+    """Architecture and provenance of the model that stage `stage_number` makes of `start`.
+
+    Raises:
+        LhcnetError: `start` diverged, or was trained on other data than those of `store`, which lies at `trainval`.
+    """
+    start.require_data(store.digest, trainval)
+    start.require_trained()
+    id_, set_, variant = _identify(start, stage_number, seed)
     provenance = Provenance(
         id=id_,
         set=set_,
@@ -126,10 +136,9 @@ def train_stage(
         seed=seed,
         variant=variant,
         data=store.digest,
-        start=begun.weights_digest(),
+        start=start.weights_digest(),
     )
-    info = ModelInfo(architecture=begun.info.architecture, provenance=provenance)
-    return finish(fit_model(begun.network(), info, store, out, stage=stage, context=context), out)
+    return ModelInfo(architecture=start.info.architecture, provenance=provenance)
 
 
 def _new_network(network: Network, variant: Variant | None, seed: int) -> tuple[ResNetV2, Architecture, str]:
@@ -151,7 +160,7 @@ def _identify(start: SavedModel, stage_number: int, seed: int) -> tuple[str, Set
     """(id, set, variant) of the model that stage `stage_number` makes of `start`."""
     p = start.info.provenance
     if p.set == "standalone":
-        return _standalone_id(p.variant, seed, stage_number), p.set, p.variant
+        return standalone_id(p.variant, seed, stage_number), p.set, p.variant
     if stage_number < 4:
         return f"backbone/stage{stage_number}", "backbone", None
     if p.variant is None:
@@ -159,5 +168,5 @@ def _identify(start: SavedModel, stage_number: int, seed: int) -> tuple[str, Set
     return f"B/{p.variant}" if p.set == "B" else f"C/{p.variant}/seed-{seed}", p.set, p.variant
 
 
-def _standalone_id(variant: str | None, seed: int, stage_number: int) -> str:
+def standalone_id(variant: str | None, seed: int, stage_number: int) -> str:
     return f"standalone/{variant or PLAIN}/seed-{seed}/stage{stage_number}"

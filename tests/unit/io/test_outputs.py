@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -499,3 +500,39 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     assert process.stdout.read() == "", "the pipe ends when the child, which holds it too, has ended"
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, number: int, times: int) -> list[str]:
+    """Let the folder refuse so many times with this error; returns a list that grows with each try."""
+    tries: list[str] = []
+
+    def room(*_: object, **__: object) -> None:
+        tries.append("")
+        if len(tries) <= times:
+            raise preflight.cannot_write(Path("volume"), OSError(number, os.strerror(number))) from OSError(number, "x")
+
+    monkeypatch.setattr(preflight, "require_room", room)
+    monkeypatch.setattr(preflight, "_PAUSE", 0.01)
+    return tries
+
+
+def test_a_volume_that_does_not_answer_yet_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = refusing(monkeypatch, errno.ESTALE, 2)
+    preflight.await_folder(tmp_path, 60)
+    assert len(tries) == 3
+    assert caplog.text.count("waiting up to 60 s for its volume") == 1
+
+
+def test_a_volume_that_never_answers_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusing(monkeypatch, errno.EIO, 10**6)
+    with pytest.raises(LhcnetError, match=r"for 0\.1 s: is its volume mounted, and does it answer"):
+        preflight.await_folder(tmp_path, 0.1)
+
+
+def test_a_volume_that_may_not_be_written_is_an_error_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = refusing(monkeypatch, errno.EACCES, 1)
+    with pytest.raises(LhcnetError, match="cannot be written"):
+        preflight.await_folder(tmp_path, 60)
+    assert len(tries) == 1

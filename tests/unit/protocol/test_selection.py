@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lhcnet.config import Minimum
 from lhcnet.errors import LhcnetError
 from lhcnet.protocol.paper import table_7_row
 from lhcnet.protocol.selection import SelectionReport, apply_loss_rule, choose, judge
@@ -118,3 +119,37 @@ def test_table_7_columns() -> None:
     assert table_7_row([73.0]) == (73.0, None, 73.0, None, 73.0)
     assert table_7_row([]) == (None,) * 5
     assert not any(v is not None and math.isnan(v) for v in row)
+
+
+def lost(id_: str) -> SavedModel:
+    return saved(id_, None, status="out of memory", reason="8 GiB")
+
+
+def test_a_training_that_ended_early_is_rejected_with_its_reason() -> None:
+    report = select([saved("A/seed-0"), saved("B/x"), lost("A/seed-1"), lost("B/y")], START, 1.10)
+    assert [entry.id for entry in report.missing] == ["A/seed-1", "B/y"]
+    assert {entry.reason for entry in report.missing} == {"out of memory: 8 GiB"}
+    again = SelectionReport.model_validate_json(report.model_dump_json())
+    assert [entry.record.weights for entry in again.entries] == ["A/seed-0", None, "B/x", None]
+    assert (again.chosen, again.best) == ("B/x", {"A": "A/seed-0", "B": "B/x"})
+
+
+@pytest.mark.parametrize(
+    ("minimum", "says"),
+    [
+        ({}, ""),
+        ({"a": 1, "b": 1, "c": 9}, ""),  # no model of set C was handed in
+        (
+            {"a": 2},
+            r"^selection\.minimum\.a: 1 of 2 models of set A were kept, expected at least 2: .*A/seed-1: out",
+        ),
+        ({"b": 3}, r"^selection\.minimum\.b: 2 of 3 models .* lower selection\.minimum\.b .B/z: training loss 9.0000"),
+    ],
+)
+def test_selection_needs_a_minimum_of_kept_models_of_each_set(minimum: dict[str, int], says: str) -> None:
+    entries = judge([saved("A/seed-0"), lost("A/seed-1"), saved("B/x"), saved("B/y"), saved("B/z", 9.0)], START, 1.10)
+    if not says:
+        assert choose(entries, [START], 1.10, Minimum(**minimum)).chosen == "B/x"
+        return
+    with pytest.raises(LhcnetError, match=says):
+        choose(entries, [START], 1.10, Minimum(**minimum))

@@ -29,7 +29,7 @@ from lhcnet.report.formatting import Table, frame
 from lhcnet.report.page import Chapter, Drawing, page
 from lhcnet.report.protocol_chapter import differing, official
 from lhcnet.report.terminal import print_report
-from lhcnet.saved import Epoch
+from lhcnet.saved import Epoch, Metrics
 from lhcnet.tracking.timings import timed, wall_times
 
 TINY = {"seeds.a": [0, 1], "seeds.c": [1]}
@@ -403,3 +403,30 @@ def test_a_figure_of_many_strokes_becomes_pixels() -> None:
     made = page("x", [Chapter("y", figures=[Drawing("dots", "", figure)])])
     assert "data:image/png;base64," in made
     assert len(made) < 400_000
+
+
+def test_models_that_are_missing_are_named_first(drawn: Drawn, tmp_path: Path) -> None:
+    """A training of set A and one of an LHC-NetC ended early: the report says so, and its figures are of the others."""
+    results, reason = drawn.results, "not finished within 60 s"
+    best = results.best["ResNet34v2"]
+    lost = next(entry for entry in results.selection.entries if entry.set == "A" and entry.id != best)
+    metrics = Metrics(status="time limit", reason=reason)
+    record = lost.record.model_copy(update={"metrics": metrics, "history": (), "weights": None})
+    rejected = lost.model_copy(update={"kept": False, "reason": f"time limit: {reason}", "record": record})
+    entries = tuple(rejected if entry is lost else entry for entry in results.selection.entries)
+    control = next(o.record.id for o in results.evaluation.control if o.record.id != results.evaluation.chosen_control)
+    evaluation = results.evaluation.model_copy(
+        update={
+            "models": tuple(model for model in results.evaluation.models if model.id not in (lost.id, control)),
+            "control": tuple(one for one in results.evaluation.control if one.record.id != control),
+            "control_missing": {control: "crashed: boom"},
+        }
+    )
+    changed = Results(results.selection.model_copy(update={"entries": entries}), evaluation, results.predictions)
+    out = compare(drawn._replace(results=changed), tmp_path)
+    planned = len(entries) + len(results.evaluation.control)
+    for name in ("report.html", "report.md"):
+        text = (out / name).read_text()
+        assert f"2 of {planned} models are missing, because their training ended early" in text
+        assert f"{lost.id}: time limit: {reason}. {control}: crashed: boom." in text
+    assert lost.id not in changed.same_weights()

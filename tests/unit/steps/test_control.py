@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from kfp import dsl
+from support.drivers import assert_same_files
 
+from components.control import control as component
 from lhcnet import steps
 from lhcnet.config import Config, Control, Stage
 from lhcnet.errors import LhcnetError
 from lhcnet.models.lhcnet import CONTROL_START, control_weights
 from lhcnet.saved import SavedModel, open_model
+from lhcnet.steps import task_settings
 
 Selected = tuple[list[Path], Path]
 
@@ -128,3 +133,58 @@ def test_missing_models_are_named(selected: Selected, stores: tuple[Path, Path],
     with pytest.raises(LhcnetError, match="missing from the input: B/wide"):
         run((models, selected[1]), stores, tiny, tmp_path / "out", models="kept")
     assert not (tmp_path / "out").exists()
+
+
+KILLED = """
+import functools, os, signal, sys
+if "lhcnet.steps.child" in sys.orig_argv:
+    import lhcnet.steps.control as module  # the module: the package has the step under this name
+    module = sys.modules["lhcnet.steps.control"]
+    step = module.train_control
+
+    @functools.wraps(step)
+    def faulty(**arguments):
+        if arguments["start"].name == "narrow":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(**arguments)
+
+    module.train_control = faulty
+"""
+
+
+def test_an_lhc_netc_whose_training_dies_fails_only_itself(
+    selected: Selected,
+    stores: tuple[Path, Path],
+    tiny: Config,
+    context: steps.RunContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(KILLED)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("LHCNET_EXECUTION", "control")
+    monkeypatch.setenv("LHCNET_JOURNAL", str(tmp_path / "journal"))
+    monkeypatch.setenv("LHCNET_TRACKING_WAIT", "0")
+    monkeypatch.setattr(steps, "start_task", lambda *_, **__: None)
+    settings = Control(models="kept", training=Stage(optimizer="adam", learning_rate=0.1, epochs=2))
+    models = dsl.Artifact(uri=str(tmp_path / "control"))
+    component.python_func(
+        set_b=[dsl.Model(uri=str(path)) for path in selected[0]],
+        set_c=[],
+        selection=dsl.Artifact(uri=str(selected[1])),
+        trainval=dsl.Dataset(uri=str(stores[0])),
+        settings=settings.to_dict(),
+        context=task_settings(tiny) | {"checkpoints": {"folder": str(tmp_path / "checkpoints"), "seconds": 0.0}},
+        models=models,
+    )
+    assert models.metadata["LHC-NetC/B/narrow"] == "crashed"
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+    (alone,) = [m for m in run(selected, stores, tiny, tmp_path / "alone", models="kept") if m.id.endswith("wide")]
+    folder = next(path for path in Path(models.path).iterdir() if path.is_dir() and open_model(path).id == alone.id)
+    assert_same_files(folder, alone.path)
+
+    scored = steps.evaluate(
+        *selected, *stores, tmp_path / "ev", evaluation=tiny.evaluation, context=context, control=Path(models.path)
+    )
+    assert [one.record.id for one in scored.control] == [alone.id]
+    assert scored.control_missing == {"LHC-NetC/B/narrow": "crashed: its process ended with signal SIGKILL"}
