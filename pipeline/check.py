@@ -104,8 +104,9 @@ def image_risk(image: str) -> tuple[str, str]:
         return "", ""
     *_, last = image.split("/")
     _, _, tag = last.partition(":")
-    if not tag or tag.lower() in _MOVING_TAGS:
+    if not tag or "@" in last or tag.lower() in _MOVING_TAGS:
         found = f"the tag {tag!r}, which names another image tomorrow" if tag else "neither tag nor digest"
+        found = "a digest that is not 64 hexadecimal digits" if "@" in last else found
         return (
             f"image: {image} has {found}: tasks of one run could run different code; expected "
             "NAME@sha256:<digest>, or the tag of a version or a commit",

@@ -236,7 +236,7 @@ def back_end_needed(cluster: Cluster) -> tuple[int, int]:
 
 
 def configure_task(
-    task: dsl.PipelineTask, cluster: Cluster, execution: str, *, step: str, gpu: bool = False
+    task: dsl.PipelineTask, cluster: Cluster, execution: str, *, step: str = "", gpu: bool = False
 ) -> dsl.PipelineTask:
     """Set image, environment, retries, resources and placement of a task.
 
@@ -244,13 +244,13 @@ def configure_task(
         task: the task, changed in place.
         cluster: settings of the cluster.
         execution: name of the pipeline execution in MLflow, for LHCNET_EXECUTION.
-        step: name of the step or of its component, for example "train" or "train_backbone".
+        step: name of the step or of its component, for example "train" or "train_backbone"; default: of the task.
         gpu: whether the task gets the accelerator.
 
     Returns:
         `task`.
     """
-    name = step_of(step)
+    name = step_of(step or task.name)
     task.set_container_image(cluster.image)
     environment = {} if isinstance(cluster, Local) else _writable_folders(task, cluster)
     environment |= {**cluster.env, EXECUTION_VARIABLE: execution}

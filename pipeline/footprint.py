@@ -51,7 +51,7 @@ def _group(component: Node, ir: Node, values: Mapping[str, Any]) -> Footprint:
         reference = task["componentRef"]["name"]
         inner = ir["components"][reference]
         inputs = task.get("inputs", {}).get("parameters", {})
-        known = {key: _value(source, values) for key, source in inputs.items()}
+        known = {key: value_of(source, values) for key, source in inputs.items()}
         if "dag" not in inner:
             executor = ir["deploymentSpec"]["executors"][inner["executorLabel"]]
             tasks[reference.removeprefix("comp-")] += 1
@@ -72,7 +72,8 @@ def _group(component: Node, ir: Node, values: Mapping[str, Any]) -> Footprint:
     return Footprint(tasks, drivers, {key: _most(list(everything), key, peaks, after) for key in AMOUNTS})
 
 
-def _value(source: Node, values: Mapping[str, Any]) -> Any:
+def value_of(source: Node, values: Mapping[str, Any]) -> Any:
+    """Value of a task's parameter, given those of the group around it; None if a task makes it."""
     if "componentInputParameter" in source:
         return values.get(source["componentInputParameter"])
     return source.get("runtimeValue", {}).get("constant")

@@ -42,10 +42,10 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
     share_a, share = cluster.shares(len(config.seeds.a), max(len(config.variants), len(config.seeds.c)))
 
     def on_cpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
-        return configure_task(task, cluster, execution, step=task.name)
+        return configure_task(task, cluster, execution)
 
     def on_gpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
-        return configure_task(task, cluster, execution, step=task.name, gpu=wants_gpu)
+        return configure_task(task, cluster, execution, gpu=wants_gpu)
 
     @dsl.pipeline(
         name="lhcnet",

@@ -28,10 +28,10 @@ def build_standalone(config: Config, cluster: Cluster, execution: str = "") -> A
     ]
 
     def on_cpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
-        return configure_task(task, cluster, execution, step=task.name)
+        return configure_task(task, cluster, execution)
 
     def on_gpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
-        return configure_task(task, cluster, execution, step=task.name, gpu=wants_gpu)
+        return configure_task(task, cluster, execution, gpu=wants_gpu)
 
     @dsl.pipeline(
         name="lhcnet-standalone",

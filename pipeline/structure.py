@@ -16,6 +16,8 @@ from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2 as kubernetes_spec
 from kfp.pipeline_spec import pipeline_spec_pb2 as spec
 
+from pipeline.footprint import value_of
+
 Node = Mapping[str, Any]  # a mapping of the intermediate representation (IR)
 # a constant of exactly this text is replaced, on purpose: kfp's placeholders for the run and the task
 _PLACEHOLDER = re.compile(
@@ -51,15 +53,14 @@ def structure_problems(ir: Node, platform: Node | None = None) -> list[str]:
     for name, parameter in _parameters(ir["root"]).items():
         if "defaultValue" in parameter:
             problems += _literal(f"parameter {name}", parameter["defaultValue"], parameter["parameterType"])
-    used: set[str] = set()
-    for group, component in [("root", ir["root"]), *ir.get("components", {}).items()]:
-        if "dag" in component:
-            problems += _dag(group, component, ir.get("components", {}))
-        elif component.get("executorLabel") in executors:
-            used.add(component["executorLabel"])
-        else:
-            problems.append(f"component {group}: executorLabel {component.get('executorLabel')!r} names no executor")
-    problems += [f"executor {name}: no component uses it" for name in executors if name not in used]
+    components = ir.get("components", {})
+    defaults = {name: parameter.get("defaultValue") for name, parameter in _parameters(ir["root"]).items()}
+    problems += _dag("root", ir["root"], components, defaults)
+    labels = {name: component.get("executorLabel") for name, component in components.items() if "dag" not in component}
+    for name, label in labels.items():
+        if label not in executors:
+            problems.append(f"component {name}: executorLabel {label!r} names no executor")
+    problems += [f"executor {name}: no component uses it" for name in executors if name not in labels.values()]
     return problems
 
 
@@ -106,7 +107,8 @@ def _artifacts(component: Node, which: str = "inputDefinitions") -> dict[str, An
     return dict(component.get(which, {}).get("artifacts", {}))
 
 
-def _dag(group: str, component: Node, components: Node) -> Iterator[str]:
+def _dag(group: str, component: Node, components: Node, values: Node) -> Iterator[str]:
+    """Problems of a group of tasks and of the groups in it. `values` are those of its parameters, where known."""
     tasks = component["dag"].get("tasks", {})
     refs = {name: components.get(task.get("componentRef", {}).get("name")) for name, task in tasks.items()}
     for name, task in tasks.items():
@@ -117,14 +119,20 @@ def _dag(group: str, component: Node, components: Node) -> Iterator[str]:
         for before in task.get("dependentTasks", []):
             if before not in tasks:
                 yield f"{where}: dependentTask {before} is no task of {group}"
-        yield from _loop(where, task, inner, component)
+        inputs = task.get("inputs", {}).get("parameters", {})
+        known = {key: value_of(source, values) for key, source in inputs.items()}
+        yield from _loop(where, task, inner, known)
         yield from _task_parameters(where, task, inner, component, refs)
         yield from _task_artifacts(where, task, inner, component, refs)
+        if (size := len(json.dumps(known))) > _MAX_ARGUMENT:
+            yield f"{where}: its parameters have {size:,} bytes; expected at most {_MAX_ARGUMENT:,}"
+        if "dag" in inner:
+            yield from _dag(task["componentRef"]["name"], inner, components, known)
     for problem in _outputs(group, component, refs):
         yield f"{group}: {problem}"
 
 
-def _loop(where: str, task: Node, inner: Node, outer: Node) -> Iterator[str]:
+def _loop(where: str, task: Node, inner: Node, known: Node) -> Iterator[str]:
     if "artifactIterator" in task:
         yield f"{where}: loops over artifacts, which no back end can do"
     if "parameterIterator" not in task:
@@ -137,11 +145,10 @@ def _loop(where: str, task: Node, inner: Node, outer: Node) -> Iterator[str]:
         values, source = json.loads(items["raw"]), "the list"
     else:
         source = items.get("inputParameter", "")
-        given = task.get("inputs", {}).get("parameters", {}).get(source)
-        if given is None or types.get(source, {}).get("parameterType") != "LIST":
+        if source not in known or types.get(source, {}).get("parameterType") != "LIST":
             yield f"{where}: loop over {source}, which is no list among its inputs"
             return
-        values = _parameters(outer).get(given.get("componentInputParameter"), {}).get("defaultValue")
+        values = known[source]
     if values == []:
         yield f"{where}: loop over an empty list: the tasks that collect its outputs would fail"
     for value in values or []:
@@ -151,7 +158,6 @@ def _loop(where: str, task: Node, inner: Node, outer: Node) -> Iterator[str]:
 def _task_parameters(where: str, task: Node, inner: Node, outer: Node, refs: Node) -> Iterator[str]:
     given, wanted = task.get("inputs", {}).get("parameters", {}), _parameters(inner)
     item = task.get("parameterIterator", {}).get("itemInput")
-    size = 0
     for name, parameter in wanted.items():
         if name not in given and name != item and "defaultValue" not in parameter and not parameter.get("isOptional"):
             yield f"{where}: parameter {name} has no value"
@@ -167,7 +173,6 @@ def _task_parameters(where: str, task: Node, inner: Node, outer: Node, refs: Nod
                 yield f"{where}: parameter {name} comes from {key}, which is no input of the group"
                 continue
             found = offered["parameterType"]
-            size += len(json.dumps(offered.get("defaultValue")))
         elif "taskOutputParameter" in source:
             producer, key = (
                 source["taskOutputParameter"]["producerTask"],
@@ -182,7 +187,6 @@ def _task_parameters(where: str, task: Node, inner: Node, outer: Node, refs: Nod
             found = "TASK_FINAL_STATUS" if task.get("dependentTasks") else "nothing: no task comes before it"
         else:
             value = source.get("runtimeValue", {}).get("constant")
-            size += len(json.dumps(value))
             if not (isinstance(value, str) and _PLACEHOLDER.fullmatch(value)):
                 yield from _literal(f"{where}: parameter {name}", value, expected)
             continue
@@ -191,8 +195,6 @@ def _task_parameters(where: str, task: Node, inner: Node, outer: Node, refs: Nod
                 yield f"{where}: parameter {name} is a field of {found}; expected STRUCT"
         elif found != expected:
             yield f"{where}: parameter {name} gets {found}; expected {expected}"
-    if size > _MAX_ARGUMENT:
-        yield f"{where}: its parameters have {size:,} bytes; expected at most {_MAX_ARGUMENT:,}: shorten the settings"
 
 
 def _task_artifacts(where: str, task: Node, inner: Node, outer: Node, refs: Node) -> Iterator[str]:
