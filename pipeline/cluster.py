@@ -185,7 +185,6 @@ class Local(Cluster):
 
     retries: Annotated[int, MaxRetries] = 0
     backoff: str = "1s"
-    budget: Annotated[int, MaxBudget] = 4
 
 
 def step_of(component: str) -> Step:

@@ -110,10 +110,10 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
         second = trained(first, 2, stage2, seed_backbone)
         backbone = trained(second, 3, stage3, seed_backbone)
 
-        with dsl.ParallelFor(seeds_a, name="set-a", parallelism=share_a) as seed:
+        with dsl.ParallelFor(seeds_a, parallelism=share_a) as seed:
             a = trained(backbone, 4, stage4, seed)
 
-        with dsl.ParallelFor(variants, name="set-b", parallelism=share) as variant:
+        with dsl.ParallelFor(variants, parallelism=share) as variant:
             inserted = on_cpu(insert_lhc(model=backbone, variant=variant, seed=seed_b)).outputs["inserted"]
             b = trained(inserted, 4, stage4, seed_b)
 
@@ -121,7 +121,7 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
             best_of_b(models=dsl.Collected(b), start=backbone, variants=variants, loss_factor=loss_factor)
         ).outputs["best"]
 
-        with dsl.ParallelFor(seeds_c, name="set-c", parallelism=share) as seed:
+        with dsl.ParallelFor(seeds_c, parallelism=share) as seed:
             inserted = on_cpu(insert_best(model=backbone, best=best, seed=seed)).outputs["inserted"]
             c = trained(inserted, 4, stage4, seed)
 

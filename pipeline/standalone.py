@@ -66,7 +66,7 @@ def build_standalone(config: Config, cluster: Cluster, execution: str = "") -> A
         prepared = on_cpu(prepare(source=raw.output, data=data))
         trainval = prepared.outputs["trainval"]
 
-        with dsl.ParallelFor(networks, name="networks", parallelism=cluster.budget) as item:
+        with dsl.ParallelFor(networks, parallelism=cluster.budget) as item:
             settings = {"trainval": trainval, "seed": item.seed, "context": context}
             first = on_gpu(train_standalone(network=network, variant=item.variant, stage=stage1, **settings)).outputs[
                 "model"

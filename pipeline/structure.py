@@ -109,6 +109,9 @@ def _artifacts(component: Node, which: str = "inputDefinitions") -> dict[str, An
 
 def _dag(group: str, component: Node, components: Node, values: Node) -> Iterator[str]:
     """Problems of a group of tasks and of the groups in it. `values` are those of its parameters, where known."""
+    for name, artifact in _artifacts(component).items():
+        if artifact.get("isArtifactList"):
+            yield f"{group}: artifact {name} is a list, of which only one artifact would enter the group"
     tasks = component["dag"].get("tasks", {})
     refs = {name: components.get(task.get("componentRef", {}).get("name")) for name, task in tasks.items()}
     for name, task in tasks.items():
@@ -121,7 +124,7 @@ def _dag(group: str, component: Node, components: Node, values: Node) -> Iterato
                 yield f"{where}: dependentTask {before} is no task of {group}"
         inputs = task.get("inputs", {}).get("parameters", {})
         known = {key: value_of(source, values) for key, source in inputs.items()}
-        yield from _loop(where, task, inner, known)
+        yield from _loop(name, where, task, inner, known)
         yield from _task_parameters(where, task, inner, component, refs)
         yield from _task_artifacts(where, task, inner, component, refs)
         if (size := len(json.dumps(known))) > _MAX_ARGUMENT:
@@ -132,11 +135,13 @@ def _dag(group: str, component: Node, components: Node, values: Node) -> Iterato
         yield f"{group}: {problem}"
 
 
-def _loop(where: str, task: Node, inner: Node, known: Node) -> Iterator[str]:
+def _loop(name: str, where: str, task: Node, inner: Node, known: Node) -> Iterator[str]:
     if "artifactIterator" in task:
         yield f"{where}: loops over artifacts, which no back end can do"
     if "parameterIterator" not in task:
         return
+    if (shown := task.get("taskInfo", {}).get("name", name)) != name:
+        yield f"{where}: the loop is named {shown!r}; back ends before 2.16 do not find its outputs: remove it"
     iterator, types = task["parameterIterator"], _parameters(inner)
     item, items = iterator["itemInput"], iterator["items"]
     if item not in types:

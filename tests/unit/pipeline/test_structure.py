@@ -77,6 +77,19 @@ def group_of(ir: dict[str, Any], component: str) -> tuple[dict[str, Any], dict[s
     raise AssertionError(component)
 
 
+def named_loop(ir: Any, _: Any) -> None:
+    for group in (ir["root"], *ir["components"].values()):
+        for task in group.get("dag", {}).get("tasks", {}).values():
+            if "parameterIterator" in task:
+                task["taskInfo"]["name"] = "set-a"
+
+
+def list_into_a_group(ir: Any, _: Any) -> None:
+    _, component = loop_over_seeds(ir)
+    (artifact, *_rest) = component["inputDefinitions"]["artifacts"].values()
+    artifact["isArtifactList"] = True
+
+
 def unknown_component(ir: Any, _: Any) -> None:
     group_of(ir, "compare")[1]["componentRef"]["name"] = "comp-nothing"
 
@@ -158,6 +171,8 @@ def output_of_no_task(ir: Any, _: Any) -> None:
     [
         (item_is_text, "gets STRING; expected NUMBER_INTEGER"),
         (item_is_text, "0.0 is not of the type STRING"),
+        (named_loop, "the loop is named 'set-a'"),
+        (list_into_a_group, "is a list, of which only one artifact would enter the group"),
         (unknown_component, "'comp-nothing' names no component"),
         (unknown_executor, "executorLabel 'exec-nothing' names no executor"),
         (unknown_dependency, "dependentTask nothing is no task of"),
