@@ -297,8 +297,8 @@ def _resources(task: dsl.PipelineTask, cluster: Cluster, step: Step, *, gpu: boo
     if cluster.shm and step in NETWORK_STEPS:
         kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=cluster.shm)
     if limit := cluster.time_limit(step):
-        # a training ends itself, after a second attempt at most; this ends a pod that hangs elsewhere
-        kubernetes.set_timeout(task, 2 * limit + _MARGIN if step in TRAINING_STEPS else limit)
+        # a training ends itself at its limit; this ends a pod that hangs elsewhere
+        kubernetes.set_timeout(task, limit + _MARGIN if step in TRAINING_STEPS else limit)
 
 
 def _identity(task: dsl.PipelineTask, cluster: Cluster) -> None:

@@ -133,7 +133,7 @@ def test_the_local_runner_gets_neither_volumes_nor_resources() -> None:
 def test_a_training_is_told_its_time_limit_and_its_pod_has_a_later_one() -> None:
     found = tasks(cluster(time_limits={"train": "12h", "prepare": "30m"}))
     assert environment(found["train"][0])["LHCNET_TIME_LIMIT"] == "43200"
-    assert found["train"][1]["activeDeadlineSeconds"] == str(2 * 43200 + 3600)  # two attempts, and moving the models
+    assert found["train"][1]["activeDeadlineSeconds"] == str(43200 + 3600)  # and moving the models
     assert found["prepare"][1]["activeDeadlineSeconds"] == "1800"
     assert "LHCNET_TIME_LIMIT" not in environment(found["prepare"][0])
     assert "activeDeadlineSeconds" not in found["evaluate"][1]
