@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
+from google.protobuf import json_format
 from kfp import compiler
 
 from lhcnet.config import Config
@@ -21,6 +23,19 @@ from pipeline.standalone import build_standalone
 def build_pipeline(config: Config, cluster: Cluster, execution: str = "", *, standalone: bool = False) -> Any:
     """Build the main pipeline, or the stand-alone one. Args and result are those of `pipeline.graph.build`."""
     return (build_standalone if standalone else build)(config, cluster, execution)
+
+
+def compiled(
+    config: Config, cluster: Cluster, *, standalone: bool = False
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Compile the pipeline in memory: the pipeline spec, and the settings for Kubernetes if there are any."""
+    pipeline = build_pipeline(config, cluster, standalone=standalone)
+    # protobuf's maps have another order in every process
+    ir, platform = (
+        json.loads(json_format.MessageToJson(message, sort_keys=True))
+        for message in (pipeline.pipeline_spec, pipeline.platform_spec)
+    )
+    return ir, platform or None
 
 
 def compile_pipeline(config: Config, cluster: Cluster, out: Path, *, standalone: bool = False) -> None:

@@ -19,7 +19,7 @@ from components.train_backbone import train_backbone
 from lhcnet.code_version import execution_name
 from lhcnet.config import Config
 from lhcnet.steps import task_settings
-from pipeline.cluster import Cluster, configure_task
+from pipeline.cluster import Cluster, configure_task, pipeline_config
 
 
 def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
@@ -39,13 +39,19 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
     stages = [stage.to_dict() for stage in config.stages]
     named_variants = [config.variant(name).to_dict() for name in config.variants]
 
+    share_a, share = cluster.shares(len(config.seeds.a), max(len(config.variants), len(config.seeds.c)))
+
     def on_cpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
         return configure_task(task, cluster, execution)
 
     def on_gpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
         return configure_task(task, cluster, execution, gpu=wants_gpu)
 
-    @dsl.pipeline(name="lhcnet", description="LHC-Net on FER2013: sets A, B and C, the 10 % loss rule, TTA, registry")
+    @dsl.pipeline(
+        name="lhcnet",
+        description="LHC-Net on FER2013: sets A, B and C, the 10 % loss rule, TTA, registry",
+        pipeline_config=pipeline_config(cluster),
+    )
     def lhcnet(
         source: str = config.data.source,
         data: dict = config.data.to_dict(),
@@ -106,10 +112,10 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
         second = trained(first, 2, stage2, seed_backbone)
         backbone = trained(second, 3, stage3, seed_backbone)
 
-        with dsl.ParallelFor(seeds_a, name="set-a", parallelism=cluster.parallelism) as seed:
+        with dsl.ParallelFor(seeds_a, parallelism=share_a) as seed:
             a = trained(backbone, 4, stage4, seed)
 
-        with dsl.ParallelFor(variants, name="set-b", parallelism=cluster.parallelism) as variant:
+        with dsl.ParallelFor(variants, parallelism=share) as variant:
             inserted = on_cpu(insert_lhc(model=backbone, variant=variant, seed=seed_b)).outputs["inserted"]
             b = trained(inserted, 4, stage4, seed_b)
 
@@ -119,7 +125,7 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
             )
         ).outputs["best"]
 
-        with dsl.ParallelFor(seeds_c, name="set-c", parallelism=cluster.parallelism) as seed:
+        with dsl.ParallelFor(seeds_c, parallelism=share) as seed:
             inserted = on_cpu(insert_best(model=backbone, best=best, seed=seed)).outputs["inserted"]
             c = trained(inserted, 4, stage4, seed)
 

@@ -11,7 +11,7 @@ from components.train_standalone import train_standalone
 from lhcnet.code_version import execution_name
 from lhcnet.config import Config
 from lhcnet.steps import task_settings
-from pipeline.cluster import Cluster, configure_task
+from pipeline.cluster import Cluster, configure_task, pipeline_config
 
 
 def build_standalone(config: Config, cluster: Cluster, execution: str = "") -> Any:
@@ -33,7 +33,11 @@ def build_standalone(config: Config, cluster: Cluster, execution: str = "") -> A
     def on_gpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
         return configure_task(task, cluster, execution, gpu=wants_gpu)
 
-    @dsl.pipeline(name="lhcnet-standalone", description="LHC-Net beside ResNet34v2 through stages 1-3 on FER2013")
+    @dsl.pipeline(
+        name="lhcnet-standalone",
+        description="LHC-Net beside ResNet34v2 through stages 1-3 on FER2013",
+        pipeline_config=pipeline_config(cluster),
+    )
     def standalone(
         source: str = config.data.source,
         data: dict = config.data.to_dict(),
@@ -62,7 +66,7 @@ def build_standalone(config: Config, cluster: Cluster, execution: str = "") -> A
         prepared = on_cpu(prepare(source=raw.output, data=data))
         trainval = prepared.outputs["trainval"]
 
-        with dsl.ParallelFor(networks, name="networks", parallelism=cluster.parallelism) as item:
+        with dsl.ParallelFor(networks, parallelism=cluster.budget) as item:
             settings = {"trainval": trainval, "seed": item.seed, "context": context}
             first = on_gpu(train_standalone(network=network, variant=item.variant, stage=stage1, **settings)).outputs[
                 "model"

@@ -92,7 +92,7 @@ def test_a_killed_task_resumes_when_kubeflow_retries_it(
             seed=one_seed.seeds.backbone,
             context=task_settings(one_seed.model_copy(update={"checkpoints": Checkpoints(seconds=0)})),
         )
-        configure_task(task, Local(retries=1), "killed")
+        configure_task(task, Local(retries=1), "killed", step="train")
 
     threading.Thread(target=kill_the_training, daemon=True).start()
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "runs"))

@@ -201,7 +201,7 @@ def test_nothing_in_the_library_imports_kfp_or_dvc_and_only_two_places_mlflow() 
 
 def test_cluster_settings_are_validated(tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
-    file.write_text("image: a/b:1\ngpu: amd.com/gpu\ngpus: 1\nmemory: 32G\n")
+    file.write_text("image: a/b:1\ngpu: amd.com/gpu\ngpus: 1\nresources: {train: {memory: 32G}}\n")
     assert load_cluster(file).gpu == "amd.com/gpu"
     file.write_text("gpuss: 1\n")
     with pytest.raises(LhcnetError, match=r"cluster\.yaml: gpuss: unknown key"):
