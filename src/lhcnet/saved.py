@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -50,6 +50,8 @@ MARKER, WEIGHTS, HISTORY, METRICS = "model.json", "model.safetensors", "history.
 FILES = (MARKER, WEIGHTS, HISTORY, METRICS)  # all that a model directory consists of
 MODEL_FOLDER = OwnFolder(MARKER, OwnJson.having("schema_version", "architecture", "provenance"), frozenset(FILES))
 CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+FACTS = (MARKER, HISTORY, METRICS)  # the record of a model, without its weights
+FACTS_FOLDER = OwnFolder(MARKER, MODEL_FOLDER.json, frozenset(FACTS))
 _LONGEST_HISTORY = 1 << 20  # bytes, ten thousand epochs
 _LARGEST_HEADER = 64 << 20  # bytes; 150 for each tensor
 Status = Literal["trained", "diverged", "dead", "inserted"]  # dead: the attention of an LHC module is uniform
@@ -201,19 +203,25 @@ class ModelRecord(FrozenModel):
 
 @dataclass(frozen=True)
 class SavedModel:
-    """An open model directory; the weights are read on demand."""
+    """An open model directory; the weights are read on demand. Of a folder with facts (`is_facts`) there are none."""
 
     path: Path
     info: ModelInfo
     metrics: Metrics
     history: tuple[Epoch, ...]
+    is_facts: bool = False
 
     @property
     def id(self) -> str:
         return self.info.provenance.id
 
     def weights_digest(self) -> str:
-        """SHA-256 of `model.safetensors`. Raises `LhcnetError` if it is not the one in `model.json`."""
+        """SHA-256 of `model.safetensors`. Raises `LhcnetError` if it is not the one in `model.json`.
+
+        Of facts, which have no weights, it is the one in `model.json`.
+        """
+        if self.is_facts:
+            return str(self.info.weights)
         path = self.path / WEIGHTS
         try:
             _require_size(path, self._largest())
@@ -244,6 +252,12 @@ class SavedModel:
             (folder / name).write_bytes(content)
             if name == WEIGHTS:
                 self._require_digest(hashlib.sha256(content).hexdigest())
+
+    def save_facts(self, target: Path) -> None:
+        """Write a folder with the facts of this model: all of the model directory except the weights."""
+        with atomic_directory(target, FACTS_FOLDER) as folder:
+            for name in FACTS:
+                (folder / name).write_bytes((self.path / name).read_bytes())
 
     def _largest(self) -> int:
         """Upper bound of the size of `model.safetensors` in bytes, from the architecture."""
@@ -356,3 +370,12 @@ def open_model(path: Path) -> SavedModel:
         raise LhcnetError(f"{path / HISTORY}: expected one row of numbers an epoch: {error}") from None
     history = tuple(parse(Epoch, row, f"{path / HISTORY}, epoch {i}") for i, row in enumerate(rows))
     return SavedModel(path, info, metrics, history)
+
+
+def open_facts(path: Path) -> SavedModel:
+    """Read the facts of a model, from a folder that `save_facts` wrote or from a model directory.
+
+    Facts give the same record as their model, without its weights. Raises `LhcnetError` as `open_model` does.
+    """
+    model = open_model(path)
+    return model if (path / WEIGHTS).exists() else replace(model, is_facts=True)

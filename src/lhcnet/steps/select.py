@@ -9,7 +9,7 @@ from pathlib import Path
 from lhcnet.io.atomic import atomic_directory, atomic_file
 from lhcnet.io.files import write_json
 from lhcnet.protocol.selection import SelectionReport, choose, judge
-from lhcnet.saved import MODEL_FOLDER, open_model
+from lhcnet.saved import MODEL_FOLDER, open_facts
 from lhcnet.steps.outputs import SELECTION, check_outputs
 from lhcnet.tracking.record import restore, tracked
 
@@ -28,11 +28,11 @@ def select(
     """Apply the 10 % loss rule to trained models and choose the best kept one on validation (section 4.1).
 
     Args:
-        models: model directories of sets A, B and C.
-        backbone: model directories of the backbone's stages; the start of stage 4 is the last.
+        models: model directories of sets A, B and C, or folders with their facts alone.
+        backbone: likewise, of the backbone's stages; the start of stage 4 is the last.
         out: `selection.json` to write.
         loss_factor: a model is kept if its training loss is below `loss_factor` times that of the start.
-        chosen: model directory to copy the chosen model to; None copies nothing.
+        chosen: model directory to copy the chosen model to, which facts cannot give; None copies nothing.
         execution: name of the pipeline execution in MLflow; None logs nothing.
 
     Returns:
@@ -43,8 +43,8 @@ def select(
     """
     copy = [(chosen, MODEL_FOLDER)] if chosen is not None else []
     check_outputs((out, SELECTION), *copy, inputs=[*models, *backbone], execution=execution)
-    saved = [open_model(path) for path in models]
-    stages = [open_model(path) for path in backbone]
+    saved = [open_facts(path) for path in models]
+    stages = [open_facts(path) for path in backbone]
     first = stages[-1]
     entries = judge(saved, first, loss_factor)
     for entry in entries:
