@@ -30,8 +30,12 @@ STEP_MODULES = {
     "compare": ("steps.compare", "report"),  # its result is the report
     "register": ("steps.register", "serving"),  # the registered model computes with it
     "compare-standalone": ("steps.compare_standalone", "report"),
+    "train-inserted": ("steps.train_inserted",),
 }
-"""Step (as the command line calls it) -> the modules and rooms it starts from, relative to the package."""
+"""Step -> the modules and rooms it starts from, relative to the package.
+
+The steps are named as on the command line; `train-inserted` is of Kubeflow's graph alone (`insert`, then `train`).
+"""
 
 
 def code_files(*entries: str) -> list[Path]:
@@ -63,6 +67,11 @@ def code_digest(*entries: str) -> str:
     return hashed.hexdigest()
 
 
+def step_digest(step: str) -> str:
+    """Digest (hex) of the code that a step of `STEP_MODULES` computes with."""
+    return code_digest(*STEP_MODULES[step])
+
+
 def execution_name(config: Config) -> str:
     """Name of a pipeline execution in MLflow, the same for all its steps.
 
@@ -74,6 +83,12 @@ def execution_name(config: Config) -> str:
     entries = {entry for entries in STEP_MODULES.values() for entry in entries if entry not in NOT_COMPUTING}
     digest = hashlib.sha256((config.digest() + code_digest(*sorted(entries))).encode()).hexdigest()
     return f"{config.profile}-{digest[:8]}"
+
+
+def execution_name_of_task() -> str:
+    """Name of the execution that a task belongs to: LHCNET_EXECUTION, and the first 8 of LHCNET_KUBEFLOW_RUN."""
+    run = os.environ.get("LHCNET_KUBEFLOW_RUN", "")
+    return os.environ["LHCNET_EXECUTION"] + (f"-{run[:8]}" if run else "")
 
 
 def _module_files(name: str) -> list[Path]:

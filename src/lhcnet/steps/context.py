@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lhcnet.code_version import execution_name
+from lhcnet.code_version import execution_name, execution_name_of_task
 from lhcnet.config import Checkpoints, Compute, Config, FrozenModel, parse
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ class RunContext(FrozenModel):
 
     @classmethod
     def of_task(cls, settings: Mapping[str, Any]) -> RunContext:
-        """Context of a pipeline task: sections from its argument `context`, the execution from LHCNET_EXECUTION.
+        """Context of a pipeline task: sections from its argument `context`, the execution from the environment.
 
         Args:
             settings: the sections `compute` and `checkpoints` as plain values, see `task_settings`.
@@ -44,7 +43,7 @@ class RunContext(FrozenModel):
         Raises:
             LhcnetError: a key is unknown, missing or has a wrong value.
         """
-        return parse(cls, {**settings, "execution": os.environ["LHCNET_EXECUTION"]}, "context")
+        return parse(cls, {**settings, "execution": execution_name_of_task()}, "context")
 
     def with_device(self, device: str) -> RunContext:
         """The same context on the device `device`, cpu or cuda."""
