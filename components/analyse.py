@@ -10,6 +10,7 @@ def analyse(
     analysis: dict,
     evaluation: dict,
     context: dict,
+    code: str,
     results: dsl.Output[dsl.Artifact],
 ):
     """Analyse the LHC modules of a model on validation images (section 3.2.4).
@@ -20,13 +21,14 @@ def analyse(
         analysis: Section `analysis` of params.yaml.
         evaluation: Section `evaluation` of params.yaml.
         context: Sections `compute` and `checkpoints` of params.yaml.
+        code: Digest of the code that computes.
         results: Effect of every module and head, correlation of heads, scaling and attention.
     """
     from pathlib import Path
 
     from lhcnet import config, steps
 
-    steps.start_task()
+    steps.start_task(step="analyse", code=code)
     steps.analyse(
         Path(model.path),
         Path(trainval.path),

@@ -5,42 +5,45 @@ from components import component
 
 @component
 def best_of_b(
-    models: dsl.Input[list[dsl.Model]],
-    start: dsl.Input[dsl.Model],
+    facts: dsl.Input[list[dsl.Artifact]],
+    start: dsl.Input[dsl.Artifact],
     variants: list[dict],
     loss_factor: float,
     minimum: dict,
+    code: str,
     selection: dsl.Output[dsl.Artifact],
-    best: dsl.Output[dsl.Artifact],
-):
+) -> dict:
     """Choose the best variant of set B on validation, after the 10 % loss rule.
 
+    The variant is a parameter: a back end hands only one artifact of a list into the tasks of a loop.
+
     Args:
-        models: The trained models of set B.
-        start: The backbone, start of stage 4.
+        facts: Facts of the trained models of set B.
+        start: Facts of the backbone, start of stage 4.
         variants: Section `variants` of params.yaml, as a list of name and modules.
         loss_factor: Limit of the training loss, as a multiple of that of the start.
         minimum: How many models of each set must be kept: section `selection.minimum` of params.yaml.
+        code: Digest of the code that computes.
         selection: Every model with the reason why it was kept or rejected (JSON).
-        best: The chosen variant (JSON).
+
+    Returns:
+        The chosen variant: name and modules.
     """
-    import json
-    import os
     from pathlib import Path
 
     from lhcnet import config, errors, steps
 
-    steps.start_task()
+    steps.start_task(step="select", code=code)
     report = steps.select(
-        [Path(model.path) for model in models],
+        [Path(model.path) for model in facts],
         [Path(start.path)],
         Path(selection.path),
         loss_factor=loss_factor,
         minimum=config.parse(config.Minimum, minimum, "selection.minimum"),
-        execution=os.environ["LHCNET_EXECUTION"],
+        execution=steps.execution_name_of_task(),
     )
-    variant = next((variant for variant in variants if variant["name"] == report.chosen_variant), None)
-    if variant is None:
-        raise errors.LhcnetError(f"variants: there is no variant {report.chosen_variant!r}, which selection chose")
-    Path(best.path).write_text(json.dumps(variant), encoding="utf-8")
-    best.metadata["name"] = report.chosen_variant
+    selection.metadata["chosen"] = report.chosen
+    for variant in variants:
+        if variant["name"] == report.chosen_variant:
+            return variant
+    raise errors.LhcnetError(f"variants: there is no variant {report.chosen_variant!r}, which selection chose")

@@ -9,6 +9,7 @@ def compare(
     scores: dsl.Input[dsl.Artifact],
     analysis: dsl.Input[dsl.Artifact],
     data_report: dsl.Input[dsl.Artifact],
+    code: str,
     report: dsl.Output[dsl.Artifact],
     tables: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
@@ -20,6 +21,7 @@ def compare(
         scores: What `evaluate` wrote.
         analysis: What `analyse` wrote.
         data_report: The data report of `prepare`.
+        code: Digest of the code that computes, the report's too.
         report: Summary, statistics, tables and the report as files.
         tables: The tables, shown in the Kubeflow UI.
         page: The report, shown in the Kubeflow UI.
@@ -27,13 +29,12 @@ def compare(
     Returns:
         Digest of all metrics: equal digests mean equal results.
     """
-    import os
     import shutil
     from pathlib import Path
 
     from lhcnet import steps
 
-    steps.start_task()
+    steps.start_task(step="compare", code=code)
     out = Path(report.path)
     summary = steps.compare(
         Path(selection.path),
@@ -41,7 +42,7 @@ def compare(
         out,
         data_report=Path(data_report.path),
         analysis=Path(analysis.path),
-        execution=os.environ["LHCNET_EXECUTION"],
+        execution=steps.execution_name_of_task(),
     )
     shutil.copyfile(out / "report.md", tables.path)
     shutil.copyfile(out / "report.html", page.path)

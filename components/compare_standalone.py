@@ -12,6 +12,7 @@ def compare_standalone(
     test: dsl.Input[dsl.Dataset],
     evaluation: dict,
     context: dict,
+    code: str,
     report: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
 ):
@@ -25,6 +26,7 @@ def compare_standalone(
         test: Store with the sealed split test.
         evaluation: Section `evaluation` of params.yaml.
         context: Sections `compute` and `checkpoints` of params.yaml.
+        code: Digest of the code that computes.
         report: Scores, tables and the report as files.
         page: The report, shown in the Kubeflow UI.
     """
@@ -33,7 +35,7 @@ def compare_standalone(
 
     from lhcnet import config, steps
 
-    steps.start_task()
+    steps.start_task(step="compare-standalone", code=code)
     steps.compare_standalone(
         [Path(model.path) for model in [*stage1, *stage2, *stage3]],
         Path(trainval.path),

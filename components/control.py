@@ -11,6 +11,7 @@ def control(
     trainval: dsl.Input[dsl.Dataset],
     settings: dict,
     context: dict,
+    code: str,
     models: dsl.Output[dsl.Artifact],
 ):
     """LHC-NetC: train the five weights of the residual sums of trained LHC-Nets.
@@ -22,13 +23,14 @@ def control(
         trainval: Store with the splits train and validation.
         settings: Section `control` of params.yaml.
         context: Sections `compute` and `checkpoints` of params.yaml.
+        code: Digest of the code that computes.
         models: One model directory for each LHC-NetC; none where the settings say so.
     """
     from pathlib import Path
 
     from lhcnet import config, steps
 
-    steps.start_task()
+    steps.start_task(step="control", code=code)
     trained = steps.supervised.control(
         [Path(model.path) for model in [*set_b, *set_c]],
         Path(selection.path),

@@ -14,8 +14,11 @@ def evaluate(
     test: dsl.Input[dsl.Dataset],
     evaluation: dict,
     context: dict,
+    code: str,
     scores: dsl.Output[dsl.Artifact],
+    chosen: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
+    confusion: dsl.Output[dsl.ClassificationMetrics],
 ):
     """Score the kept models and the LHC-NetCs, without TTA and with it. The only task that receives the test split.
 
@@ -29,14 +32,17 @@ def evaluate(
         test: Store with the sealed split test.
         evaluation: Section `evaluation` of params.yaml.
         context: Sections `compute` and `checkpoints` of params.yaml.
+        code: Digest of the code that computes.
         scores: Scores, predictions and confusion of the chosen model.
+        chosen: The chosen model.
         metrics: Accuracies of the chosen model.
+        confusion: Confusion matrix of the chosen model on test, without TTA.
     """
     from pathlib import Path
 
     from lhcnet import config, steps
 
-    steps.start_task()
+    steps.start_task(step="evaluate", code=code)
     report = steps.evaluate(
         [Path(model.path) for model in [*set_a, *set_b, *set_c]],
         Path(selection.path),
@@ -46,5 +52,8 @@ def evaluate(
         evaluation=config.parse(config.Evaluation, evaluation, "evaluation"),
         context=steps.RunContext.of_task(context),
         control=Path(control.path),
+        chosen=Path(chosen.path),
     )
+    chosen.metadata.update(display_name=report.chosen, id=report.chosen)
     metrics.metadata.update(report.chosen_model().accuracies())
+    confusion.log_confusion_matrix(*steps.confusion_matrix(Path(scores.path)))

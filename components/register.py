@@ -23,7 +23,6 @@ def register(
     Returns:
         The version in the registry.
     """
-    import os
     from pathlib import Path
 
     from lhcnet import steps
@@ -34,6 +33,6 @@ def register(
         Path(scores.path),
         Path(registered.path),
         name=name,
-        execution=os.environ["LHCNET_EXECUTION"],
+        execution=steps.execution_name_of_task(),
     )
     return int(result["version"])

@@ -11,7 +11,9 @@ def train(
     stage: dict,
     seed: int,
     context: dict,
+    code: str,
     model: dsl.Output[dsl.Model],
+    facts: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
 ):
     """Stages 2-4: train a model further.
@@ -23,14 +25,16 @@ def train(
         stage: Section `stage2`, `stage3` or `stage4` of params.yaml.
         seed: Data seed.
         context: Sections `compute` and `checkpoints` of params.yaml.
+        code: Digest of the code that computes.
         model: The trained model.
+        facts: Its record without the weights: settings, metrics and training curves.
         metrics: Its losses and accuracies.
     """
     from pathlib import Path
 
     from lhcnet import config, steps
 
-    steps.start_task()
+    steps.start_task(step="train", code=code)
     saved = steps.supervised.train_stage(
         Path(trainval.path),
         Path(start.path),
@@ -40,5 +44,6 @@ def train(
         seed=seed,
         context=steps.RunContext.of_task(context),
     )
+    saved.save_facts(Path(facts.path))
     model.metadata.update(steps.model_metadata(saved))
     metrics.metadata.update(steps.model_metrics(saved))

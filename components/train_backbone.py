@@ -10,7 +10,9 @@ def train_backbone(
     stage: dict,
     seed: int,
     context: dict,
+    code: str,
     model: dsl.Output[dsl.Model],
+    facts: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
 ):
     """Stage 1 of the backbone: train a new ResNet34v2.
@@ -21,14 +23,16 @@ def train_backbone(
         stage: Section `stage1` of params.yaml.
         seed: Data seed.
         context: Sections `compute` and `checkpoints` of params.yaml.
+        code: Digest of the code that computes.
         model: The trained model.
+        facts: Its record without the weights: settings, metrics and training curves.
         metrics: Its losses and accuracies.
     """
     from pathlib import Path
 
     from lhcnet import config, steps
 
-    steps.start_task()
+    steps.start_task(step="train", code=code)
     saved = steps.supervised.train_backbone(
         Path(trainval.path),
         Path(model.path),
@@ -37,5 +41,6 @@ def train_backbone(
         seed=seed,
         context=steps.RunContext.of_task(context),
     )
+    saved.save_facts(Path(facts.path))
     model.metadata.update(steps.model_metadata(saved))
     metrics.metadata.update(steps.model_metrics(saved))

@@ -11,7 +11,9 @@ def train_standalone(
     stage: dict,
     seed: int,
     context: dict,
+    code: str,
     model: dsl.Output[dsl.Model],
+    facts: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
 ):
     """Stage 1 of the stand-alone pipeline: train a new LHC-Net or ResNet34v2.
@@ -23,14 +25,16 @@ def train_standalone(
         stage: Section `stage1` of params.yaml, with the patience of the stand-alone pipeline.
         seed: Data seed.
         context: Sections `compute` and `checkpoints` of params.yaml.
+        code: Digest of the code that computes.
         model: The trained model.
+        facts: Its record without the weights: settings, metrics and training curves.
         metrics: Its losses and accuracies.
     """
     from pathlib import Path
 
     from lhcnet import config, steps
 
-    steps.start_task()
+    steps.start_task(step="train", code=code)
     saved = steps.supervised.train_standalone(
         Path(trainval.path),
         Path(model.path),
@@ -40,5 +44,6 @@ def train_standalone(
         seed=seed,
         context=steps.RunContext.of_task(context),
     )
+    saved.save_facts(Path(facts.path))
     model.metadata.update(steps.model_metadata(saved))
     metrics.metadata.update(steps.model_metrics(saved))

@@ -9,17 +9,22 @@ from components.best_of_b import best_of_b
 from components.compare import compare
 from components.control import control
 from components.evaluate import evaluate
-from components.insert_best import insert_best
+from components.finish import finish
 from components.insert_lhc import insert_lhc
 from components.prepare import prepare
 from components.register import register
 from components.select import select
 from components.train import train
 from components.train_backbone import train_backbone
-from lhcnet.code_version import execution_name
+from components.train_best import train_best
+from lhcnet.code_version import execution_name, step_digest
 from lhcnet.config import Config
 from lhcnet.steps import task_settings
 from pipeline.cluster import Cluster, configure_task, pipeline_config
+
+DESCRIPTION = """LHC-Net on FER2013: ResNet34v2 in three stages, then set A (no modules), set B (one LHC-Net for each \
+variant) and set C (the best variant, several data seeds); the 10 % loss rule, LHC-NetC, test-time augmentation, \
+comparison with the paper, MLflow's model registry."""
 
 
 def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
@@ -41,19 +46,18 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
 
     share_a, share = cluster.shares(len(config.seeds.a), max(len(config.variants), len(config.seeds.c)))
 
-    def on_cpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
-        return configure_task(task, cluster, execution)
+    def on_cpu(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
+        return configure_task(task.set_display_name(name), cluster, execution)
 
-    def on_gpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
-        return configure_task(task, cluster, execution, gpu=wants_gpu)
+    def on_gpu(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
+        return configure_task(task.set_display_name(name), cluster, execution, gpu=wants_gpu)
 
     @dsl.pipeline(
-        name="lhcnet",
-        description="LHC-Net on FER2013: sets A, B and C, the 10 % loss rule, TTA, registry",
-        pipeline_config=pipeline_config(cluster),
+        name="lhcnet", display_name="LHC-Net", description=DESCRIPTION, pipeline_config=pipeline_config(cluster)
     )
     def lhcnet(
         source: str = config.data.source,
+        source_version: str = "",
         data: dict = config.data.to_dict(),
         network: dict = config.network.to_dict(),
         context: dict = task_settings(config),
@@ -76,7 +80,8 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
         """LHC-Net on FER2013: sets A, B and C, the 10 % loss rule, TTA, registry.
 
         Args:
-            source: URI of FER2013.
+            source: Where FER2013 is.
+            source_version: Version that it must have; empty is not checked.
             data: Section `data` of params.yaml.
             network: Section `network`: size of ResNet34v2 and its initial weights.
             context: Sections `compute` (device, precision, threads) and `checkpoints`.
@@ -96,81 +101,112 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
             analysis: Section `analysis`: number of validation images.
             registry: Name of the registered model in MLflow.
         """
-        raw = dsl.importer(artifact_uri=source, artifact_class=dsl.Dataset, reimport=False)
-        prepared = on_cpu(prepare(source=raw.output, data=data))
-        trainval = prepared.outputs["trainval"]
-
-        def trained(start: Any, stage_number: int, stage: Any, seed: Any) -> Any:
-            task = train(
-                trainval=trainval, start=start, stage_number=stage_number, stage=stage, seed=seed, context=context
+        # loops have no names: back ends before 2.16 find the collected outputs of a loop only under kfp's own name
+        closing = on_cpu(finish(), "Close the record").set_caching_options(False)
+        with dsl.ExitHandler(closing, name="Experiment"):
+            prepared = on_cpu(
+                prepare(source=source, source_version=source_version, data=data, code=step_digest("prepare")),
+                "Prepare FER2013",
             )
-            return on_gpu(task).outputs["model"]
+            trainval = prepared.outputs["trainval"]
+            common = {"trainval": trainval, "context": context, "code": step_digest("train")}
 
-        first = on_gpu(
-            train_backbone(trainval=trainval, network=network, stage=stage1, seed=seed_backbone, context=context)
-        ).outputs["model"]
-        second = trained(first, 2, stage2, seed_backbone)
-        backbone = trained(second, 3, stage3, seed_backbone)
+            def trained(name: str, start: Any, stage_number: int, stage: Any, seed: Any) -> Any:
+                task = train(start=start, stage_number=stage_number, stage=stage, seed=seed, **common)
+                return on_gpu(task, name).outputs
 
-        with dsl.ParallelFor(seeds_a, parallelism=share_a) as seed:
-            a = trained(backbone, 4, stage4, seed)
+            first = on_gpu(
+                train_backbone(network=network, stage=stage1, seed=seed_backbone, **common), "Stage 1: backbone"
+            ).outputs
+            second = trained("Stage 2: backbone", first["model"], 2, stage2, seed_backbone)
+            third = trained("Stage 3: backbone", second["model"], 3, stage3, seed_backbone)
+            backbone = third["model"]
 
-        with dsl.ParallelFor(variants, parallelism=share) as variant:
-            inserted = on_cpu(insert_lhc(model=backbone, variant=variant, seed=seed_b)).outputs["inserted"]
-            b = trained(inserted, 4, stage4, seed_b)
+            with dsl.ParallelFor(seeds_a, parallelism=share_a) as seed:
+                a = trained("Set A: stage 4", backbone, 4, stage4, seed)
 
-        best = on_cpu(
-            best_of_b(
-                models=dsl.Collected(b), start=backbone, variants=variants, loss_factor=loss_factor, minimum=minimum
-            )
-        ).outputs["best"]
+            with dsl.ParallelFor(variants, parallelism=share) as variant:
+                inserted = on_cpu(
+                    insert_lhc(model=backbone, variant=variant, seed=seed_b, code=step_digest("insert")),
+                    "Set B: insert LHC",
+                ).outputs["inserted"]
+                b = trained("Set B: stage 4", inserted, 4, stage4, seed_b)
 
-        with dsl.ParallelFor(seeds_c, parallelism=share) as seed:
-            inserted = on_cpu(insert_best(model=backbone, best=best, seed=seed)).outputs["inserted"]
-            c = trained(inserted, 4, stage4, seed)
+            rule = {"loss_factor": loss_factor, "minimum": minimum, "code": step_digest("select")}
+            best = on_cpu(
+                best_of_b(facts=dsl.Collected(b["facts"]), start=third["facts"], variants=variants, **rule),
+                "Set B: best variant",
+            ).outputs["Output"]
 
-        selected = on_cpu(
-            select(
-                set_a=dsl.Collected(a),  # the compiler wants a new Collected for every use
-                set_b=dsl.Collected(b),
-                set_c=dsl.Collected(c),
-                stage1=first,
-                stage2=second,
-                start=backbone,
-                loss_factor=loss_factor,
-                minimum=minimum,
-            )
-        )
-        selection, chosen = selected.outputs["selection"], selected.outputs["chosen"]
-        controlled = on_gpu(
-            control(
-                set_b=dsl.Collected(b),
-                set_c=dsl.Collected(c),
-                selection=selection,
-                trainval=trainval,
-                settings=lhc_net_c,
-                context=context,
-            )
-        ).outputs["models"]
-        scores = on_gpu(
-            evaluate(
-                set_a=dsl.Collected(a),
-                set_b=dsl.Collected(b),
-                set_c=dsl.Collected(c),
-                control=controlled,
-                selection=selection,
-                trainval=trainval,
-                test=prepared.outputs["test"],
-                evaluation=evaluation,
-                context=context,
-            )
-        ).outputs["scores"]
-        analysed = on_gpu(
-            analyse(model=chosen, trainval=trainval, analysis=analysis, evaluation=evaluation, context=context)
-        ).outputs["results"]
-        report = on_cpu(
-            compare(selection=selection, scores=scores, analysis=analysed, data_report=prepared.outputs["report"])
-        ).outputs["report"]
-        on_cpu(register(chosen=chosen, scores=scores, report=report, name=registry)).set_caching_options(False)
+            with dsl.ParallelFor(seeds_c, parallelism=share) as seed:
+                inserting = common | {"code": step_digest("train-inserted")}
+                c = on_gpu(
+                    train_best(backbone=backbone, variant=best, stage=stage4, seed=seed, **inserting),
+                    "Set C: insert LHC, stage 4",
+                ).outputs
+
+            selection = on_cpu(
+                select(
+                    set_a=dsl.Collected(a["facts"]),  # the compiler wants a new Collected for every use
+                    set_b=dsl.Collected(b["facts"]),
+                    set_c=dsl.Collected(c["facts"]),
+                    stage1=first["facts"],
+                    stage2=second["facts"],
+                    start=third["facts"],
+                    **rule,
+                ),
+                "Select: 10 % loss rule",
+            ).outputs["selection"]
+            controlled = on_gpu(
+                control(
+                    set_b=dsl.Collected(b["model"]),
+                    set_c=dsl.Collected(c["model"]),
+                    selection=selection,
+                    trainval=trainval,
+                    settings=lhc_net_c,
+                    context=context,
+                    code=step_digest("control"),
+                ),
+                "LHC-NetC",
+            ).outputs["models"]
+            evaluated = on_gpu(
+                evaluate(
+                    set_a=dsl.Collected(a["model"]),
+                    set_b=dsl.Collected(b["model"]),
+                    set_c=dsl.Collected(c["model"]),
+                    control=controlled,
+                    selection=selection,
+                    trainval=trainval,
+                    test=prepared.outputs["test"],
+                    evaluation=evaluation,
+                    context=context,
+                    code=step_digest("evaluate"),
+                ),
+                "Evaluate: plain and TTA",
+            ).outputs
+            scores, chosen = evaluated["scores"], evaluated["chosen"]
+            analysed = on_gpu(
+                analyse(
+                    model=chosen,
+                    trainval=trainval,
+                    analysis=analysis,
+                    evaluation=evaluation,
+                    context=context,
+                    code=step_digest("analyse"),
+                ),
+                "Analyse the LHC modules",
+            ).outputs["results"]
+            report = on_cpu(
+                compare(
+                    selection=selection,
+                    scores=scores,
+                    analysis=analysed,
+                    data_report=prepared.outputs["report"],
+                    code=step_digest("compare"),
+                ),
+                "Compare with the paper",
+            ).outputs["report"]
+            registering = register(chosen=chosen, scores=scores, report=report, name=registry)
+            on_cpu(registering, "Register the champion").set_caching_options(False)
 
     return lhcnet

@@ -89,11 +89,11 @@ def run(config: Config, source: Path | None, root: Path, *, standalone: bool = F
 
 
 def count_tasks(config: Config, *, standalone: bool = False) -> int:
-    """Number of tasks that a run executes, the import of the source aside."""
-    if standalone:  # prepare, compare; three stages of two networks for each seed
-        return 2 + 6 * len(config.standalone.seeds)
-    sets = len(config.seeds.a) + 2 * len(config.variants) + 2 * len(config.seeds.c)  # B and C insert first
-    return sets + 11  # prepare, stages 1-3, best of B, select, control, evaluate, analyse, compare, register
+    """Number of tasks that a run executes."""
+    if standalone:  # prepare, compare, finish; three stages of two networks for each seed
+        return 3 + 6 * len(config.standalone.seeds)
+    sets = len(config.seeds.a) + 2 * len(config.variants) + len(config.seeds.c)  # B inserts in a task of its own
+    return sets + 12  # prepare, stages 1-3, best of B, select, control, evaluate, analyse, compare, register, finish
 
 
 def finished_tasks(folder: Path) -> int:
@@ -153,6 +153,7 @@ def _captured(file: Path) -> Iterator[None]:
     try:
         with file.open("w", encoding="utf-8") as log, contextlib.redirect_stdout(log), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "You may be attemping", RuntimeWarning)  # no container: intended
+            warnings.filterwarnings("ignore", "Task .* have no effect in the current local runner", UserWarning)
             # of two tasks that run at once, the first to end gives the handlers back that it found, here these
             root.handlers[:] = [logging.StreamHandler(log)]
             yield

@@ -5,13 +5,17 @@ from typing import Any
 from kfp import dsl
 
 from components.compare_standalone import compare_standalone
+from components.finish import finish
 from components.prepare import prepare
 from components.train import train
 from components.train_standalone import train_standalone
-from lhcnet.code_version import execution_name
+from lhcnet.code_version import execution_name, step_digest
 from lhcnet.config import Config
 from lhcnet.steps import task_settings
 from pipeline.cluster import Cluster, configure_task, pipeline_config
+
+DESCRIPTION = """LHC-Net beside ResNet34v2 on FER2013: both networks with every data seed through stages 1-3, and \
+their difference on the test split after each stage."""
 
 
 def build_standalone(config: Config, cluster: Cluster, execution: str = "") -> Any:
@@ -27,19 +31,21 @@ def build_standalone(config: Config, cluster: Cluster, execution: str = "") -> A
         {"seed": seed, "variant": variant} for seed in config.standalone.seeds for variant in ({}, with_lhc)
     ]
 
-    def on_cpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
-        return configure_task(task, cluster, execution)
+    def on_cpu(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
+        return configure_task(task.set_display_name(name), cluster, execution)
 
-    def on_gpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
-        return configure_task(task, cluster, execution, gpu=wants_gpu)
+    def on_gpu(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
+        return configure_task(task.set_display_name(name), cluster, execution, gpu=wants_gpu)
 
     @dsl.pipeline(
         name="lhcnet-standalone",
-        description="LHC-Net beside ResNet34v2 through stages 1-3 on FER2013",
+        display_name="LHC-Net, stand-alone",
+        description=DESCRIPTION,
         pipeline_config=pipeline_config(cluster),
     )
     def standalone(
         source: str = config.data.source,
+        source_version: str = "",
         data: dict = config.data.to_dict(),
         network: dict = config.network.to_dict(),
         context: dict = task_settings(config),
@@ -52,7 +58,8 @@ def build_standalone(config: Config, cluster: Cluster, execution: str = "") -> A
         """LHC-Net beside ResNet34v2 through stages 1-3 on FER2013.
 
         Args:
-            source: URI of FER2013.
+            source: Where FER2013 is.
+            source_version: Version that it must have; empty is not checked.
             data: Section `data` of params.yaml.
             network: Section `network`: size of ResNet34v2 and its initial weights.
             context: Sections `compute` (device, precision, threads) and `checkpoints`.
@@ -62,20 +69,23 @@ def build_standalone(config: Config, cluster: Cluster, execution: str = "") -> A
             networks: Networks to train, each with its data seed and modules (none: ResNet34v2).
             evaluation: Section `evaluation`: batch size.
         """
-        raw = dsl.importer(artifact_uri=source, artifact_class=dsl.Dataset, reimport=False)
-        prepared = on_cpu(prepare(source=raw.output, data=data))
-        trainval = prepared.outputs["trainval"]
+        closing = on_cpu(finish(), "Close the record").set_caching_options(False)
+        with dsl.ExitHandler(closing, name="Experiment"):
+            prepared = on_cpu(
+                prepare(source=source, source_version=source_version, data=data, code=step_digest("prepare")),
+                "Prepare FER2013",
+            )
+            trainval = prepared.outputs["trainval"]
 
-        with dsl.ParallelFor(networks, parallelism=cluster.budget) as item:
-            settings = {"trainval": trainval, "seed": item.seed, "context": context}
-            first = on_gpu(train_standalone(network=network, variant=item.variant, stage=stage1, **settings)).outputs[
-                "model"
-            ]
-            second = on_gpu(train(start=first, stage_number=2, stage=stage2, **settings)).outputs["model"]
-            third = on_gpu(train(start=second, stage_number=3, stage=stage3, **settings)).outputs["model"]
+            with dsl.ParallelFor(networks, parallelism=cluster.budget) as item:
+                common = {"trainval": trainval, "seed": item.seed, "context": context, "code": step_digest("train")}
+                first = on_gpu(
+                    train_standalone(network=network, variant=item.variant, stage=stage1, **common), "Stage 1"
+                ).outputs["model"]
+                second = on_gpu(train(start=first, stage_number=2, stage=stage2, **common), "Stage 2").outputs["model"]
+                third = on_gpu(train(start=second, stage_number=3, stage=stage3, **common), "Stage 3").outputs["model"]
 
-        on_gpu(
-            compare_standalone(
+            comparing = compare_standalone(
                 stage1=dsl.Collected(first),
                 stage2=dsl.Collected(second),
                 stage3=dsl.Collected(third),
@@ -83,7 +93,9 @@ def build_standalone(config: Config, cluster: Cluster, execution: str = "") -> A
                 test=prepared.outputs["test"],
                 evaluation=evaluation,
                 context=context,
+                code=step_digest("compare-standalone"),
             )
-        )
+            # never from the cache: it ends the record of the execution
+            on_gpu(comparing, "Compare the networks").set_caching_options(False)
 
     return standalone

@@ -30,8 +30,12 @@ STEP_MODULES = {
     "compare": ("steps.compare", "report"),  # its result is the report
     "register": ("steps.register", "serving"),  # the registered model computes with it
     "compare-standalone": ("steps.compare_standalone", "report"),
+    "train-inserted": ("steps.train_inserted",),
 }
-"""Step (as the command line calls it) -> the modules and rooms it starts from, relative to the package."""
+"""Step -> the modules and rooms it starts from, relative to the package.
+
+The steps are named as on the command line; `train-inserted` is of Kubeflow's graph alone (`insert`, then `train`).
+"""
 
 
 def code_files(*entries: str) -> list[Path]:
@@ -61,6 +65,11 @@ def code_digest(*entries: str) -> str:
     for file in code_files(*entries):
         hashed.update(file.relative_to(PACKAGE).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return hashed.hexdigest()
+
+
+def step_digest(step: str) -> str:
+    """Digest (hex) of the code that a step of `STEP_MODULES` computes with."""
+    return code_digest(*STEP_MODULES[step])
 
 
 def execution_name(config: Config) -> str:

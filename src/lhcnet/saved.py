@@ -61,7 +61,6 @@ __all__ = [
     "open_model",
     "save",
     "save_unfinished",
-    "write_facts",
 ]
 
 MARKER, WEIGHTS, HISTORY, METRICS = "model.json", "model.safetensors", "history.csv", "metrics.json"
@@ -122,6 +121,12 @@ class SavedModel:
             (folder / name).write_bytes(content)
             if name == WEIGHTS:
                 self._require_digest(hashlib.sha256(content).hexdigest())
+
+    def save_facts(self, target: Path) -> None:
+        """Write the facts of this model, which are everything except its weights, as a folder for `open_facts`."""
+        with atomic_directory(target, FACTS_FOLDER) as folder:
+            for name, copy in ((HISTORY, HISTORY), (METRICS, METRICS), (MARKER, FACTS)):
+                (folder / copy).write_bytes((self.path / name).read_bytes())
 
     def _require_weights(self) -> None:
         """Raise `LhcnetError` if there can be no weights here."""
@@ -230,19 +235,6 @@ def save_unfinished(target: Path, info: ModelInfo, metrics: Metrics) -> None:
         _write_record(folder, info.model_copy(update={"weights": None}), metrics, [])
 
 
-def write_facts(model: Path, out: Path) -> None:
-    """Write the facts of a model, which are everything except its weights.
-
-    Args:
-        model: model directory.
-        out: folder to write, for `open_facts`.
-    """
-    open_model(model)
-    with atomic_directory(out, FACTS_FOLDER) as folder:
-        for name, copy in ((HISTORY, HISTORY), (METRICS, METRICS), (MARKER, FACTS)):
-            (folder / copy).write_bytes((model / name).read_bytes())
-
-
 def _write_record(folder: Path, info: ModelInfo, metrics: Metrics, history: Sequence[Epoch]) -> None:
     with (folder / HISTORY).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(Epoch.model_fields), lineterminator="\n")
@@ -264,7 +256,7 @@ def open_model(path: Path) -> SavedModel:
 
 
 def open_facts(path: Path) -> SavedModel:
-    """Read the facts of a model: a folder of `write_facts`, or a model directory. Raises as `open_model` does."""
+    """Read the facts of a model: a folder of `save_facts`, or a model directory. Raises as `open_model` does."""
     return _open(path, FACTS if (path / FACTS).is_file() else MARKER)
 
 

@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import ast
 import json
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kfp import dsl
-from support.drivers import ROOT, assert_same_analysis, assert_same_files, digest
+from support.components import Started, function
+from support.drivers import assert_same_analysis, assert_same_files, digest
 
 from lhcnet import steps
+from lhcnet.code_version import STEP_MODULES
 from lhcnet.config import Config
+from lhcnet.data.fer2013 import CLASSES
+from lhcnet.errors import LhcnetError
 from lhcnet.protocol.selection import read_selection
-from lhcnet.saved import open_model
+from lhcnet.saved import FACTS_FOLDER, open_facts, open_model
 from lhcnet.steps import task_settings
 
-NAMES = sorted(file.stem for file in (ROOT / "components").glob("*.py") if file.stem != "__init__")
-HELPERS = {"RunContext", "model_metadata", "model_metrics", "start_task", "supervised", "task_settings"}
-STEPS = set(steps.__all__) - HELPERS
+CODE = "0" * 64
 
 
-def function(name: str) -> Callable[..., Any]:
-    """Python function of the component `name`."""
-    found: Callable[..., Any] = getattr(import_module(f"components.{name}"), name).python_func
-    return found
-
-
-@pytest.fixture(autouse=True)
-def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """One entry for each task that set up its process; this process stays as it is. MLflow gets nothing."""
-    monkeypatch.setenv("LHCNET_EXECUTION", "components")
-    monkeypatch.setenv("LHCNET_JOURNAL", str(tmp_path / "journal"))
-    monkeypatch.setenv("LHCNET_TRACKING_WAIT", "0")
-    calls: list[None] = []
-    monkeypatch.setattr(steps, "start_task", lambda: calls.append(None))
-    return calls
+def assert_started(started: Started, times: int = 1) -> None:
+    """Each task names its step and hands on the digest of the code that the pipeline was compiled for."""
+    assert len(started) == times
+    for arguments in started:
+        assert arguments["step"] in STEP_MODULES
+        assert arguments["code"] == CODE
 
 
 class Artifacts:
@@ -53,6 +43,14 @@ class Artifacts:
     def models(self, *names: str) -> list[dsl.Model]:
         return [self.model(name) for name in names]
 
+    def facts(self, *names: str) -> list[dsl.Artifact]:
+        """Facts of models of the direct run, as a training component writes them."""
+        made = [self._out / "facts-of" / name for name in names]
+        for name, folder in zip(names, made, strict=True):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            open_model(self._direct / name).save_facts(folder)
+        return [dsl.Artifact(uri=str(folder)) for folder in made]
+
     def dataset(self, name: str) -> dsl.Dataset:
         return dsl.Dataset(uri=str(self._direct / name))
 
@@ -63,41 +61,52 @@ class Artifacts:
         return kind(uri=str(self._out / name))
 
 
+def assert_facts(facts: dsl.Artifact, model: dsl.Model) -> None:
+    """Facts are the record of the model, without its weights."""
+    assert {file.name for file in Path(facts.path).iterdir()} == set(FACTS_FOLDER.files)
+    assert open_facts(Path(facts.path)).record() == open_model(Path(model.path)).record()
+
+
 @pytest.fixture
 def artifacts(direct: Path, tmp_path: Path) -> Artifacts:
     return Artifacts(direct, tmp_path)
 
 
-def test_prepare(artifacts: Artifacts, direct: Path, one_seed: Config, started: list[None], tmp_path: Path) -> None:
+def test_prepare(artifacts: Artifacts, direct: Path, one_seed: Config, started: Started, tmp_path: Path) -> None:
     trainval, test = (artifacts.output(name, dsl.Dataset) for name in ("trainval", "test"))
     report = artifacts.output("report.json")
-    source = dsl.Dataset(uri=one_seed.data.source)
-    function("prepare")(source=source, data=one_seed.data.to_dict(), trainval=trainval, test=test, report=report)
+    settings = {"source": one_seed.data.source, "source_version": "", "data": one_seed.data.to_dict(), "code": CODE}
+    function("prepare")(**settings, trainval=trainval, test=test, report=report)
     for name in ("trainval", "test"):
         assert_same_files(tmp_path / name, direct / name)
     assert trainval.metadata["digest"] == test.metadata["digest"] == json.loads(Path(report.path).read_text())["digest"]
-    assert len(started) == 1
+    assert_started(started)
 
 
-def test_train_backbone(artifacts: Artifacts, direct: Path, one_seed: Config, started: list[None]) -> None:
-    model, metrics = artifacts.output("model", dsl.Model), artifacts.output("metrics", dsl.Metrics)
+def test_train_backbone(artifacts: Artifacts, direct: Path, one_seed: Config, started: Started) -> None:
+    model, facts = artifacts.output("model", dsl.Model), artifacts.output("facts")
+    metrics = artifacts.output("metrics", dsl.Metrics)
     function("train_backbone")(
         trainval=artifacts.dataset("trainval"),
         network=one_seed.network.to_dict(),
         stage=one_seed.stage1.to_dict(),
         seed=one_seed.seeds.backbone,
         context=task_settings(one_seed),
+        code=CODE,
         model=model,
+        facts=facts,
         metrics=metrics,
     )
     assert_same_files(Path(model.path), direct / "backbone" / "stage1")
     assert (model.metadata["id"], model.metadata["status"]) == ("backbone/stage1", "trained")
     assert metrics.metadata["val_accuracy"] == open_model(Path(model.path)).metrics.val_accuracy
-    assert len(started) == 1
+    assert_facts(facts, model)
+    assert_started(started)
 
 
-def test_train(artifacts: Artifacts, direct: Path, one_seed: Config, started: list[None]) -> None:
-    model, metrics = artifacts.output("model", dsl.Model), artifacts.output("metrics", dsl.Metrics)
+def test_train(artifacts: Artifacts, direct: Path, one_seed: Config, started: Started) -> None:
+    model, facts = artifacts.output("model", dsl.Model), artifacts.output("facts")
+    metrics = artifacts.output("metrics", dsl.Metrics)
     function("train")(
         trainval=artifacts.dataset("trainval"),
         start=artifacts.model("inserted/c/seed-1"),
@@ -105,18 +114,45 @@ def test_train(artifacts: Artifacts, direct: Path, one_seed: Config, started: li
         stage=one_seed.stage4.to_dict(),
         seed=1,
         context=task_settings(one_seed),
+        code=CODE,
         model=model,
+        facts=facts,
         metrics=metrics,
     )
     assert_same_files(Path(model.path), direct / "c" / "seed-1")
     assert model.metadata["id"] == open_model(direct / "c" / "seed-1").id
     assert metrics.metadata["val_accuracy"] == open_model(Path(model.path)).metrics.val_accuracy
-    assert len(started) == 1
+    assert_facts(facts, model)
+    assert_started(started)
 
 
-def test_train_standalone(artifacts: Artifacts, direct: Path, one_seed: Config, started: list[None]) -> None:
+def test_train_best(artifacts: Artifacts, direct: Path, one_seed: Config, started: Started) -> None:
+    """The same bytes as `insert_lhc` and `train` one after the other."""
+    model, facts = artifacts.output("model", dsl.Model), artifacts.output("facts")
+    metrics = artifacts.output("metrics", dsl.Metrics)
+    variant = one_seed.variant(read_selection(direct / "best_of_b.json").chosen_variant)
+    function("train_best")(
+        trainval=artifacts.dataset("trainval"),
+        backbone=artifacts.model("backbone/stage3"),
+        variant=variant.to_dict(),
+        stage=one_seed.stage4.to_dict(),
+        seed=1,
+        context=task_settings(one_seed),
+        code=CODE,
+        model=model,
+        facts=facts,
+        metrics=metrics,
+    )
+    assert_same_files(Path(model.path), direct / "c" / "seed-1")
+    assert model.metadata["display_name"] == open_model(direct / "c" / "seed-1").id
+    assert_facts(facts, model)
+    assert_started(started)
+
+
+def test_train_standalone(artifacts: Artifacts, direct: Path, one_seed: Config, started: Started) -> None:
     for variant, name in (({}, "resnet34v2"), (one_seed.variant("wide").to_dict(), "wide")):
-        model, metrics = artifacts.output(name, dsl.Model), artifacts.output("metrics", dsl.Metrics)
+        model, facts = artifacts.output(name, dsl.Model), artifacts.output(f"{name}-facts")
+        metrics = artifacts.output("metrics", dsl.Metrics)
         function("train_standalone")(
             trainval=artifacts.dataset("trainval"),
             network=one_seed.network.to_dict(),
@@ -124,67 +160,68 @@ def test_train_standalone(artifacts: Artifacts, direct: Path, one_seed: Config, 
             stage=one_seed.standalone_stages[0].to_dict(),
             seed=5,
             context=task_settings(one_seed),
+            code=CODE,
             model=model,
+            facts=facts,
             metrics=metrics,
         )
         assert model.metadata["id"] == f"standalone/{name}/seed-5/stage1"
         assert open_model(Path(model.path)).info.architecture.has_lhc == bool(variant)
-    assert len(started) == 2
+        assert_facts(facts, model)
+    assert_started(started, 2)
 
 
-def test_insert_lhc(artifacts: Artifacts, direct: Path, one_seed: Config, started: list[None]) -> None:
+def test_insert_lhc(artifacts: Artifacts, direct: Path, one_seed: Config, started: Started) -> None:
     inserted = artifacts.output("inserted", dsl.Model)
     variant = one_seed.variant("wide").to_dict()
     start = artifacts.model("backbone/stage3")
-    function("insert_lhc")(model=start, variant=variant, seed=one_seed.seeds.b, inserted=inserted)
+    function("insert_lhc")(model=start, variant=variant, seed=one_seed.seeds.b, code=CODE, inserted=inserted)
     assert_same_files(Path(inserted.path), direct / "inserted" / "b" / "wide")
     assert inserted.metadata["seed"] == one_seed.seeds.b
-    assert len(started) == 1
+    assert_started(started)
 
 
-def test_best_of_b_and_insert_best(artifacts: Artifacts, direct: Path, one_seed: Config, started: list[None]) -> None:
-    selection, best, inserted = (
-        artifacts.output("selection.json"),
-        artifacts.output("best.json"),
-        artifacts.output("inserted", dsl.Model),
-    )
-    function("best_of_b")(
-        models=artifacts.models("b/wide", "b/narrow"),
-        start=artifacts.model("backbone/stage3"),
-        variants=[one_seed.variant(name).to_dict() for name in one_seed.variants],
-        loss_factor=one_seed.selection.loss_factor,
-        minimum=one_seed.selection.minimum.to_dict(),
-        selection=selection,
-        best=best,
-    )
+def test_best_of_b(artifacts: Artifacts, direct: Path, one_seed: Config, started: Started) -> None:
+    selection = artifacts.output("selection.json")
+    settings: dict[str, Any] = {
+        "facts": artifacts.facts("b/wide", "b/narrow"),
+        "start": artifacts.facts("backbone/stage3")[0],
+        "loss_factor": one_seed.selection.loss_factor,
+        "minimum": one_seed.selection.minimum.to_dict(),
+        "code": CODE,
+        "selection": selection,
+    }
+    variants = {name: one_seed.variant(name).to_dict() for name in one_seed.variants}
+    best = function("best_of_b")(variants=list(variants.values()), **settings)
     assert Path(selection.path).read_bytes() == (direct / "best_of_b.json").read_bytes()
-    assert best.metadata["name"] == read_selection(direct / "best_of_b.json").chosen_variant
-    function("insert_best")(model=artifacts.model("backbone/stage3"), best=best, seed=1, inserted=inserted)
-    assert_same_files(Path(inserted.path), direct / "inserted" / "c" / "seed-1")
-    assert len(started) == 2
+    assert best == variants.pop(read_selection(direct / "best_of_b.json").chosen_variant)
+    assert_started(started)
+    with pytest.raises(LhcnetError, match="there is no variant"):
+        function("best_of_b")(variants=list(variants.values()), **settings)
 
 
-def test_select(artifacts: Artifacts, direct: Path, one_seed: Config, started: list[None]) -> None:
-    selection, chosen = artifacts.output("selection.json"), artifacts.output("chosen", dsl.Model)
+def test_select(artifacts: Artifacts, direct: Path, one_seed: Config, started: Started) -> None:
+    """Facts give the selection of the models themselves."""
+    selection = artifacts.output("selection.json")
+    stage1, stage2, start = artifacts.facts(*(f"backbone/stage{number}" for number in (1, 2, 3)))
     function("select")(
-        set_a=artifacts.models("a/seed-0"),
-        set_b=artifacts.models("b/wide", "b/narrow"),
-        set_c=artifacts.models("c/seed-1"),
-        stage1=artifacts.model("backbone/stage1"),
-        stage2=artifacts.model("backbone/stage2"),
-        start=artifacts.model("backbone/stage3"),
+        set_a=artifacts.facts("a/seed-0"),
+        set_b=artifacts.facts("b/wide", "b/narrow"),
+        set_c=artifacts.facts("c/seed-1"),
+        stage1=stage1,
+        stage2=stage2,
+        start=start,
         loss_factor=one_seed.selection.loss_factor,
         minimum=one_seed.selection.minimum.to_dict(),
+        code=CODE,
         selection=selection,
-        chosen=chosen,
     )
     assert Path(selection.path).read_bytes() == (direct / "selection.json").read_bytes()
-    assert_same_files(Path(chosen.path), direct / "chosen")
-    assert chosen.metadata["id"] == open_model(direct / "chosen").id
-    assert len(started) == 1
+    assert selection.metadata["chosen"] == open_model(direct / "chosen").id
+    assert_started(started)
 
 
-def test_control(artifacts: Artifacts, direct: Path, one_seed: Config, started: list[None]) -> None:
+def test_control(artifacts: Artifacts, direct: Path, one_seed: Config, started: Started) -> None:
     models = artifacts.output("control")
     function("control")(
         set_b=artifacts.models("b/wide", "b/narrow"),
@@ -193,6 +230,7 @@ def test_control(artifacts: Artifacts, direct: Path, one_seed: Config, started: 
         trainval=artifacts.dataset("trainval"),
         settings=one_seed.control.to_dict(),
         context=task_settings(one_seed),
+        code=CODE,
         models=models,
     )
     names = json.loads((direct / "control" / "control.json").read_text())["models"]
@@ -200,11 +238,13 @@ def test_control(artifacts: Artifacts, direct: Path, one_seed: Config, started: 
         assert_same_files(Path(models.path) / name, direct / "control" / name)
     assert sorted(models.metadata) == sorted(open_model(direct / "control" / name).id for name in names)
     assert len(names) > 0
-    assert len(started) == 1
+    assert_started(started)
 
 
-def test_evaluate(artifacts: Artifacts, direct: Path, one_seed: Config, started: list[None]) -> None:
+def test_evaluate(artifacts: Artifacts, direct: Path, one_seed: Config, started: Started) -> None:
     scores, metrics = artifacts.output("scores"), artifacts.output("metrics", dsl.Metrics)
+    chosen = artifacts.output("chosen", dsl.Model)
+    confusion = artifacts.output("confusion", dsl.ClassificationMetrics)
     function("evaluate")(
         set_a=artifacts.models("a/seed-0"),
         set_b=artifacts.models("b/wide", "b/narrow"),
@@ -215,16 +255,29 @@ def test_evaluate(artifacts: Artifacts, direct: Path, one_seed: Config, started:
         test=artifacts.dataset("test"),
         evaluation=one_seed.evaluation.to_dict(),
         context=task_settings(one_seed),
+        code=CODE,
         scores=scores,
+        chosen=chosen,
         metrics=metrics,
+        confusion=confusion,
     )
     written = Path(scores.path) / "evaluation.json"
     assert written.read_bytes() == (direct / "evaluation" / "evaluation.json").read_bytes()
-    assert 0 < metrics.metadata["test_accuracy"] < 1
-    assert len(started) == 1
+    accuracy = metrics.metadata["test_accuracy"]
+    assert 0 < accuracy < 1
+    assert_same_files(Path(chosen.path), direct / "chosen")
+    assert chosen.metadata["id"] == open_model(direct / "chosen").id
+    shown = confusion.metadata["confusionMatrix"]
+    rows = [row["row"] for row in shown["rows"]]
+    assert [spec["displayName"] for spec in shown["annotationSpecs"]] == list(CLASSES)
+    scored = json.loads(written.read_text())["models"]
+    (n,) = {model["test"]["n"] for model in scored}
+    assert sum(map(sum, rows)) == n
+    assert sum(row[i] for i, row in enumerate(rows)) / n == accuracy
+    assert_started(started)
 
 
-def test_analyse(artifacts: Artifacts, direct: Path, one_seed: Config, started: list[None]) -> None:
+def test_analyse(artifacts: Artifacts, direct: Path, one_seed: Config, started: Started) -> None:
     results = artifacts.output("results")
     function("analyse")(
         model=artifacts.model("chosen"),
@@ -232,13 +285,14 @@ def test_analyse(artifacts: Artifacts, direct: Path, one_seed: Config, started: 
         analysis=one_seed.analysis.to_dict(),
         evaluation=one_seed.evaluation.to_dict(),
         context=task_settings(one_seed),
+        code=CODE,
         results=results,
     )
     assert_same_analysis(Path(results.path), direct / "analysis")
-    assert len(started) == 1
+    assert_started(started)
 
 
-def test_compare(artifacts: Artifacts, direct: Path, started: list[None]) -> None:
+def test_compare(artifacts: Artifacts, direct: Path, started: Started) -> None:
     report, tables, page = (
         artifacts.output("report"),
         artifacts.output("tables.md", dsl.Markdown),
@@ -249,6 +303,7 @@ def test_compare(artifacts: Artifacts, direct: Path, started: list[None]) -> Non
         scores=artifacts.file("evaluation"),
         analysis=artifacts.file("analysis"),
         data_report=artifacts.file("data_report.json"),
+        code=CODE,
         report=report,
         tables=tables,
         page=page,
@@ -256,11 +311,16 @@ def test_compare(artifacts: Artifacts, direct: Path, started: list[None]) -> Non
     assert returned == digest(direct / "report")
     assert Path(tables.path).read_bytes() == (Path(report.path) / "report.md").read_bytes()
     assert Path(page.path).read_bytes() == (Path(report.path) / "report.html").read_bytes()
-    assert len(started) == 1
+    assert_started(started)
 
 
 def test_compare_standalone(
-    artifacts: Artifacts, one_seed: Config, context: steps.RunContext, started: list[None], tmp_path: Path, direct: Path
+    artifacts: Artifacts,
+    one_seed: Config,
+    context: steps.RunContext,
+    started: Started,
+    tmp_path: Path,
+    direct: Path,
 ) -> None:
     trained = []
     for variant, name in ((None, "plain"), (one_seed.variant("wide"), "wide")):
@@ -277,16 +337,17 @@ def test_compare_standalone(
         test=artifacts.dataset("test"),
         evaluation=one_seed.evaluation.to_dict(),
         context=task_settings(one_seed),
+        code=CODE,
         report=report,
         page=page,
     )
     compared = json.loads((Path(report.path) / "standalone.json").read_text())
     assert [pair["stage"] for pair in compared["pairs"]] == [1]
     assert Path(page.path).read_bytes() == (Path(report.path) / "report.html").read_bytes()
-    assert len(started) == 1
+    assert_started(started)
 
 
-def test_register(artifacts: Artifacts, tracking: str, started: list[None]) -> None:
+def test_register(artifacts: Artifacts, tracking: str, started: Started) -> None:
     registered = artifacts.output("registered.json")
     version = function("register")(
         chosen=artifacts.model("chosen"),
@@ -297,33 +358,4 @@ def test_register(artifacts: Artifacts, tracking: str, started: list[None]) -> N
     )
     written = json.loads(Path(registered.path).read_text())
     assert (version, written["version"], written["alias"]) == (1, 1, "champion")
-    assert len(started) == 1
-
-
-def test_every_component_has_a_test() -> None:
-    tested = {part for name in globals() for part in name.removeprefix("test_").split("_and_")}
-    assert set(NAMES) - tested == set()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_component_calls_one_step_and_computes_nothing(name: str) -> None:
-    tree = ast.parse((ROOT / "components" / f"{name}.py").read_text())
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-    assert imported <= {"components", "kfp", "lhcnet", "lhcnet.io.files", "json", "os", "pathlib", "shutil"}
-    called = [
-        node.func.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in STEPS
-    ]
-    assert len(called) == 1
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_kubeflow_ui_describes_every_argument(name: str) -> None:
-    spec = getattr(import_module(f"components.{name}"), name).component_spec
-    described = {**(spec.inputs or {}), **(spec.outputs or {})}
-    lines = [line.strip() for line in (function(name).__doc__ or "").splitlines()]
-    assert spec.description
-    undescribed = {key for key in described if not any(line.startswith(f"{key}: ") for line in lines)}
-    assert undescribed <= {"Output"}  # the returned value
+    assert started == [{}]  # never from the cache, so it needs no digest

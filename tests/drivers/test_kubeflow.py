@@ -13,6 +13,7 @@ from support.drivers import assert_same_analysis, assert_same_files, digest, kub
 
 from components.train_backbone import train_backbone
 from lhcnet.analysis.results import Analysis, read
+from lhcnet.code_version import step_digest
 from lhcnet.config import Checkpoints, Config
 from lhcnet.profiles import to_yaml
 from lhcnet.report.analysis_plots import figures
@@ -33,8 +34,13 @@ def test_kubeflow_gives_the_metrics_of_direct_calls(
     assert_same_analysis(analysis, direct / "analysis")
     (page,) = tmp_path.glob("runs/*/*/compare/page")
     assert page.read_bytes() == (report / "report.html").read_bytes()
-    (chosen,) = tmp_path.glob("runs/*/*/select/chosen")
+    (chosen,) = tmp_path.glob("runs/*/*/evaluate/chosen")
     assert_same_files(chosen, direct / "chosen")
+    (selection,) = tmp_path.glob("runs/*/*/select/selection")
+    assert selection.read_bytes() == (direct / "selection.json").read_bytes()
+    (log,) = tmp_path.glob("runs/*/steps.log")
+    assert log.read_text().splitlines()[-1].startswith("execution demo-")
+    assert ": SUCCEEDED; kubeflow_job: " in log.read_text().splitlines()[-1]
 
     # the record: one parent, and every model a child of it with curves, tags and the verdict
     client = mlflow.MlflowClient(environment["MLFLOW_TRACKING_URI"])
@@ -91,6 +97,7 @@ def test_a_killed_task_resumes_when_kubeflow_retries_it(
             stage=one_seed.stage1.to_dict(),
             seed=one_seed.seeds.backbone,
             context=task_settings(one_seed.model_copy(update={"checkpoints": Checkpoints(seconds=0)})),
+            code=step_digest("train"),
         )
         configure_task(task, Local(retries=1), "killed", step="train")
 

@@ -23,7 +23,6 @@ from lhcnet.saved import (
     open_model,
     save,
     save_unfinished,
-    write_facts,
 )
 
 ARCHITECTURE = Architecture(
@@ -293,7 +292,7 @@ def test_all_files_have_the_same_mode(folder: Path) -> None:
 
 
 def test_facts_are_the_record_without_the_weights(folder: Path, tmp_path: Path) -> None:
-    write_facts(folder, tmp_path / "facts")
+    open_model(folder).save_facts(tmp_path / "facts")
     assert sorted(file.name for file in (tmp_path / "facts").iterdir()) == ["facts.json", "history.csv", "metrics.json"]
     facts = open_facts(tmp_path / "facts")
     assert facts.record() == open_model(folder).record() == open_facts(folder).record()
@@ -317,7 +316,7 @@ def test_a_training_that_ended_early_is_a_model_without_weights(tmp_path: Path) 
     save_unfinished(tmp_path / "model", INFO, Metrics(status="time limit", reason="not finished within 5 s"))
     lost = open_model(tmp_path / "model")
     assert (lost.record().weights, lost.record().is_its_start) == (None, False)
-    write_facts(tmp_path / "model", tmp_path / "facts")
+    open_model(tmp_path / "model").save_facts(tmp_path / "facts")
     assert open_facts(tmp_path / "facts").record() == lost.record()
     for use in (lost.network, lost.weights_digest, lambda: lost.copy(tmp_path), lost.require_trained):
         with pytest.raises(LhcnetError, match=r"A/seed-0 has no weights, .* .time limit: not finished within 5 s"):

@@ -11,24 +11,27 @@ from lhcnet.steps.compare import compare
 from lhcnet.steps.compare_standalone import compare_standalone
 from lhcnet.steps.context import RunContext, task_settings
 from lhcnet.steps.control import control
-from lhcnet.steps.evaluate import evaluate, evaluate_weights
+from lhcnet.steps.evaluate import confusion_matrix, evaluate, evaluate_weights
 from lhcnet.steps.finish import finish
 from lhcnet.steps.insert import insert_lhc
 from lhcnet.steps.prepare import prepare
 from lhcnet.steps.register import register
 from lhcnet.steps.select import select
-from lhcnet.steps.task import execution_name_of_task, model_metadata, model_metrics, start_task
+from lhcnet.steps.task import execution_name_of_task, final_status, model_metadata, model_metrics, start_task
 from lhcnet.steps.train import train_backbone, train_stage, train_standalone
+from lhcnet.steps.train_inserted import train_inserted
 
 __all__ = [
     "RunContext",
     "analyse",
     "compare",
     "compare_standalone",
+    "confusion_matrix",
     "control",
     "evaluate",
     "evaluate_weights",
     "execution_name_of_task",
+    "final_status",
     "finish",
     "insert_lhc",
     "model_metadata",
@@ -40,6 +43,7 @@ __all__ = [
     "supervised",
     "task_settings",
     "train_backbone",
+    "train_inserted",
     "train_stage",
     "train_standalone",
 ]

@@ -21,12 +21,13 @@ from lhcnet.io.atomic import atomic_file
 from lhcnet.io.files import write_json
 from lhcnet.runtime import end_with_parent, exit_on_sigterm, tune_gc
 from lhcnet.steps.control import train_control
+from lhcnet.steps.insert import insert_lhc
 from lhcnet.steps.supervised import CRASHED, NO_MEMORY, REFUSED, typed
 from lhcnet.steps.task import LOG_FILE, TASK_FOLDER
 from lhcnet.steps.train import train_backbone, train_stage, train_standalone
 
 STEPS: dict[str, Callable[..., Any]] = {
-    step.__name__: step for step in (train_backbone, train_stage, train_standalone, train_control)
+    step.__name__: step for step in (train_backbone, train_stage, train_standalone, train_control, insert_lhc)
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from lhcnet.protocol.score import Score
 from lhcnet.protocol.selection import best_on_validation, read_selection
 from lhcnet.protocol.sizes import sizes
 from lhcnet.runtime import memory_errors
-from lhcnet.saved import MARKER, open_model
+from lhcnet.saved import MARKER, MODEL_FOLDER, open_model
 from lhcnet.steps.context import RunContext
 from lhcnet.steps.control_models import CONTROL_PREFIX, open_controlled
 from lhcnet.steps.outputs import EVALUATION_FOLDER, check_outputs
@@ -39,6 +40,7 @@ def evaluate(
     evaluation: Evaluation,
     context: RunContext,
     control: Path | None = None,
+    chosen: Path | None = None,
 ) -> EvaluationReport:
     """Score every kept model and every LHC-NetC on validation and test, without TTA and with it.
 
@@ -53,6 +55,7 @@ def evaluate(
         evaluation: which models get TTA, its rotation, batch size.
         context: device and execution.
         control: the folder that `control` wrote, if any.
+        chosen: model directory to copy the chosen model to; None copies nothing.
 
     Returns:
         The scores of all models.
@@ -63,15 +66,15 @@ def evaluate(
     """
     from lhcnet.models.lhcnet import control_weights
 
-    check_outputs(
-        (out, EVALUATION_FOLDER), inputs=[*models, selection, trainval, test, control], execution=context.execution
-    )
-    chosen = read_selection(selection)
-    kept = {model.id for model in chosen.kept}
+    copy = [(chosen, MODEL_FOLDER)] if chosen is not None else []
+    inputs = [*models, selection, trainval, test, control]
+    check_outputs((out, EVALUATION_FOLDER), *copy, inputs=inputs, execution=context.execution)
+    selected = read_selection(selection)
+    kept = {model.id for model in selected.kept}
     saved = {model.id: model for path in models if (model := open_model(path)).id in kept}
     if lost := sorted(kept - set(saved)):
         raise LhcnetError(f"{selection}: selects models that are missing from the input: {', '.join(lost)}")
-    for record in chosen.kept:
+    for record in selected.kept:
         saved[record.id].require_weights(record.weights, selection)
     trained = open_controlled(control) if control else []
     controlled = [model for model in trained if not model.metrics.unfinished]
@@ -84,14 +87,14 @@ def evaluate(
     records = {model.id: model.record() for model in controlled}
     chosen_control = best_on_validation(list(records.values())).id if records else None
     splits = ScoredSplits.open(trainval, test)
-    if splits.data != chosen.data:
-        raise LhcnetError(f"{trainval}: is of data {splits.data[:12]}, but {selection} of {chosen.data[:12]}")
-    best = {chosen.chosen, chosen.best.get("A", chosen.chosen), chosen_control}
+    if splits.data != selected.data:
+        raise LhcnetError(f"{trainval}: is of data {splits.data[:12]}, but {selection} of {selected.data[:12]}")
+    best = {selected.chosen, selected.best.get("A", selected.chosen), chosen_control}
     with_tta = set(saved) if evaluation.tta == "kept" else best
 
     digests = {id_: model.weights_digest() for id_, model in saved.items()}
 
-    with tracked(context.execution, chosen.data, "evaluate") as run, memory_errors("evaluation"):
+    with tracked(context.execution, selected.data, "evaluate") as run, memory_errors("evaluation"):
         device = context.device()
         scored, control_models = [], []
         arrays = splits.arrays()
@@ -105,16 +108,19 @@ def evaluate(
                 of, w = id_.removeprefix(CONTROL_PREFIX), control_weights(network)
                 control_models.append(ControlModel(record=records[id_], of=of, w=w))
         report = EvaluationReport(
-            chosen=chosen.chosen,
+            chosen=selected.chosen,
             chosen_control=chosen_control,
-            data=chosen.data,
+            data=selected.data,
             settings=evaluation,
-            sizes=sizes(chosen.chosen_model.architecture),
+            sizes=sizes(selected.chosen_model.architecture),
             control=tuple(control_models),
             control_missing=missing,
             models=tuple(scored),
         )
-        labels, p = arrays["labels/test"], arrays[f"{chosen.chosen}/test"]
+        labels, p = arrays["labels/test"], arrays[f"{selected.chosen}/test"]
+        if chosen is not None:
+            with atomic_directory(chosen, MODEL_FOLDER) as folder:
+                saved[selected.chosen].copy(folder)
         with atomic_directory(out, EVALUATION_FOLDER) as folder:
             write_json(folder / "evaluation.json", report.to_dict())
             np.savez(folder / "predictions.npz", **arrays)  # type: ignore[arg-type]
@@ -128,6 +134,17 @@ def evaluate(
             for evaluated in report.models:
                 run.other(f"train/{evaluated.id}", {}).metrics(evaluated.accuracies())
     return report
+
+
+def confusion_matrix(evaluation: Path) -> tuple[list[str], list[list[int]]]:
+    """Confusion matrix of the chosen model on test, without TTA, from the folder that `evaluate` wrote.
+
+    Returns:
+        The seven classes; (7, 7) counts in their order: rows are true classes, columns predicted ones.
+    """
+    with (evaluation / "confusion.csv").open(newline="", encoding="utf-8") as file:
+        counts = Counter((row["actual"], row["predicted"]) for row in csv.DictReader(file))
+    return list(CLASSES), [[counts[actual, predicted] for predicted in CLASSES] for actual in CLASSES]
 
 
 def evaluate_weights(

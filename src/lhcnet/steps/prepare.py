@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from lhcnet.config import Data
 from lhcnet.data.audit import DataReport, audit
+from lhcnet.data.remote import fetch
 from lhcnet.data.sources import read
 from lhcnet.data.store import STORE_FOLDER, write_stores
 from lhcnet.io.atomic import atomic_file
@@ -23,7 +25,8 @@ def prepare(
     report: Path,
     *,
     data: Data,
-    source: Path | None = None,
+    source: Path | str | None = None,
+    source_version: str = "",
     execution: str | None = None,
 ) -> DataReport:
     """Read FER2013 and write the stores of its splits.
@@ -34,6 +37,7 @@ def prepare(
         report: data report to write (JSON): counts, duplicates, damaged images.
         data: where FER2013 is, and how to split a copy without the official splits.
         source: FER2013 in another place than `data.source`.
+        source_version: version that the source must have (`lhcnet.data.remote.source_version`); "" checks nothing.
         execution: name of the pipeline execution in MLflow; None logs nothing.
 
     Returns:
@@ -43,9 +47,11 @@ def prepare(
         LhcnetError: the source is not FER2013 in a known shape, or is damaged; or an output cannot be written.
     """
     outputs = ((trainval, STORE_FOLDER), (test, STORE_FOLDER), (report, DATA_REPORT))
-    source = source or Path(data.source)
-    check_outputs(*outputs, inputs=[source], execution=execution)
-    faces = read(source, validation_fraction=data.validation_fraction, seed=data.split_seed)
+    place = str(source or data.source)
+    check_outputs(*outputs, inputs=[Path(place)], execution=execution)
+    with TemporaryDirectory(prefix="lhcnet-") as folder:
+        source = fetch(place, source_version, Path(folder))
+        faces = read(source, validation_fraction=data.validation_fraction, seed=data.split_seed)
     findings = audit(faces)
     write_stores(faces, trainval, test)
     digest = findings.digest

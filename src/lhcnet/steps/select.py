@@ -30,12 +30,13 @@ def select(
     """Apply the 10 % loss rule to trained models and choose the best kept one on validation (section 4.1).
 
     Args:
-        models: model directories of sets A, B and C, or their facts. A training that ended early is rejected.
-        backbone: those of the backbone's stages; the start of stage 4 is the last.
+        models: model directories of sets A, B and C, or folders with their facts alone. A training that ended
+            early is rejected.
+        backbone: likewise, of the backbone's stages; the start of stage 4 is the last.
         out: `selection.json` to write.
         loss_factor: a model is kept if its training loss is below `loss_factor` times that of the start.
         minimum: how many models of each set must be kept; None: one LHC-Net in all.
-        chosen: model directory to copy the chosen model to; None copies nothing. It needs model directories.
+        chosen: model directory to copy the chosen model to, which facts cannot give; None copies nothing.
         execution: name of the pipeline execution in MLflow; None logs nothing.
 
     Returns:

@@ -34,7 +34,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter
 
 from lhcnet.cgroup import ROOT, memory_exhausted, oom_kills
-from lhcnet.config import Control, Network, Stage, Variant
+from lhcnet.config import Control, Network, SetName, Stage, Variant
 from lhcnet.data.store import Store, open_store
 from lhcnet.errors import LhcnetError
 from lhcnet.io.preflight import await_folder
@@ -44,6 +44,7 @@ from lhcnet.steps.context import RunContext
 from lhcnet.steps.control import control as train_controls
 from lhcnet.steps.control import control_info, train_control
 from lhcnet.steps.fit_model import tags_of, with_settings
+from lhcnet.steps.insert import insert_lhc
 from lhcnet.steps.train import stage_info, standalone_id
 from lhcnet.steps.train import train_backbone as backbone_step
 from lhcnet.steps.train import train_stage as stage_step
@@ -120,6 +121,27 @@ def train_stage(
             raise _failure(info.provenance, ended, context)
         _write_unfinished(out, info, ended, stage, context)
     return open_model(out)
+
+
+def train_inserted(
+    trainval: Path,
+    backbone: Path,
+    out: Path,
+    *,
+    variant: Variant,
+    set_: SetName,
+    stage: Stage,
+    seed: int,
+    context: RunContext,
+) -> SavedModel:
+    """`lhcnet.steps.train_inserted` in child processes, as `train_stage`. The insertion must succeed."""
+    with tempfile.TemporaryDirectory(prefix="lhcnet-") as folder:
+        inserted = Path(folder, "inserted")
+        arguments = {"variant": variant, "set_": set_, "seed": seed}
+        ended = Supervisor(context).run(insert_lhc, model=backbone, out=inserted, **arguments)
+        if ended.status:
+            raise LhcnetError(f"{set_}/{variant.name}/seed-{seed}: insertion: {ended.status}: {ended.reason}")
+        return train_stage(trainval, inserted, out, stage_number=4, stage=stage, seed=seed, context=context)
 
 
 def control(

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from lhcnet.code_version import step_digest
 from lhcnet.errors import LhcnetError
 from lhcnet.runtime import end_with_parent, exit_on_sigterm, tune_gc
 from lhcnet.saved import SavedModel
@@ -19,16 +20,34 @@ from lhcnet.tracking.folder import first_entry, pending_journals, running
 from lhcnet.tracking.journal import journal_root
 from lhcnet.tracking.kubeflow import execution_name_of_task, pod_name
 
-__all__ = ["execution_name_of_task", "model_metadata", "model_metrics", "pending_journals_to", "start_task"]
+__all__ = [
+    "execution_name_of_task",
+    "final_status",
+    "model_metadata",
+    "model_metrics",
+    "pending_journals_to",
+    "start_task",
+]
+
 TASK_FOLDER = "LHCNET_TASK_FOLDER"  # environment variable
 LOG_FILE, ERROR_FILE = "steps.log", "errors.txt"
 
 
-def start_task() -> None:
-    """Set up the process of one pipeline task.
+def start_task(*, step: str = "", code: str = "") -> None:
+    """Set up the process of one pipeline task, and check that it computes with the code of the pipeline.
+
+    The digest of the code is an argument of every task that computes, so Kubeflow's cache never gives the result of
+    other code under the same image name.
 
     Where LHCNET_TASK_FOLDER names a folder, as in a run on this machine, the log lines of the steps are appended to its
     `steps.log`, and the error that ends a task to its `errors.txt`, one line each. The task then ends with the run.
+
+    Args:
+        step: the step, a key of `code_version.STEP_MODULES`.
+        code: digest of the code that the pipeline was compiled for; "" checks nothing.
+
+    Raises:
+        LhcnetError: the code of this process is another.
     """
     tune_gc()
     exit_on_sigterm()
@@ -36,6 +55,25 @@ def start_task() -> None:
     if folder := os.environ.get(TASK_FOLDER):
         logging.getLogger("lhcnet").addHandler(logging.FileHandler(Path(folder, LOG_FILE), encoding="utf-8"))
         end_with_parent(signal.SIGTERM)
+    if code and (found := step_digest(step)) != code:
+        raise LhcnetError(
+            f"step {step}: the image computes with code {found[:12]}, but the pipeline was compiled for {code[:12]}: "
+            "build the image from the commit that you submit from, or submit from the commit of the image"
+        )
+
+
+def final_status(state: str) -> str:
+    """The status of an execution, from the state in which Kubeflow hands its body to the exit handler.
+
+    The local runner says SUCCEEDED or FAILED. A back end says COMPLETE, FAILED or CANCELED, or still RUNNING: a back
+    end older than 2.17 never sees the end of a loop, and a newer one none whose tasks all came from the cache.
+
+    Returns:
+        SUCCEEDED, FAILED, CANCELLED or UNKNOWN; for UNKNOWN the record of the last task decides.
+    """
+    known = {"COMPLETE": "SUCCEEDED", "CACHED": "SUCCEEDED", "CANCELED": "CANCELLED"}
+    state = known.get(state, state)
+    return state if state in ("SUCCEEDED", "FAILED", "CANCELLED") else "UNKNOWN"
 
 
 def _end_task(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -70,9 +108,15 @@ def pending_journals_to(path: Path) -> None:
 
 
 def model_metadata(saved: SavedModel) -> dict[str, Any]:
-    """Id, status and metrics of a trained model, as metadata of its artifact. What was not measured is left out."""
+    """Id, status and metrics of a trained model, as metadata of its artifact. What was not measured is left out.
+
+    Kubeflow shows the artifact under its `display_name`: the id, which has the seed or variant that no name of a task
+    in a loop can have.
+    """
     metrics = saved.metrics.to_dict()
-    return {"id": saved.id} | {name: value for name, value in metrics.items() if value not in (None, "")}
+    return {"display_name": saved.id, "id": saved.id} | {
+        name: value for name, value in metrics.items() if value not in (None, "")
+    }
 
 
 def model_metrics(saved: SavedModel) -> dict[str, float]:

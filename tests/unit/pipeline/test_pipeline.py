@@ -15,6 +15,7 @@ from google.protobuf import json_format
 from kfp import compiler
 from kfp.pipeline_spec import pipeline_spec_pb2 as spec
 
+from lhcnet.code_version import STEP_MODULES, step_digest
 from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
 from lhcnet.profiles import profile
@@ -26,7 +27,8 @@ from pipeline.standalone import build_standalone
 from pipeline.submit import submit_run
 
 ROOT = Path(__file__).parents[3]
-IMPORTER = 1  # task that kfp itself executes
+BODY = "comp-exit-handler-1"  # of the exit handler: the whole experiment
+EXIT = 1  # the task of the exit handler
 
 
 def compiled(config: Config, cluster: Cluster, folder: Path) -> list[dict[str, Any]]:
@@ -112,21 +114,19 @@ def executors_of(paper: list[dict[str, Any]], name: str) -> list[dict[str, Any]]
 
 
 def test_only_tasks_that_run_networks_request_gpus(paper: list[dict[str, Any]]) -> None:
-    for name in ("train", "train-backbone", "control", "evaluate", "analyse"):
+    for name in ("train", "train-backbone", "train-best", "control", "evaluate", "analyse"):
         for container in executors_of(paper, name):
             assert container["resources"]["accelerator"]["resourceCount"] == "2", name
             assert container["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
-    for name in ("prepare", "insert-lhc", "insert-best", "select", "compare", "register"):
+    for name in ("prepare", "insert-lhc", "best-of-b", "select", "compare", "register", "finish"):
         for container in executors_of(paper, name):
             assert "accelerator" not in container["resources"], name
-    assert len(executors_of(paper, "train")) == 5
+    assert len(executors_of(paper, "train")) == 4
 
 
 def test_image_and_execution_are_set_on_every_task(paper: list[dict[str, Any]]) -> None:
     executors = paper[0]["deploymentSpec"]["executors"]
     for name, executor in executors.items():
-        if "importer" in executor:
-            continue
         assert executor["container"]["image"] == "registry.example/lhcnet:1", name
         assert any(e["name"] == "LHCNET_EXECUTION" for e in executor["container"]["env"]), name
     platform = paper[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
@@ -135,10 +135,69 @@ def test_image_and_execution_are_set_on_every_task(paper: list[dict[str, Any]]) 
     assert "unfinished" in str(platform["exec-train"]["pvcMount"])
 
 
+@pytest.mark.parametrize("graph", [build, build_standalone])
+def test_no_list_of_artifacts_enters_a_loop(graph: Any, tmp_path: Path) -> None:
+    """A back end keeps one artifact of a list that enters a group of tasks, without an error (2.14 to 2.17)."""
+    file = tmp_path / "pipeline.yaml"
+    compiler.Compiler().compile(graph(profile("paper"), Cluster()), str(file))
+    ir = next(iter(yaml.safe_load_all(file.read_text())))
+    groups = {name: component for name, component in ir["components"].items() if "dag" in component}
+    assert len(groups) >= 2
+    for name, group in groups.items():
+        artifacts = group.get("inputDefinitions", {}).get("artifacts", {})
+        assert [key for key, artifact in artifacts.items() if artifact.get("isArtifactList")] == [], name
+
+
+@pytest.mark.parametrize("graph", [build, build_standalone])
+def test_every_loop_has_the_name_that_kfp_gave_it(graph: Any, tmp_path: Path) -> None:
+    """Back ends before 2.16 look for the collected outputs of a loop under this name, not under its display name."""
+    file = tmp_path / "pipeline.yaml"
+    compiler.Compiler().compile(graph(profile("paper"), Cluster()), str(file))
+    ir = next(iter(yaml.safe_load_all(file.read_text())))
+    tasks = ir["components"][BODY]["dag"]["tasks"]
+    loops = {name: task["taskInfo"]["name"] for name, task in tasks.items() if "parameterIterator" in task}
+    assert loops
+    assert list(loops.values()) == list(loops)
+
+
+@pytest.mark.parametrize("graph", [build, build_standalone])
+def test_the_code_that_computes_is_an_argument_of_every_task_that_may_come_from_the_cache(
+    graph: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "pipeline.yaml"
+    compiler.Compiler().compile(graph(profile("paper"), Cluster()), str(file))
+    ir = next(iter(yaml.safe_load_all(file.read_text())))
+    groups = [ir["root"], *ir["components"].values()]
+    tasks = [task for group in groups for task in group.get("dag", {}).get("tasks", {}).values()]
+    cached = [
+        task
+        for task in tasks
+        if "enableCache" in task.get("cachingOptions", {})
+        and "executorLabel" in ir["components"][task["componentRef"]["name"]]
+    ]
+    assert len(cached) >= 4
+    digests = {step_digest(step) for step in STEP_MODULES}
+    for task in cached:
+        assert task["inputs"]["parameters"]["code"]["runtimeValue"]["constant"] in digests
+
+
+def test_people_see_what_a_task_is(paper: list[dict[str, Any]]) -> None:
+    groups = [paper[0]["root"], *paper[0]["components"].values()]
+    shown = [
+        task["taskInfo"]["name"]
+        for group in groups
+        for name, task in group.get("dag", {}).get("tasks", {}).items()
+        if not name.startswith("for-loop")
+    ]
+    assert len(set(shown)) == len(shown) == 17
+    assert {"Set A: stage 4", "Set B: stage 4", "Set C: insert LHC, stage 4", "Experiment"} <= set(shown)
+    assert "10 % loss rule" in paper[0]["pipelineInfo"]["description"]
+
+
 def test_only_evaluate_receives_the_test_split(paper: list[dict[str, Any]]) -> None:
     receivers = {
         name
-        for name, task in paper[0]["root"]["dag"]["tasks"].items()
+        for name, task in paper[0]["components"][BODY]["dag"]["tasks"].items()
         for source in task.get("inputs", {}).get("artifacts", {}).values()
         if source.get("taskOutputArtifact", {}).get("outputArtifactKey") == "test"
     }
@@ -154,7 +213,7 @@ def test_only_the_comparison_of_the_stand_alone_pipeline_receives_the_test_split
     file = tmp_path / "standalone.yaml"
     compiler.Compiler().compile(build_standalone(tiny, Local()), str(file))
     (ir,) = yaml.safe_load_all(file.read_text())
-    tasks = ir["root"]["dag"]["tasks"]
+    tasks = ir["components"][BODY]["dag"]["tasks"]
     sealed = {
         name
         for name, task in tasks.items()
@@ -167,7 +226,7 @@ def test_only_the_comparison_of_the_stand_alone_pipeline_receives_the_test_split
     (loop,) = (ir["components"][t["componentRef"]["name"]]["dag"]["tasks"] for n, t in tasks.items() if "loop" in n)
     runs = 2 * len(tiny.standalone.seeds)
     loops = 1
-    assert count_tasks(tiny, standalone=True) == len(tasks) - loops - IMPORTER + runs * len(loop)
+    assert count_tasks(tiny, standalone=True) == len(tasks) - loops + runs * len(loop) + EXIT
 
 
 def test_the_kubeflow_ui_describes_every_parameter(paper: list[dict[str, Any]]) -> None:
@@ -175,8 +234,11 @@ def test_the_kubeflow_ui_describes_every_parameter(paper: list[dict[str, Any]]) 
     assert [name for name, parameter in parameters.items() if not parameter.get("description")] == []
 
 
-def test_registering_is_never_cached(paper: list[dict[str, Any]]) -> None:
-    assert "enableCache" not in paper[0]["root"]["dag"]["tasks"]["register"]["cachingOptions"]
+def test_only_what_has_effects_outside_is_never_cached(paper: list[dict[str, Any]]) -> None:
+    tasks = {**paper[0]["root"]["dag"]["tasks"], **paper[0]["components"][BODY]["dag"]["tasks"]}
+    containers = {name: task for name, task in tasks.items() if not name.startswith(("for-loop", "exit-handler"))}
+    never = {name for name, task in containers.items() if "enableCache" not in task["cachingOptions"]}
+    assert never == {"register", "finish"}
 
 
 def test_dvc_tracks_what_each_step_reads() -> None:
@@ -210,12 +272,12 @@ def test_cluster_settings_are_validated(tmp_path: Path) -> None:
 
 def test_count_tasks_agrees_with_the_compiled_pipeline(tiny: Config, tmp_path: Path) -> None:
     ir = compiled(tiny, Local(), tmp_path)[0]
-    loops = {"for-loop-1": len(tiny.seeds.a), "for-loop-2": len(tiny.variants), "for-loop-3": len(tiny.seeds.c)}
+    loops = {"for-loop-2": len(tiny.seeds.a), "for-loop-3": len(tiny.variants), "for-loop-4": len(tiny.seeds.c)}
     total = 0
-    for name, task in ir["root"]["dag"]["tasks"].items():
+    for name, task in ir["components"][BODY]["dag"]["tasks"].items():
         inner = ir["components"][task["componentRef"]["name"]]
         total += len(inner["dag"]["tasks"]) * loops[name] if "dag" in inner else 1
-    assert count_tasks(tiny) == total - IMPORTER
+    assert count_tasks(tiny) == total + EXIT
 
 
 def test_the_progress_shows_log_lines_and_finished_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lhcnet import steps
+from lhcnet.code_version import step_digest
 from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
 from lhcnet.steps.task import ERROR_FILE, LOG_FILE
@@ -62,3 +63,21 @@ def test_a_task_outside_of_a_local_run_writes_no_files(tmp_path: Path, monkeypat
     steps.start_task()
     assert logging.getLogger("lhcnet").handlers == handlers
     assert not list(tmp_path.iterdir())
+
+
+def test_a_task_refuses_other_code_than_the_pipeline_was_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that was rebuilt under the same tag, or one that was not rebuilt."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # put back after the test
+    monkeypatch.setattr("lhcnet.steps.task.tune_gc", lambda: None)
+    monkeypatch.setattr("lhcnet.steps.task.exit_on_sigterm", lambda: None)
+    steps.start_task(step="select", code=step_digest("select"))
+    with pytest.raises(LhcnetError, match=r"step select: the image computes with code .* compiled for 000000000000"):
+        steps.start_task(step="select", code="0" * 64)
+
+
+def test_the_execution_of_a_task_is_that_of_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LHCNET_EXECUTION", "demo-1a2b3c4d")
+    monkeypatch.delenv("LHCNET_KUBEFLOW_RUN", raising=False)
+    assert steps.execution_name_of_task() == "demo-1a2b3c4d"
+    monkeypatch.setenv("LHCNET_KUBEFLOW_RUN", "0f1e2d3c-aaaa-bbbb-cccc-ddddeeeeffff")
+    assert steps.execution_name_of_task() == "demo-1a2b3c4d-0f1e2d3c"

@@ -175,6 +175,7 @@ def test_an_lhc_netc_whose_training_dies_fails_only_itself(
         trainval=dsl.Dataset(uri=str(stores[0])),
         settings=settings.to_dict(),
         context=task_settings(tiny) | {"checkpoints": {"folder": str(tmp_path / "checkpoints"), "seconds": 0.0}},
+        code="",
         models=models,
     )
     assert models.metadata["LHC-NetC/B/narrow"] == "crashed"

@@ -26,10 +26,12 @@ FOLDERS: Mapping[str, tuple[str, OwnFolder]] = {  # step -> (its output in `dire
     "prepare test": ("test", STORE_FOLDER),
     "train": ("backbone/stage1", MODEL_FOLDER),
     "train stage": ("b/wide", MODEL_FOLDER),
+    "train inserted": ("c/seed-1", MODEL_FOLDER),
     "insert": ("inserted/b/wide", MODEL_FOLDER),
     "select": ("chosen", MODEL_FOLDER),
     "control": ("control", outputs.CONTROL_FOLDER),
     "evaluate": ("evaluation", outputs.EVALUATION_FOLDER),
+    "evaluate chosen": ("chosen", MODEL_FOLDER),
     "analyse": ("analysis", ANALYSIS_FOLDER),
     "compare": ("report", outputs.REPORT_FOLDER),
 }
@@ -54,11 +56,17 @@ def calls(tiny: Config, context: steps.RunContext) -> dict[str, Call]:
             NOWHERE, out, network=network, variant=None, stage=tiny.stage1, **train
         ),
         "train stage": lambda out: steps.train_stage(NOWHERE, NOWHERE, out, stage_number=2, stage=tiny.stage2, **train),
+        "train inserted": lambda out: steps.train_inserted(
+            NOWHERE, NOWHERE, out, variant=wide, set_="C", stage=tiny.stage4, **train
+        ),
         "insert": lambda out: steps.insert_lhc(NOWHERE, out, variant=wide, set_="B", seed=0),
         "select": lambda out: steps.select([NOWHERE], [NOWHERE], Path("elsewhere"), loss_factor=1.1, chosen=out),
         "select file": lambda out: steps.select([NOWHERE], [NOWHERE], out, loss_factor=1.1),
         "control": lambda out: steps.control([], NOWHERE, NOWHERE, out, control=tiny.control, context=context),
         "evaluate": lambda out: steps.evaluate([], NOWHERE, NOWHERE, NOWHERE, out, **with_images),
+        "evaluate chosen": lambda out: steps.evaluate(
+            [], NOWHERE, NOWHERE, NOWHERE, Path("elsewhere"), chosen=out, **with_images
+        ),
         "analyse": lambda out: steps.analyse(NOWHERE, NOWHERE, out, analysis=tiny.analysis, **with_images),
         "compare": lambda out: steps.compare(NOWHERE, NOWHERE, out, data_report=NOWHERE),
         "compare standalone": lambda out: steps.compare_standalone([], NOWHERE, NOWHERE, out, **with_images),
@@ -67,7 +75,7 @@ def calls(tiny: Config, context: steps.RunContext) -> dict[str, Call]:
 
 
 NAMES = ["prepare", "prepare test", "train", "train standalone", "train stage", "insert", "select", "control"]
-NAMES += ["evaluate", "analyse", "compare", "compare standalone"]
+NAMES += ["train inserted", "evaluate", "evaluate chosen", "analyse", "compare", "compare standalone"]
 MARKERS = ["store.json", "model.json", "control.json", "evaluation.json", "analysis.json", "summary.json"]
 MARKERS += ["standalone.json"]
 

@@ -19,7 +19,7 @@ from components.train import train
 from lhcnet import steps
 from lhcnet.config import Checkpoints, Config
 from lhcnet.errors import LhcnetError
-from lhcnet.saved import SavedModel, open_facts, open_model, write_facts
+from lhcnet.saved import SavedModel, open_facts, open_model
 from lhcnet.steps import supervised
 from lhcnet.steps.context import task_settings
 
@@ -62,7 +62,9 @@ class Task:
             stage=self.config.stages[stage_number - 1].to_dict(),
             seed=1,
             context=task_settings(self.config) | {"checkpoints": checkpoints},
+            code="",
             model=model,
+            facts=dsl.Artifact(uri=str(self.folder / "facts")),
             metrics=dsl.Metrics(uri=str(self.folder / "metrics")),
         )
         return dict(model.metadata)
@@ -137,7 +139,6 @@ def test_a_training_that_dies_is_a_model_without_weights(
     assert saved.info.provenance.training == task.config.stage4
     with pytest.raises(LhcnetError, match=f"A/seed-1 has no weights, because its training ended early .{status}: "):
         saved.network()
-    write_facts(task.out, tmp_path / "facts")
     assert open_facts(tmp_path / "facts").record() == saved.record()
     last = task.journals()[-1]
     tags = {"status": status, "reason": reason}
