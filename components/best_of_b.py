@@ -12,10 +12,12 @@ def best_of_b(
     minimum: dict,
     code: str,
     selection: dsl.Output[dsl.Artifact],
-) -> dict:
+    best: dsl.Output[dsl.Artifact],
+):
     """Choose the best variant of set B on validation, after the 10 % loss rule.
 
-    The variant is a parameter: a back end hands only one artifact of a list into the tasks of a loop.
+    The variant is an artifact: into the tasks of a loop, a back end hands only one artifact of a list, and kfp's local
+    runner no parameter of another task.
 
     Args:
         facts: Facts of the trained models of set B.
@@ -25,10 +27,9 @@ def best_of_b(
         minimum: How many models of each set must be kept: section `selection.minimum` of params.yaml.
         code: Digest of the code that computes.
         selection: Every model with the reason why it was kept or rejected (JSON).
-
-    Returns:
-        The chosen variant: name and modules.
+        best: The chosen variant: name and modules (JSON).
     """
+    import json
     from pathlib import Path
 
     from lhcnet import config, errors, steps
@@ -43,7 +44,8 @@ def best_of_b(
         execution=steps.execution_name_of_task(),
     )
     selection.metadata["chosen"] = report.chosen
-    for variant in variants:
-        if variant["name"] == report.chosen_variant:
-            return variant
-    raise errors.LhcnetError(f"variants: there is no variant {report.chosen_variant!r}, which selection chose")
+    variant = next((variant for variant in variants if variant["name"] == report.chosen_variant), None)
+    if variant is None:
+        raise errors.LhcnetError(f"variants: there is no variant {report.chosen_variant!r}, which selection chose")
+    Path(best.path).write_text(json.dumps(variant), encoding="utf-8")
+    best.metadata["display_name"] = report.chosen_variant

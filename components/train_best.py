@@ -7,7 +7,7 @@ from components import component
 def train_best(
     trainval: dsl.Input[dsl.Dataset],
     backbone: dsl.Input[dsl.Model],
-    variant: dict,
+    best: dsl.Input[dsl.Artifact],
     stage: dict,
     seed: int,
     context: dict,
@@ -21,7 +21,7 @@ def train_best(
     Args:
         trainval: Store with the splits train and validation.
         backbone: The backbone after stage 3.
-        variant: Name and settings of the five modules.
+        best: The best variant of set B: name and settings of the five modules (JSON).
         stage: Section `stage4` of params.yaml.
         seed: Data seed; it also draws the initial weights of the modules.
         context: Sections `compute` and `checkpoints` of params.yaml.
@@ -33,13 +33,14 @@ def train_best(
     from pathlib import Path
 
     from lhcnet import config, steps
+    from lhcnet.io.files import read_json
 
     steps.start_task(step="train-inserted", code=code)
     saved = steps.supervised.train_inserted(
         Path(trainval.path),
         Path(backbone.path),
         Path(model.path),
-        variant=config.parse(config.Variant, variant, "variants"),
+        variant=config.parse(config.Variant, read_json(Path(best.path)), best.path),
         set_="C",
         stage=config.parse(config.Stage, stage, "stage4"),
         seed=seed,

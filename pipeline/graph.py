@@ -136,12 +136,12 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
             best = on_cpu(
                 best_of_b(facts=dsl.Collected(b["facts"]), start=third["facts"], variants=variants, **rule),
                 "Set B: best variant",
-            ).outputs["Output"]
+            ).outputs["best"]
 
             with dsl.ParallelFor(seeds_c, parallelism=share) as seed:
                 inserting = common | {"code": step_digest("train-inserted")}
                 c = on_gpu(
-                    train_best(backbone=backbone, variant=best, stage=stage4, seed=seed, **inserting),
+                    train_best(backbone=backbone, best=best, stage=stage4, seed=seed, **inserting),
                     "Set C: insert LHC, stage 4",
                 ).outputs
 

@@ -130,11 +130,13 @@ def test_train_best(artifacts: Artifacts, direct: Path, one_seed: Config, starte
     """The same bytes as `insert_lhc` and `train` one after the other."""
     model, facts = artifacts.output("model", dsl.Model), artifacts.output("facts")
     metrics = artifacts.output("metrics", dsl.Metrics)
+    best = artifacts.output("best.json")
     variant = one_seed.variant(read_selection(direct / "best_of_b.json").chosen_variant)
+    Path(best.path).write_text(json.dumps(variant.to_dict()))
     function("train_best")(
         trainval=artifacts.dataset("trainval"),
         backbone=artifacts.model("backbone/stage3"),
-        variant=variant.to_dict(),
+        best=best,
         stage=one_seed.stage4.to_dict(),
         seed=1,
         context=task_settings(one_seed),
@@ -182,7 +184,7 @@ def test_insert_lhc(artifacts: Artifacts, direct: Path, one_seed: Config, starte
 
 
 def test_best_of_b(artifacts: Artifacts, direct: Path, one_seed: Config, started: Started) -> None:
-    selection = artifacts.output("selection.json")
+    selection, best = artifacts.output("selection.json"), artifacts.output("best.json")
     settings: dict[str, Any] = {
         "facts": artifacts.facts("b/wide", "b/narrow"),
         "start": artifacts.facts("backbone/stage3")[0],
@@ -190,11 +192,14 @@ def test_best_of_b(artifacts: Artifacts, direct: Path, one_seed: Config, started
         "minimum": one_seed.selection.minimum.to_dict(),
         "code": CODE,
         "selection": selection,
+        "best": best,
     }
     variants = {name: one_seed.variant(name).to_dict() for name in one_seed.variants}
-    best = function("best_of_b")(variants=list(variants.values()), **settings)
+    function("best_of_b")(variants=list(variants.values()), **settings)
     assert Path(selection.path).read_bytes() == (direct / "best_of_b.json").read_bytes()
-    assert best == variants.pop(read_selection(direct / "best_of_b.json").chosen_variant)
+    assert json.loads(Path(best.path).read_text()) == variants.pop(
+        read_selection(direct / "best_of_b.json").chosen_variant
+    )
     assert_started(started)
     with pytest.raises(LhcnetError, match="there is no variant"):
         function("best_of_b")(variants=list(variants.values()), **settings)

@@ -67,7 +67,7 @@ def test_a_component_calls_one_step_and_computes_nothing(name: str) -> None:
     tree = ast.parse((ROOT / "components" / f"{name}.py").read_text())
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-    assert imported <= {"components", "kfp", "lhcnet", "pathlib", "shutil"}
+    assert imported <= {"components", "kfp", "lhcnet", "lhcnet.io.files", "json", "pathlib", "shutil"}
     called = [
         node.func.attr
         for node in ast.walk(tree)

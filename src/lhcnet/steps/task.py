@@ -17,8 +17,9 @@ from lhcnet.errors import LhcnetError
 from lhcnet.runtime import end_with_parent, exit_on_sigterm, tune_gc
 from lhcnet.saved import SavedModel
 from lhcnet.tracking.folder import first_entry, pending_journals, running
-from lhcnet.tracking.journal import journal_root
+from lhcnet.tracking.journal import Execution, journal_root
 from lhcnet.tracking.kubeflow import execution_name_of_task, pod_name
+from lhcnet.tracking.target import default_uri, without_secrets
 
 __all__ = [
     "execution_name_of_task",
@@ -113,10 +114,20 @@ def model_metadata(saved: SavedModel) -> dict[str, Any]:
     Kubeflow shows the artifact under its `display_name`: the id, which has the seed or variant that no name of a task
     in a loop can have.
     """
-    metrics = saved.metrics.to_dict()
-    return {"display_name": saved.id, "id": saved.id} | {
-        name: value for name, value in metrics.items() if value not in (None, "")
-    }
+    metrics = {name: value for name, value in saved.metrics.to_dict().items() if value not in (None, "")}
+    return {"display_name": saved.id, "id": saved.id} | metrics | _links(saved)
+
+
+def _links(saved: SavedModel) -> dict[str, str]:
+    """Where an MLflow server has the training: the run's page if the back end made the run, else how to search it."""
+    server = without_secrets(default_uri()).rstrip("/")
+    if not server.startswith(("http://", "https://")):
+        return {}
+    run, experiment = os.environ.get("MLFLOW_RUN_ID"), os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if run and experiment:
+        return {"mlflow": f"{server}/#/experiments/{experiment}/runs/{run}"}
+    key = f"{Execution(execution_name_of_task(), saved.info.provenance.data).key}/train/{saved.id}"
+    return {"mlflow": server, "mlflow_search": f"tags.`lhcnet.key` = '{key}'"}
 
 
 def model_metrics(saved: SavedModel) -> dict[str, float]:

@@ -136,8 +136,12 @@ def test_image_and_execution_are_set_on_every_task(paper: list[dict[str, Any]]) 
 
 
 @pytest.mark.parametrize("graph", [build, build_standalone])
-def test_no_list_of_artifacts_enters_a_loop(graph: Any, tmp_path: Path) -> None:
-    """A back end keeps one artifact of a list that enters a group of tasks, without an error (2.14 to 2.17)."""
+def test_no_list_of_artifacts_and_no_parameter_of_a_task_enters_a_loop(graph: Any, tmp_path: Path) -> None:
+    """Both are wrong without an error.
+
+    A back end (2.14 to 2.17) keeps one artifact of a list that enters a group of tasks; kfp's local runner puts the
+    item of the loop in place of a parameter that another task has written.
+    """
     file = tmp_path / "pipeline.yaml"
     compiler.Compiler().compile(graph(profile("paper"), Cluster()), str(file))
     ir = next(iter(yaml.safe_load_all(file.read_text())))
@@ -146,6 +150,10 @@ def test_no_list_of_artifacts_enters_a_loop(graph: Any, tmp_path: Path) -> None:
     for name, group in groups.items():
         artifacts = group.get("inputDefinitions", {}).get("artifacts", {})
         assert [key for key, artifact in artifacts.items() if artifact.get("isArtifactList")] == [], name
+        for task_name, task in group["dag"]["tasks"].items():
+            if "parameterIterator" in task:
+                sources = task["inputs"]["parameters"].values()
+                assert [source for source in sources if "taskOutputParameter" in source] == [], task_name
 
 
 @pytest.mark.parametrize("graph", [build, build_standalone])

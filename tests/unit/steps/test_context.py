@@ -14,7 +14,9 @@ from lhcnet import steps
 from lhcnet.code_version import step_digest
 from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
+from lhcnet.saved import SavedModel
 from lhcnet.steps.task import ERROR_FILE, LOG_FILE
+from lhcnet.tracking.mlflow_runs import KEY
 
 
 def test_a_task_gets_the_context_of_its_configuration(tiny: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,3 +83,19 @@ def test_the_execution_of_a_task_is_that_of_its_run(monkeypatch: pytest.MonkeyPa
     assert steps.execution_name_of_task() == "demo-1a2b3c4d"
     monkeypatch.setenv("LHCNET_KUBEFLOW_RUN", "0f1e2d3c-aaaa-bbbb-cccc-ddddeeeeffff")
     assert steps.execution_name_of_task() == "demo-1a2b3c4d-0f1e2d3c"
+
+
+def test_a_trained_model_says_where_mlflow_has_its_training(
+    backbone: SavedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LHCNET_EXECUTION", "demo-1a2b3c4d")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    assert "mlflow" not in steps.model_metadata(backbone)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example/")
+    found = steps.model_metadata(backbone)
+    key = f"demo-1a2b3c4d-{backbone.info.provenance.data[:8]}/train/{backbone.id}"
+    assert found["mlflow"] == "https://mlflow.example"
+    assert found["mlflow_search"] == f"tags.`{KEY}` = '{key}'"
+    monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
+    assert steps.model_metadata(backbone)["mlflow"] == "https://mlflow.example/#/experiments/7/runs/abc"
