@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from ruamel.yaml import YAML
+from google.protobuf import json_format
 
 from lhcnet import __version__
 from lhcnet.code_version import execution_name
@@ -22,7 +23,7 @@ from lhcnet.errors import LhcnetError
 from lhcnet.tracking.target import URI_VARIABLE, without_secrets
 from pipeline.backend import Backend
 from pipeline.cluster import Cluster
-from pipeline.compile import compile_pipeline
+from pipeline.compile import build_pipeline
 from pipeline.source import check_source, version_of
 
 SWEEP, SWEEP_VALUES = "LHCNET_SWEEP", "LHCNET_SWEEP_VALUES"  # environment variables of the tasks: tags of the record
@@ -208,23 +209,22 @@ def _version(backend: Backend, pipeline: str, submission: Submission, say: Calla
 
 
 def _compiled(config: Config, cluster: Cluster, *, standalone: bool, cache: bool) -> tuple[str, dict[str, Any]]:
-    """(text, specification) of the pipeline. Without cache, the tasks inside loops do not use it either."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "pipeline.yaml")
-        compile_pipeline(config, cluster, file, standalone=standalone)
-        text = file.read_text(encoding="utf-8")
-    yaml = YAML(typ="safe")
-    documents = list(yaml.load_all(text))
-    spec = documents[0]
+    """(text, specification) of the pipeline. Without cache, the tasks inside loops do not use it either.
+
+    The text is JSON, which is YAML too, and is written much faster.
+    """
+    pipeline = build_pipeline(config, cluster, standalone=standalone)
+    # protobuf's maps have another order in every process
+    spec, platform = (
+        json.loads(json_format.MessageToJson(message, sort_keys=True))
+        for message in (pipeline.pipeline_spec, pipeline.platform_spec)
+    )
     if not cache:
         for group in (spec["root"], *spec["components"].values()):
             for task in group.get("dag", {}).get("tasks", {}).values():
                 task["cachingOptions"] = {}
-        with tempfile.TemporaryFile("w+", encoding="utf-8") as out:
-            yaml.dump_all(documents, out)
-            out.seek(0)
-            text = out.read()
-    return text, spec
+    documents = [json.dumps(document, indent=1, ensure_ascii=False) for document in (spec, platform) if document]
+    return "\n---\n".join(documents) + "\n", spec
 
 
 def _git(*arguments: str) -> str:
