@@ -32,13 +32,13 @@ _REASONS = (
     (r'configmaps? "([^"]+)" not found', "the config map {0} is missing in the namespace"),
     (r'couldn\'t find key (\S+) in Secret', "the secret has no key {0}: add it, or change `secret_keys`"),
     (r'service ?accounts? "([^"]+)" not found', "the service account {0} is missing in the namespace"),
-    (r"exceeded quota: ([\w.-]+)", "quota {0} of the namespace is used up: lower cpu, memory, gpus or parallelism"),
+    (r"exceeded quota: ([\w-]+(?:\.[\w-]+)*)", "quota {0} of the namespace is used up: lower cpu, memory, gpus or parallelism"),
     (r"exceeds? .*limit|LimitRange", "the namespace limits what a pod may ask for: lower cpu or memory"),
     (
         r"ImagePullBackOff|ErrImagePull|InvalidImageName|[Ff]ailed to pull image|manifest unknown",
         "the image cannot be pulled: look at `image`, and at the pull secret of a private registry",
     ),
-    (r"Insufficient ([\w./-]+)", "no node has enough free {0}: it waits until there is; lower what the tasks ask for"),
+    (r"Insufficient ([\w/-]+(?:\.[\w/-]+)*)", "no node has enough free {0}: it waits until there is; lower what the tasks ask for"),
     (r"untolerated taint|didn't match", "no node matches: look at `node_selector` and `tolerations`"),
     (r"Unschedulable|nodes are available", "no node takes its pod"),
     (r"OOMKilled", "out of memory: raise `memory`, or lower batch_size"),
@@ -204,7 +204,7 @@ def _pod_name(node: Mapping[str, Any], workflow: Mapping[str, Any]) -> str:
 
 def _tasks_of_details(rows: list[Mapping[str, Any]]) -> list[Task]:
     """Tasks of `task_details`, which has a row for each node of the workflow: pods, groups and drivers."""
-    named = ((str(row.get("display_name", "")), str(row.get("state") or "PENDING")) for row in rows)
+    named = ((str(row.get("display_name") or ""), str(row.get("state") or "PENDING")) for row in rows)
     return [
         Task(name, state)
         for name, state in named

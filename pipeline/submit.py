@@ -66,17 +66,19 @@ def with_source(config: Config, source: str) -> Config:
     return config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
 
 
-def check_tracking(cluster: Cluster) -> None:
-    """Check that the tasks will know where MLflow is.
-
-    Raises:
-        LhcnetError: neither the environment, nor the secret, nor the back end tells them.
-    """
+def submission_problems(cluster: Cluster, source: str) -> list[str]:
+    """Why the tasks of a cluster would fail with a source and these settings, one sentence each."""
+    problems = []
+    try:
+        check_source(source, cluster)
+    except LhcnetError as error:
+        problems.append(str(error))
     named = URI_VARIABLE in cluster.env or (cluster.secret and URI_VARIABLE in cluster.secret_keys)
     if not (cluster.tracking_injected or named):
-        raise LhcnetError(
+        problems.append(
             f"cluster: env: {URI_VARIABLE} is missing; without it the record would be lost with the tasks' pods"
         )
+    return problems
 
 
 def prepare_runs(
@@ -101,8 +103,8 @@ def prepare_runs(
     Raises:
         LhcnetError: the cluster cannot reach the source, the tasks would find no MLflow, or `version_of` fails.
     """
-    check_source(source, cluster)
-    check_tracking(cluster)
+    if problems := submission_problems(cluster, source):
+        raise LhcnetError(problems[0])
     version = version_of(source)
     sweep = f"{name or 'sweep'}-{uuid4().hex[:8]}"
     prepared = []

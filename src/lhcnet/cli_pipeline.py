@@ -76,20 +76,19 @@ def check(
     import importlib
 
     config = _config(params, profile, change)
-    from pipeline.source import check_source
-    from pipeline.submit import with_source
+    from pipeline.submit import submission_problems, with_source
 
     settings, uri = _cluster(cluster), source or config.data.source
     report = importlib.import_module("pipeline.check").check_pipeline(
         with_source(config, uri), settings, standalone=standalone
     )
-    for line in report.lines():
+    problems = submission_problems(settings, uri)
+    for line in (*report.lines(), *(f"problem: {problem}" for problem in problems)):
         typer.echo(line)
-    check_source(uri, settings)
     if host:
         warning = open_backend(host, namespace, token_file, ca_bundle).check(report.back_end)
         typer.echo(f"endpoint {host}: {warning or 'answers, and its version will do'}")
-    if report.problems:
+    if report.problems or problems:
         raise typer.Exit(1)
 
 

@@ -11,11 +11,28 @@ from support.kubeflow_server import KubeflowServer
 from typer.testing import CliRunner
 
 from lhcnet.cli import app
+from lhcnet.profiles import profile
 from pipeline import watch
+from pipeline.cluster import Cluster
+from pipeline.submit import Submission, prepare_runs
 
 Command = Callable[..., Result]
 DIGEST = "a" * 64
 SOURCE = f"s3://bucket/fer2013.zip#sha256={DIGEST}"
+MLFLOW = Cluster(env={"MLFLOW_TRACKING_URI": "http://mlflow"})
+
+
+@pytest.fixture(scope="session")
+def prepared() -> Submission:
+    """A run of the profile demo, compiled."""
+    (submission,) = prepare_runs([("", profile("demo"))], MLFLOW, SOURCE)
+    return submission
+
+
+@pytest.fixture
+def precompiled(prepared: Submission, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`submit` takes `prepared` instead of compiling."""
+    monkeypatch.setattr("pipeline.submit.prepare_runs", lambda *_, **__: [prepared])
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_a_wrong_reply_is_one_sentence(
     "reply", ["login page", "redirect", "401", "403", "404 in plain text", "502", "half", "silence"]
 )
 def test_a_wrong_reply_at_submission_creates_nothing(
-    reply: str, server: KubeflowServer, submit: Command, monkeypatch: pytest.MonkeyPatch
+    reply: str, server: KubeflowServer, submit: Command, precompiled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault, says = WRONG_REPLIES[reply]
     server.faults = {".*": fault}
@@ -93,7 +93,7 @@ def test_a_wrong_reply_at_submission_creates_nothing(
 
 
 def test_a_run_that_may_have_been_created_is_said_so(
-    server: KubeflowServer, submit: Command, monkeypatch: pytest.MonkeyPatch
+    server: KubeflowServer, submit: Command, precompiled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.faults = {"POST /apis/v2beta1/runs": silent}
     monkeypatch.setenv("KF_PIPELINES_TIMEOUT", "0.5")
