@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="pipeline",
-    help="The Kubeflow pipeline: check, compile, run here, submit, look after runs.",
+    help="The Kubeflow pipeline: check, run here, submit, watch.",
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},

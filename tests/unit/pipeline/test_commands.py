@@ -231,7 +231,10 @@ def test_reconcile_hands_the_failed_task_to_the_record(
     assert command("reconcile", run).exit_code == 0
     ((_, status, details),) = closed
     assert (status, details["failed_task"]) == ("FAILED", "train")
-    assert details["error"] == "out of memory: raise `memory`, or lower batch_size (OOMKilled (exit code 137))"
+    assert (
+        details["error"]
+        == "out of memory: raise the memory limit of its step, or lower batch_size (OOMKilled (exit code 137))"
+    )
 
 
 def test_reconcile_leaves_a_run_alone_that_goes_on(

@@ -30,7 +30,7 @@ MESSAGES = {
     "ImagePullBackOff: Back-off pulling image \"registry.example/lhcnet:1\"": "the image cannot be pulled",
     "ErrImagePull: pull access denied": "the image cannot be pulled",
     "InvalidImageName: Failed to apply default image tag": "the image cannot be pulled",
-    "OOMKilled (exit code 137)": "out of memory: raise `memory`",
+    "OOMKilled (exit code 137)": "out of memory: raise the memory limit",
     "The node was low on resource: memory.": "its node ran out of memory or disk",
     "Step exceeded its deadline": "ended by a time limit or because the run was terminated",
     "pod deleted": "its pod is gone with its node, or was deleted",
