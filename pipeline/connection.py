@@ -23,6 +23,7 @@ from urllib3 import Retry
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, SSLError, TimeoutError
 
 from lhcnet.errors import LhcnetError
+from lhcnet.tracking.target import without_secrets
 
 TOKEN, COOKIES, TIMEOUT = "KF_PIPELINES_TOKEN", "KF_PIPELINES_COOKIES", "KF_PIPELINES_TIMEOUT"  # environment variables
 CREDENTIALS = f"a token in {TOKEN} or --token-file, or cookies in {COOKIES}"
@@ -98,9 +99,15 @@ class Connection:
         Raises:
             LhcnetError: the address is no URL, a file is missing, or a value cannot be part of a request.
         """
-        parts = urlsplit(host)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise LhcnetError(f"--host {host}: expected an address that begins with http:// or https://")
+        try:
+            parts = urlsplit(host)
+            known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            known = False
+        if not known or parts.username:
+            raise LhcnetError(
+                f"--host {without_secrets(host)}: expected an address that begins with http:// or https://, without user"
+            )
         token, cookies = (os.environ.get(name, "").strip() for name in (TOKEN, COOKIES))
         for name, value in ((TOKEN, token), (COOKIES, cookies)):
             if not (value.isascii() and value.isprintable()):

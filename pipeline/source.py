@@ -11,7 +11,7 @@ from lhcnet.errors import LhcnetError
 from lhcnet.tracking.target import without_secrets
 from pipeline.cluster import CHECKPOINTS, Cluster
 
-SCHEMES = ("s3", "gs", "minio", "https", "dvc+https", "dvc+ssh")
+SCHEMES = ("s3", "gs", "minio", "https", "http", "dvc+https", "dvc+http", "dvc+ssh")
 _DIGEST = re.compile(r"#sha256=([0-9a-f]{64})$")
 
 
@@ -22,7 +22,10 @@ def check_source(source: str, cluster: Cluster) -> None:
         LhcnetError: a path of this machine, another scheme, or a URI with a password, which the pipeline would show.
     """
     shown = without_secrets(source) if "://" in source else source
-    parts = urlsplit(source)
+    try:
+        parts = urlsplit(source)
+    except ValueError as error:
+        raise LhcnetError(f"--source {shown}: is no URI ({error})") from None
     if parts.scheme in SCHEMES and parts.netloc:
         if parts.password or (parts.username and parts.scheme != "dvc+ssh"):
             raise LhcnetError(
@@ -30,7 +33,7 @@ def check_source(source: str, cluster: Cluster) -> None:
                 "secret of the cluster (`secret`, `secret_keys`)"
             )
         return
-    path = PurePosixPath(source)
+    path = PurePosixPath(source.removeprefix("file://"))
     on_volume = path.is_relative_to(CHECKPOINTS) and ".." not in path.parts
     if on_volume and cluster.checkpoints:
         return
@@ -51,7 +54,7 @@ def version_of(source: str) -> str:
     Raises:
         LhcnetError: this machine cannot read the source, and the URI does not name its digest.
     """
-    if "://" not in source:
+    if "://" not in source or source.startswith("file://"):
         return ""
     if given := _DIGEST.search(source):
         return f"sha256:{given[1]}"

@@ -110,7 +110,10 @@ def test_nobody_listens(command: Command, monkeypatch: pytest.MonkeyPatch) -> No
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
     assert "cannot be reached" in sentence(command("status", RUN, "--host", address))
     assert "cannot be reached" in sentence(command("status", RUN, "--host", "http://no-such-host.invalid"))
-    assert "begins with http:// or https://" in sentence(command("status", RUN, "--host", "kubeflow.example"))
+    for host in ("kubeflow.example", "http://[", "http://host:port", "ftp://host", "http://me:hunter2@host"):
+        shown = sentence(command("status", RUN, "--host", host))
+        assert "begins with http:// or https://" in shown
+        assert "hunter2" not in shown
 
 
 def test_a_token_a_token_file_and_cookies_reach_the_server(

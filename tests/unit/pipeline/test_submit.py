@@ -123,6 +123,7 @@ def test_a_sweep_is_one_run_for_each_combination_with_one_tag(server: KubeflowSe
         (["--source", "/checkpoints/fer2013.zip"], "the cluster has no volume"),
         (["--source", "s3://key:hunter2@bucket/f.zip"], "its password would be readable"),
         (["--source", "ftp://host/f.zip"], "a cluster cannot reach it"),
+        (["--source", "https://[host/f.zip"], "is no URI"),
         (["--cluster", "silent.yaml"], "MLFLOW_TRACKING_URI is missing"),
         (["--params", "params.yaml"], "not both"),
     ],
@@ -213,9 +214,10 @@ def test_submit_waits_and_ends_with_the_status_of_the_run(
         "gs://bucket/folder",
         "minio://bucket/fer2013.zip",
         "https://host/fer2013.zip",
-        "dvc+https://git.example/data.git#v1:raw/fer2013.zip",
-        "dvc+ssh://git@git.example/data.git#v1:raw/fer2013.zip",
+        "dvc+https://git.example/data.git@v1:raw/fer2013.zip",
+        "dvc+ssh://git@git.example/data.git@v1:raw/fer2013.zip",
         "/checkpoints/data/fer2013.zip",
+        "file:///checkpoints/data/fer2013.zip",
     ],
 )
 def test_sources_that_a_cluster_can_reach(source: str) -> None:
@@ -223,7 +225,8 @@ def test_sources_that_a_cluster_can_reach(source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["/checkpoints/../etc/passwd", "s3:///key", "checkpoints/f.zip", "", "dvc+file:///x"]
+    "source",
+    ["/checkpoints/../etc/passwd", "file:///etc/passwd", "s3:///key", "checkpoints/f.zip", "", "dvc+file:///x"],
 )
 def test_sources_that_it_cannot(source: str) -> None:
     with pytest.raises(LhcnetError, match="a cluster cannot reach it"):
@@ -232,7 +235,7 @@ def test_sources_that_it_cannot(source: str) -> None:
 
 def test_the_version_of_a_source_may_stand_behind_it() -> None:
     assert version_of(SOURCE) == f"sha256:{DIGEST}"
-    assert version_of("/checkpoints/fer2013.zip") == ""
+    assert version_of("/checkpoints/fer2013.zip") == version_of("file:///checkpoints/fer2013.zip") == ""
 
 
 def test_compile_wants_a_default_source_that_a_cluster_can_reach(command: Command, tmp_path: Path) -> None:
