@@ -105,8 +105,9 @@ class Connection:
         except ValueError:
             known = False
         if not known or parts.username:
+            shown = without_secrets(host)
             raise LhcnetError(
-                f"--host {without_secrets(host)}: expected an address that begins with http:// or https://, without user"
+                f"--host {shown}: expected an address that begins with http:// or https://, without a user"
             )
         token, cookies = (os.environ.get(name, "").strip() for name in (TOKEN, COOKIES))
         for name, value in ((TOKEN, token), (COOKIES, cookies)):
