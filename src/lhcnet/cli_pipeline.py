@@ -1,4 +1,7 @@
-"""Commands of the Kubeflow pipeline: compile, run on this machine, submit. kfp is imported when one of them runs."""
+"""Commands of the Kubeflow pipeline: check, compile, run on this machine, submit, and look after runs.
+
+kfp is imported when one of them runs.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lhcnet.cli_runs import CaBundle, Host, Namespace, TokenFile, add_to, open_backend
 from lhcnet.errors import LhcnetError
 
 if TYPE_CHECKING:
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="pipeline",
-    help="The Kubeflow pipeline: compile, run here, submit.",
+    help="The Kubeflow pipeline: check, run here, submit, watch.",
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -26,15 +30,18 @@ Params = Annotated[Path | None, typer.Option(help="Settings (YAML); default: par
 Profile = Annotated[str | None, typer.Option(help="paper, cpu or demo, instead of --params.")]
 Standalone = Annotated[bool, typer.Option("--standalone", help="The stand-alone pipeline, not sets A, B and C.")]
 ClusterFile = Annotated[Path | None, typer.Option("--cluster", help="Cluster settings (YAML): image, GPU, resources.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="key=value instead of the setting, e.g. seeds.b=3")]
+Source = Annotated[str | None, typer.Option(help="FER2013, where the cluster reaches it; default: data.source.")]
 
 
-def _config(params: Path | None, name: str | None) -> Config:
+def _config(params: Path | None, name: str | None, changes: list[str] | None = None) -> Config:
     from lhcnet.config import load
-    from lhcnet.profiles import profile
+    from lhcnet.profiles import parse_change, profile, replace_settings
 
     if params and name:
         raise LhcnetError("expected --params or --profile, not both")
-    return profile(name) if name else load(params or Path("params.yaml"))
+    config = profile(name) if name else load(params or Path("params.yaml"))
+    return replace_settings(config, dict(map(parse_change, changes or [])), "--set") if changes else config
 
 
 def _cluster(file: Path | None) -> Cluster:
@@ -43,22 +50,70 @@ def _cluster(file: Path | None) -> Cluster:
     return load_cluster(file) if file else Cluster()
 
 
+def _note(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+@app.command()
+def check(
+    params: Params = None,
+    profile: Profile = None,
+    change: Changes = None,
+    cluster: ClusterFile = None,
+    source: Source = None,
+    standalone: Standalone = False,
+    host: Annotated[
+        str | None, typer.Option(envvar="KF_PIPELINES_ENDPOINT", show_envvar=True, help="Check this endpoint, too.")
+    ] = None,
+    namespace: Namespace = None,
+    token_file: TokenFile = None,
+    ca_bundle: CaBundle = None,
+) -> None:
+    """Check the pipeline before it is submitted.
+
+    Its structure, settings, source, peak resources, and the endpoint if one is given. Exit status 1 if it cannot run.
+    """
+    import importlib
+
+    config = _config(params, profile, change)
+    from pipeline.submit import submission_problems, with_source
+
+    settings, uri = _cluster(cluster), source or config.data.source
+    report = importlib.import_module("pipeline.check").check_pipeline(
+        with_source(config, uri), settings, standalone=standalone
+    )
+    problems = submission_problems(settings, uri)
+    for line in (*report.lines(), *(f"problem: {problem}" for problem in problems)):
+        typer.echo(line)
+    if host:
+        warning = open_backend(host, namespace, token_file, ca_bundle).check(report.back_end)
+        typer.echo(f"endpoint {host}: {warning or 'answers, and its version will do'}")
+    if report.problems or problems:
+        raise typer.Exit(1)
+
+
 @app.command("compile")
 def compile_(
     out: Annotated[Path, typer.Option(help="Pipeline to write (IR YAML).")] = Path("build/lhcnet.yaml"),
     params: Params = None,
     profile: Profile = None,
+    change: Changes = None,
     cluster: ClusterFile = None,
+    source: Source = None,
     standalone: Standalone = False,
 ) -> None:
     """Compile the pipeline to IR YAML.
 
-    The same settings give the same bytes.
+    The same settings give the same bytes. The source becomes the default of the parameter `source`.
     """
-    config = _config(params, profile)  # a mistake is reported before kfp is imported
+    config = _config(params, profile, change)  # a mistake is reported before kfp is imported
     from pipeline.compile import compile_pipeline
+    from pipeline.source import check_source
+    from pipeline.submit import with_source
 
-    compile_pipeline(config, _cluster(cluster), out, standalone=standalone)
+    settings, uri = _cluster(cluster), source or config.data.source
+    check_source(uri, settings)
+    compile_pipeline(with_source(config, uri), settings, out, standalone=standalone)
     typer.echo(out)
 
 
@@ -66,6 +121,7 @@ def compile_(
 def local(
     params: Params = None,
     profile: Profile = None,
+    change: Changes = None,
     source: Annotated[Path | None, typer.Option(help="FER2013; default: data.source.")] = None,
     root: Annotated[Path, typer.Option(help="Folder of all runs; each gets a folder in it.")] = Path("runs"),
     standalone: Standalone = False,
@@ -75,7 +131,7 @@ def local(
 
     Uses kfp's local runner, one process for each task. Prints the comparison at the end.
     """
-    config = _config(params, profile)
+    config = _config(params, profile, change)
     from pipeline.local import run
 
     run(config, source, root, standalone=standalone, retries=retries)
@@ -83,31 +139,45 @@ def local(
 
 @app.command()
 def submit(
-    host: Annotated[str, typer.Option(envvar="KF_PIPELINES_ENDPOINT", show_envvar=True, help="Kubeflow endpoint.")],
+    host: Host,
     params: Params = None,
     profile: Profile = None,
+    change: Changes = None,
+    sweep: Annotated[
+        list[str] | None, typer.Option(help="key=value1,value2: a run for each value, or each combination.")
+    ] = None,
     cluster: ClusterFile = None,
-    source: Annotated[str | None, typer.Option(help="FER2013: s3://, gs:// or minio://; default: data.source.")] = None,
-    namespace: Annotated[str | None, typer.Option(help="Namespace of the run.")] = None,
+    source: Source = None,
     experiment: Annotated[str, typer.Option(help="Kubeflow experiment.")] = "lhcnet",
-    token: Annotated[str | None, typer.Option(envvar="KF_PIPELINES_TOKEN", help="Bearer token.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the run; default: that of its execution in MLflow.")] = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end, as `wait` does.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Run tasks that the cache has, too.")] = False,
     standalone: Standalone = False,
+    namespace: Namespace = None,
+    token_file: TokenFile = None,
+    ca_bundle: CaBundle = None,
 ) -> None:
     """Submit a run to a Kubeflow cluster.
 
-    Prints the id of the run.
+    Settings, source and cluster are checked before anything is created. The ids of the runs go to stdout, names and
+    links to stderr. With --wait the exit status is that of `wait`.
     """
-    config = _config(params, profile)
-    from pipeline.submit import submit_run
+    config = _config(params, profile, change)
+    from pipeline.submit import prepare_runs, submit_runs
+    from pipeline.sweep import sweep_of
+    from pipeline.watch import wait_for_run
 
-    run_id = submit_run(
-        config,
-        _cluster(cluster),
-        source or config.data.source,
-        host=host,
-        namespace=namespace,
-        experiment=experiment,
-        token=token,
-        standalone=standalone,
-    )
-    typer.echo(run_id)
+    runs = sweep_of(config, sweep or [])
+    settings, uri = _cluster(cluster), source or config.data.source
+    prepared = prepare_runs(runs, settings, uri, name=name, standalone=standalone, cache=not no_cache)
+    backend = open_backend(host, namespace, token_file, ca_bundle)
+    if warning := backend.check():
+        _note(f"warning: {warning}")
+    started = submit_runs(backend, prepared, experiment, _note)
+    for run_id in started:
+        typer.echo(run_id)
+    if wait:
+        raise typer.Exit(max(wait_for_run(backend, run_id, _note) for run_id in started))
+
+
+add_to(app)

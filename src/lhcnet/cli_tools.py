@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,23 +33,14 @@ def profile(
     lhcnet profile cpu --out params.yaml
     """
     from lhcnet.io.atomic import atomic_file
-    from lhcnet.profiles import profile, to_yaml
+    from lhcnet.profiles import parse_change, profile, to_yaml
 
-    text = to_yaml(profile(name, dict(map(_key_value, change or []))))
+    text = to_yaml(profile(name, dict(map(parse_change, change or []))))
     if out is None:
         typer.echo(text, nl=False)
         return
     with atomic_file(out) as file:
         file.write_text(text, encoding="utf-8")
-
-
-def _key_value(change: str) -> tuple[str, Any]:
-    from lhcnet.io.yaml import read_yaml
-
-    key, equals, value = change.partition("=")
-    if not equals:
-        raise LhcnetError(f"--set {change}: expected key=value")
-    return key, read_yaml(f"value: {value}", f"--set {change}")["value"]
 
 
 def check(

@@ -34,15 +34,45 @@ def profile(name: str, overrides: Mapping[str, object] | None = None) -> Config:
     values = Config(profile=name).to_dict()
     file = Path(__file__).with_name(f"{name}.yaml")
     _merge(values, read_yaml(file.read_text(encoding="utf-8"), str(file)))
-    for key, value in (overrides or {}).items():
+    return _replaced(values, overrides or {}, f"profile {name}")
+
+
+def replace_settings(config: Config, changes: Mapping[str, object], where: str) -> Config:
+    """The settings with single keys replaced, checked like a `params.yaml`.
+
+    Args:
+        config: the settings.
+        changes: values by dotted name, for example `{"stage4.patience": 1}`.
+        where: option or file that the changes come from, for error messages.
+
+    Raises:
+        LhcnetError: an unknown key, or a value of the wrong type or out of range.
+    """
+    return _replaced(config.to_dict(), changes, where)
+
+
+def parse_change(text: str, option: str = "--set") -> tuple[str, Any]:
+    """Read `key=value` of a command line; the value is YAML: `seeds.a=[3, 4]`.
+
+    Raises:
+        LhcnetError: there is no `=`, or the value is not YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise LhcnetError(f"{option} {text}: expected key=value")
+    return key.strip(), read_yaml(f"value: {value}", f"{option} {text}")["value"]
+
+
+def _replaced(values: dict[str, Any], changes: Mapping[str, object], where: str) -> Config:
+    for key, value in changes.items():
         *sections, last = key.split(".")
         section: Any = values
         for part in sections:
             section = section.get(part) if isinstance(section, dict) else None
         if not isinstance(section, dict):
-            raise LhcnetError(f"{key}: unknown key")
+            raise LhcnetError(f"{where}: {key}: unknown key")
         section[last] = value
-    return parse(Config, values, f"profile {name}")
+    return parse(Config, values, where)
 
 
 def to_yaml(config: Config) -> str:

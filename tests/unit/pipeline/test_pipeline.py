@@ -24,7 +24,6 @@ from pipeline.compile import compile_pipeline
 from pipeline.graph import build
 from pipeline.local import count_tasks, run, show_progress
 from pipeline.standalone import build_standalone
-from pipeline.submit import submit_run
 
 ROOT = Path(__file__).parents[3]
 BODY = "comp-exit-handler-1"  # of the exit handler: the whole experiment
@@ -322,26 +321,6 @@ def test_a_missing_source_is_reported_before_anything_runs(tiny: Config, tmp_pat
     with pytest.raises(LhcnetError, match="expected FER2013 as a file, folder or zip"):
         run(tiny, tmp_path / "nothing.zip", tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("source", "cluster", "says"),
-    [
-        (
-            "data/raw/fer2013.zip",
-            Cluster(env={"MLFLOW_TRACKING_URI": "http://mlflow"}),
-            "a URI that the cluster can import",
-        ),
-        ("s3://bucket/fer2013.zip", Cluster(), "MLFLOW_TRACKING_URI is missing"),
-        ("s3://bucket/fer2013.zip", Cluster(tracking_injected=True), "did not answer as a Kubeflow Pipelines endpoint"),
-    ],
-)
-def test_a_submission_that_would_fail_later_fails_now(source: str, cluster: Cluster, says: str) -> None:
-    with pytest.raises(LhcnetError, match=says) as error:
-        submit_run(
-            profile("demo"), cluster, source, host="http://127.0.0.1:9", namespace="me", experiment="x", token="t"
-        )
-    assert "\n" not in str(error.value)
 
 
 def test_a_configuration_for_the_cpu_requests_no_gpu(tmp_path: Path) -> None:
