@@ -1,7 +1,9 @@
 # The image of all components: `make image`. The CUDA libraries come with torch's wheels; the node brings the driver.
 # To pin the base image by digest:  make image BUILD_ARGS="--build-arg BASE=python:3.11.14-slim-bookworm@sha256:..."
 # For nodes without a GPU:          make image BUILD_ARGS="--build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu"
-ARG BASE=python:3.11.14-slim-bookworm
+ARG BASE=base
+
+FROM python:3.11.14-slim-bookworm AS base
 
 FROM ${BASE} AS build
 ARG TORCH_INDEX=""
@@ -33,7 +35,6 @@ COPY pipeline ./pipeline
 # below /own, so that new code is a small layer of its own
 RUN pip --python /opt/venv/bin/python install --no-deps --no-build-isolation --root /own --prefix /opt/venv .
 
-# hadolint ignore=DL3006
 FROM ${BASE}
 # KFP's launcher writes to /tmp: with the link, a volume at /scratch is all that a read-only root file system needs.
 RUN mkdir -m 1777 /scratch && rm -rf /tmp && ln -s /scratch /tmp
@@ -47,7 +48,7 @@ USER 10001:0
 WORKDIR /scratch
 RUN lhcnet --version && python -c "import kfp, kfp.kubernetes, mlflow, torch, torchvision" && rm -rf /scratch/* /scratch/.[!.]*
 
-ARG VERSION="" COMMIT="" CREATED="" SOURCE="" BASE
+ARG VERSION="" COMMIT="" CREATED="" SOURCE=""
 ENV LHCNET_COMMIT=${COMMIT}
 LABEL org.opencontainers.image.title="lhcnet" \
     org.opencontainers.image.description="LHC-Net on FER2013: the components of its Kubeflow pipeline" \
@@ -55,7 +56,6 @@ LABEL org.opencontainers.image.title="lhcnet" \
     org.opencontainers.image.revision="${COMMIT}" \
     org.opencontainers.image.created="${CREATED}" \
     org.opencontainers.image.source="${SOURCE}" \
-    org.opencontainers.image.licenses="Apache-2.0" \
-    org.opencontainers.image.base.name="${BASE}"
+    org.opencontainers.image.licenses="Apache-2.0"
 ENTRYPOINT []
 CMD ["lhcnet", "--help"]

@@ -104,8 +104,8 @@ def test_scratch_of_the_image_is_enough_without_a_volume(image: str, user: int) 
 
 
 def test_neither_compilers_nor_test_tools_are_in_the_image(output: Callable[..., str]) -> None:
-    assert output("sh", "-c", f"command -v {' '.join(ABSENT)} || true") == ""
-    assert output("sh", "-c", "find / -xdev \\( -name '*.a' -o -name pip -o -name tests \\) -path '/opt/*'") == ""
+    assert output("sh", "-c", f"for tool in {' '.join(ABSENT)}; do command -v $tool; done; true") == ""
+    assert output("find", "/opt", "-name", "*.a", "-o", "-name", "pip", "-o", "-name", "tests") == ""
 
 
 def test_labels_and_user(image: str) -> None:
@@ -116,16 +116,13 @@ def test_labels_and_user(image: str) -> None:
     assert labels["licenses"] == "Apache-2.0"
     assert len(labels["revision"].removesuffix("-dirty")) == 40
     assert labels["created"].endswith("+00:00")
-    assert {"source", "base.name", "description"} <= labels.keys()
+    assert {"source", "description"} <= labels.keys()
     assert config["User"] == "10001:0"  # a number, for `runAsNonRoot`
 
 
 def test_the_pipeline_in_containers_gives_the_metrics_of_direct_calls(
     image: str, user: int, direct: Path, one_seed: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for folder in tmp_path.parents:
-        if folder.stat().st_uid == os.getuid() and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o755)  # pytest's folders are closed to other users
     before = os.umask(0)  # the tasks of another user write to the folder of the run
     try:
         folder = run(one_seed, None, tmp_path / "runs", image=image, user=f"{user}:0")
