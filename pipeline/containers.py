@@ -23,14 +23,14 @@ from lhcnet.tracking.target import URI_VARIABLE
 _PASSED_ON = ("LHCNET_", "MLFLOW_", "OMP_NUM_THREADS")  # environment variables; HOME and PATH are those of the image
 
 
-def docker_runner(image: str, source: Path, folder: Path, user: str = "") -> local.DockerRunner:
+def docker_runner(image: str, source: Path | None, folder: Path, user: str = "") -> local.DockerRunner:
     """kfp's runner for a run in containers, after a check that engine and image are there.
 
     The record goes to the MLflow server of MLFLOW_TRACKING_URI; without one, to `mlflow.db` in the folder of the run.
 
     Args:
         image: name of the image, which the engine must have.
-        source: FER2013; the containers can read it.
+        source: FER2013, which the containers can read; None if it is not a file or folder of this machine.
         folder: folder of the run; it has the same path in the containers.
         user: user and group id of the tasks, "1234:0"; by default the caller's user id in group 0.
 
@@ -65,5 +65,5 @@ def docker_runner(image: str, source: Path, folder: Path, user: str = "") -> loc
         tmpfs={"/scratch": "mode=1777"},
         network_mode="host",
         environment=environment,
-        mounts=[Mount(str(source), str(source), type="bind", read_only=True)],
+        mounts=[Mount(str(source), str(source), type="bind", read_only=True)] if source else [],
     )
