@@ -120,6 +120,7 @@ def test_labels_and_user(image: str) -> None:
     assert config["User"] == "10001:0"  # a number, for `runAsNonRoot`
 
 
+@pytest.mark.timeout(1800)
 def test_the_pipeline_in_containers_gives_the_metrics_of_direct_calls(
     image: str, user: int, direct: Path, one_seed: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
