@@ -9,12 +9,17 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" pyproject.toml
 
+DOCKER ?= docker
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/lhcnet/__init__.py)
+IMAGE ?= lhcnet:$(VERSION)
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs bench ui lock clean
+.PHONY: help setup demo test check docs bench ui image image-test image-sbom lock clean
 
 help: ## this list
 	@echo "make TARGET [PYTHON=python3.12]"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/ready ## set up .venv; TORCH=cpu: torch without CUDA, for Linux without a GPU
 
@@ -40,10 +45,10 @@ demo: setup data/raw/faces.zip ## the whole pipeline on drawn faces, through Kub
 data/raw/faces.zip: | setup
 	$(BIN)/lhcnet faces $@
 
-test: setup ## all tests but those that need a cluster, or FER2013 where it is not set; ARGS="-k lhc" is passed to pytest
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not cluster" $(ARGS)
+test: setup ## all tests but those that need a cluster or the image, or FER2013 where it is not set; ARGS="-k lhc" is passed to pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not cluster and not docker" $(ARGS)
 
-check: setup ## formatting, lint, types, workflows and CITATION.cff; works without network access
+check: setup ## formatting, lint, types, Dockerfile, workflows and CITATION.cff; works without network access
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -52,6 +57,7 @@ check: setup ## formatting, lint, types, workflows and CITATION.cff; works witho
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/zizmor --offline --quiet --no-progress --strict-collection .
 
 docs: setup ## the documentation as a site, in site/
@@ -62,6 +68,23 @@ bench: setup ## all figures of docs/performance.md, on an idle machine, in half 
 
 ui: setup ## MLflow on http://127.0.0.1:5000; PORT=8080: another port
 	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db} --port $${PORT:-5000}
+
+image: ## the image of all components; BUILD_ARGS="--build-arg NAME=VALUE": BASE or TORCH_INDEX, see Dockerfile
+	$(DOCKER) build $(BUILD_ARGS) --build-arg VERSION=$(VERSION) \
+		--build-arg COMMIT=$$(git describe --always --dirty --abbrev=40 --exclude '*') \
+		--build-arg CREATED=$$($(PYTHON) -c 'import datetime as d; print(d.datetime.fromtimestamp($(SOURCE_DATE_EPOCH), d.UTC).isoformat())') \
+		--build-arg SOURCE=$$(git config --get remote.origin.url | sed 's|//[^/@]*@|//|') \
+		--tag $(IMAGE) .
+
+image-test: setup ## tests of the image, and of a pipeline in it as a random user; ARGS="-k 'not pipeline'": without the pipeline
+	LHCNET_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m docker $(ARGS) tests/image
+
+image-sbom: setup ## list of the Python packages in the image with licences (CycloneDX), in build/sbom.json
+	rm -rf build/sbom && $(PYTHON) -m venv --without-pip build/sbom
+	$(DOCKER) run --rm --network none $(IMAGE) sh -c 'cd /opt/venv/lib/python3*/site-packages && tar -c *.dist-info' \
+		| tar -x -C build/sbom/lib/python3*/site-packages
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --of JSON -o build/sbom.json build/sbom
 
 lock: ## both lock files anew from pyproject.toml (needs uv); UPGRADE=--upgrade: newer versions
 	$(LOCK) $(UPGRADE) --extra timm --output-file requirements.lock

@@ -1,4 +1,4 @@
-"""Run of the pipeline on this machine, with kfp's local runner: no containers, one process for each task.
+"""Run of the pipeline on this machine, with kfp's local runner: one process for each task, or one container.
 
 kfp prints a lot; it goes to `log.txt` in the folder of the run. The terminal shows the log lines of the steps and a bar
 of finished tasks, both read from that folder.
@@ -46,7 +46,16 @@ class Registered(FrozenModel):
     model: str
 
 
-def run(config: Config, source: Path | None, root: Path, *, standalone: bool = False, retries: int = 0) -> Path:
+def run(
+    config: Config,
+    source: Path | None,
+    root: Path,
+    *,
+    standalone: bool = False,
+    retries: int = 0,
+    image: str = "",
+    user: str = "",
+) -> Path:
     """Run the pipeline and print its comparison.
 
     Args:
@@ -55,12 +64,14 @@ def run(config: Config, source: Path | None, root: Path, *, standalone: bool = F
         root: folder of all runs.
         standalone: the stand-alone pipeline instead of sets A, B and C.
         retries: how often a failed task is retried.
+        image: image of the tasks, which then run as Docker containers; "" runs them as processes.
+        user: user and group id of these containers; by default the caller's user id in group 0.
 
     Returns:
         The folder of this run below `root`: artifacts, and `log.txt`.
 
     Raises:
-        LhcnetError: there is no source, or a task failed.
+        LhcnetError: there is no source, no Docker engine or image, or a task failed.
     """
     source = (source or Path(config.data.source)).absolute()
     if not source.exists():
@@ -71,10 +82,18 @@ def run(config: Config, source: Path | None, root: Path, *, standalone: bool = F
         folder.mkdir(parents=True)
     except OSError as error:
         raise LhcnetError(f"{folder}: cannot be made, expected a writable --root: {error.strerror or error}") from None
-    # for the tasks, which run in this environment
-    os.environ |= {"MLFLOW_TRACKING_URI": default_uri(), FOLDER_VARIABLE: str(journal_root()), TASK_FOLDER: str(folder)}
-    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder), raise_on_error=True)
-    cluster, execution = Local(retries=retries), f"{execution_name(config)}-{stamp}"
+    runner: local.DockerRunner | local.SubprocessRunner
+    if image:
+        from pipeline.containers import docker_runner
+
+        runner, cluster = docker_runner(image, source, folder, user), Local(retries=retries, image=image)
+    else:
+        # for the tasks, which run in this environment
+        here = {"MLFLOW_TRACKING_URI": default_uri(), FOLDER_VARIABLE: str(journal_root()), TASK_FOLDER: str(folder)}
+        os.environ |= here
+        runner, cluster = local.SubprocessRunner(use_venv=False), Local(retries=retries)
+    local.init(runner=runner, pipeline_root=str(folder), raise_on_error=True)
+    execution = f"{execution_name(config)}-{stamp}"
     pipeline = build_pipeline(config, cluster, execution, standalone=standalone)
     with show_progress(folder, count_tasks(config, standalone=standalone)), _captured(folder / "log.txt"):
         try:

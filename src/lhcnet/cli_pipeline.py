@@ -126,15 +126,16 @@ def local(
     root: Annotated[Path, typer.Option(help="Folder of all runs; each gets a folder in it.")] = Path("runs"),
     standalone: Standalone = False,
     retries: Annotated[int, typer.Option(min=0, max=1000, help="How often a failed task is retried.")] = 0,
+    docker: Annotated[str, typer.Option(metavar="IMAGE", help="Run the tasks as containers of this image.")] = "",
 ) -> None:
     """Run the pipeline on this machine.
 
-    Uses kfp's local runner, one process for each task. Prints the comparison at the end.
+    Uses kfp's local runner, one process or Docker container for each task. Prints the comparison at the end.
     """
     config = _config(params, profile, change)
     from pipeline.local import run
 
-    run(config, source, root, standalone=standalone, retries=retries)
+    run(config, source, root, standalone=standalone, retries=retries, image=docker)
 
 
 @app.command()
