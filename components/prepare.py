@@ -5,7 +5,8 @@ from components import component
 
 @component
 def prepare(
-    source: dsl.Input[dsl.Dataset],
+    source: str,
+    source_version: str,
     data: dict,
     trainval: dsl.Output[dsl.Dataset],
     test: dsl.Output[dsl.Dataset],
@@ -14,7 +15,8 @@ def prepare(
     """Read FER2013 and write the stores of its splits.
 
     Args:
-        source: FER2013 as it was downloaded: a CSV file, several, folders of images, or an archive of those.
+        source: Path or URI of FER2013 as it was downloaded: a CSV file, folders of images, or an archive of those.
+        source_version: Version that it must have, such as sha256:...; empty: not checked.
         data: Section `data` of params.yaml.
         trainval: Store with the splits train and validation.
         test: Store with the sealed split test.
@@ -31,7 +33,8 @@ def prepare(
         Path(test.path),
         Path(report.path),
         data=config.parse(config.Data, data, "data"),
-        source=Path(source.path),
+        source=source,
+        source_version=source_version,
         execution=os.environ["LHCNET_EXECUTION"],
     )
     trainval.metadata.update(digest=result.digest, shape=result.shape, validation=result.validation)

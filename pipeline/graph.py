@@ -48,6 +48,7 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
     @dsl.pipeline(name="lhcnet", description="LHC-Net on FER2013: sets A, B and C, the 10 % loss rule, TTA, registry")
     def lhcnet(
         source: str = config.data.source,
+        source_version: str = "",
         data: dict = config.data.to_dict(),
         network: dict = config.network.to_dict(),
         context: dict = task_settings(config),
@@ -70,6 +71,7 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
 
         Args:
             source: URI of FER2013.
+            source_version: Version that it must have, such as sha256:...; empty: not checked.
             data: Section `data` of params.yaml.
             network: Section `network`: size of ResNet34v2 and its initial weights.
             context: Sections `compute` (device, precision, threads) and `checkpoints`.
@@ -88,8 +90,7 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
             analysis: Section `analysis`: number of validation images.
             registry: Name of the registered model in MLflow.
         """
-        raw = dsl.importer(artifact_uri=source, artifact_class=dsl.Dataset, reimport=False)
-        prepared = on_cpu(prepare(source=raw.output, data=data))
+        prepared = on_cpu(prepare(source=source, source_version=source_version, data=data))
         trainval = prepared.outputs["trainval"]
 
         def trained(start: Any, stage_number: int, stage: Any, seed: Any) -> Any:

@@ -36,6 +36,7 @@ def build_standalone(config: Config, cluster: Cluster, execution: str = "") -> A
     @dsl.pipeline(name="lhcnet-standalone", description="LHC-Net beside ResNet34v2 through stages 1-3 on FER2013")
     def standalone(
         source: str = config.data.source,
+        source_version: str = "",
         data: dict = config.data.to_dict(),
         network: dict = config.network.to_dict(),
         context: dict = task_settings(config),
@@ -49,6 +50,7 @@ def build_standalone(config: Config, cluster: Cluster, execution: str = "") -> A
 
         Args:
             source: URI of FER2013.
+            source_version: Version that it must have, such as sha256:...; empty: not checked.
             data: Section `data` of params.yaml.
             network: Section `network`: size of ResNet34v2 and its initial weights.
             context: Sections `compute` (device, precision, threads) and `checkpoints`.
@@ -58,8 +60,7 @@ def build_standalone(config: Config, cluster: Cluster, execution: str = "") -> A
             networks: Networks to train, each with its data seed and modules (none: ResNet34v2).
             evaluation: Section `evaluation`: batch size.
         """
-        raw = dsl.importer(artifact_uri=source, artifact_class=dsl.Dataset, reimport=False)
-        prepared = on_cpu(prepare(source=raw.output, data=data))
+        prepared = on_cpu(prepare(source=source, source_version=source_version, data=data))
         trainval = prepared.outputs["trainval"]
 
         with dsl.ParallelFor(networks, name="networks", parallelism=cluster.parallelism) as item:

@@ -15,6 +15,7 @@ from support.drivers import ROOT, assert_same_analysis, assert_same_files, diges
 
 from lhcnet import steps
 from lhcnet.config import Config
+from lhcnet.data.remote import source_version
 from lhcnet.protocol.selection import read_selection
 from lhcnet.saved import open_model
 from lhcnet.steps import task_settings
@@ -71,8 +72,14 @@ def artifacts(direct: Path, tmp_path: Path) -> Artifacts:
 def test_prepare(artifacts: Artifacts, direct: Path, one_seed: Config, started: list[None], tmp_path: Path) -> None:
     trainval, test = (artifacts.output(name, dsl.Dataset) for name in ("trainval", "test"))
     report = artifacts.output("report.json")
-    source = dsl.Dataset(uri=one_seed.data.source)
-    function("prepare")(source=source, data=one_seed.data.to_dict(), trainval=trainval, test=test, report=report)
+    function("prepare")(
+        source=one_seed.data.source,
+        source_version=source_version(one_seed.data.source),
+        data=one_seed.data.to_dict(),
+        trainval=trainval,
+        test=test,
+        report=report,
+    )
     for name in ("trainval", "test"):
         assert_same_files(tmp_path / name, direct / name)
     assert trainval.metadata["digest"] == test.metadata["digest"] == json.loads(Path(report.path).read_text())["digest"]

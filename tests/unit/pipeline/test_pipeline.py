@@ -26,7 +26,6 @@ from pipeline.standalone import build_standalone
 from pipeline.submit import submit_run
 
 ROOT = Path(__file__).parents[3]
-IMPORTER = 1  # task that kfp itself executes
 
 
 def compiled(config: Config, cluster: Cluster, folder: Path) -> list[dict[str, Any]]:
@@ -125,8 +124,6 @@ def test_only_tasks_that_run_networks_request_gpus(paper: list[dict[str, Any]]) 
 def test_image_and_execution_are_set_on_every_task(paper: list[dict[str, Any]]) -> None:
     executors = paper[0]["deploymentSpec"]["executors"]
     for name, executor in executors.items():
-        if "importer" in executor:
-            continue
         assert executor["container"]["image"] == "registry.example/lhcnet:1", name
         assert any(e["name"] == "LHCNET_EXECUTION" for e in executor["container"]["env"]), name
     platform = paper[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
@@ -167,7 +164,7 @@ def test_only_the_comparison_of_the_stand_alone_pipeline_receives_the_test_split
     (loop,) = (ir["components"][t["componentRef"]["name"]]["dag"]["tasks"] for n, t in tasks.items() if "loop" in n)
     runs = 2 * len(tiny.standalone.seeds)
     loops = 1
-    assert count_tasks(tiny, standalone=True) == len(tasks) - loops - IMPORTER + runs * len(loop)
+    assert count_tasks(tiny, standalone=True) == len(tasks) - loops + runs * len(loop)
 
 
 def test_the_kubeflow_ui_describes_every_parameter(paper: list[dict[str, Any]]) -> None:
@@ -215,7 +212,7 @@ def test_count_tasks_agrees_with_the_compiled_pipeline(tiny: Config, tmp_path: P
     for name, task in ir["root"]["dag"]["tasks"].items():
         inner = ir["components"][task["componentRef"]["name"]]
         total += len(inner["dag"]["tasks"]) * loops[name] if "dag" in inner else 1
-    assert count_tasks(tiny) == total - IMPORTER
+    assert count_tasks(tiny) == total
 
 
 def test_the_progress_shows_log_lines_and_finished_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
