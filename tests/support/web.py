@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -55,7 +55,8 @@ def serve(certificate: Path | None = None) -> Iterator[Web]:
             if answer.length is not None:
                 self.send_header("Content-Length", str(len(answer.body) if answer.length < 0 else answer.length))
             self.end_headers()
-            self.wfile.write(answer.body)
+            with suppress(ConnectionError):  # the client refused it
+                self.wfile.write(answer.body)
 
         def log_message(self, *_: object) -> None:
             pass
