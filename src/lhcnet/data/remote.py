@@ -310,7 +310,7 @@ def _retried(source: Source, patience: float, work: Callable[[], _Result]) -> _R
     from google.api_core.retry import Retry, if_exception_type
 
     def say(error: Exception) -> None:
-        log.warning("%s: %s; trying again", source.shown, error)
+        log.warning("%s: %s; it is tried again for %.0f s in all", source.shown, error, patience)
 
     started = time.monotonic()
     again = Retry(if_exception_type(TransientError), 1.0, 30.0, 2.0, timeout=patience, on_error=say)
