@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from lhcnet.code_version import execution_name
 from lhcnet.config import Config, FrozenModel, parse
+from lhcnet.data.remote import parse_source
 from lhcnet.errors import LhcnetError
 from lhcnet.io.files import read_json
 from lhcnet.report.terminal import print_report
@@ -48,7 +49,7 @@ class Registered(FrozenModel):
 
 def run(
     config: Config,
-    source: Path | None,
+    source: str | None,
     root: Path,
     *,
     standalone: bool = False,
@@ -60,7 +61,7 @@ def run(
 
     Args:
         config: the configuration.
-        source: FER2013; None takes `data.source`.
+        source: path or URI of FER2013; None takes `data.source`.
         root: folder of all runs.
         standalone: the stand-alone pipeline instead of sets A, B and C.
         retries: how often a failed task is retried.
@@ -73,9 +74,12 @@ def run(
     Raises:
         LhcnetError: there is no source, no Docker engine or image, or a task failed.
     """
-    source = (source or Path(config.data.source)).absolute()
-    if not source.exists():
-        raise LhcnetError(f"{source}: does not exist; expected FER2013 as a file, folder or zip")
+    source = source or config.data.source
+    parsed = parse_source(source)
+    if parsed.path is not None and not parsed.path.exists():
+        raise LhcnetError(f"{parsed.path.absolute()}: does not exist; expected FER2013 as a file, folder or zip")
+    if not parsed.scheme:
+        source = str(Path(source).absolute())
     stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S-%f")[:-4]
     folder = root.absolute() / stamp
     try:
@@ -97,7 +101,7 @@ def run(
     pipeline = build_pipeline(config, cluster, execution, standalone=standalone)
     with show_progress(folder, count_tasks(config, standalone=standalone)), _captured(folder / "log.txt"):
         try:
-            pipeline(source=str(source))
+            pipeline(source=source)
         except RuntimeError as error:
             raise LhcnetError(f"{_reason(folder, error)} (log: {folder / 'log.txt'})") from None
     print_report(next(folder.glob(f"*/{'compare-standalone' if standalone else 'compare'}/report")))

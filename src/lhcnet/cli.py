@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -133,11 +134,18 @@ def prepare(
 ) -> None:
     """Read FER2013 and write its splits as two stores.
 
-    Reads `data.source`. The data report counts classes, duplicates and damaged images.
+    Reads `data.source`, a path or URI. The data report counts classes, duplicates and damaged images.
     """
     from lhcnet import steps
+    from lhcnet.data import remote
 
     config, context = _open(params)
+    source = remote.parse_source(config.data.source)
+    if "DVC_STAGE" in os.environ and source.scheme:  # DVC follows the content of paths alone
+        raise LhcnetError(
+            f"data.source: {source.shown}: expected a path when DVC runs the step: `dvc import-url URL data/raw/NAME` "
+            "or `dvc import REPO PATH -o data/raw/NAME` gets the data once and keeps their version; name that path"
+        )
     steps.prepare(trainval, test, report, data=config.data, execution=context.execution)
 
 

@@ -122,7 +122,7 @@ def local(
     params: Params = None,
     profile: Profile = None,
     change: Changes = None,
-    source: Annotated[Path | None, typer.Option(help="FER2013; default: data.source.")] = None,
+    source: Annotated[str | None, typer.Option(help="FER2013: path or URI; default: data.source.")] = None,
     root: Annotated[Path, typer.Option(help="Folder of all runs; each gets a folder in it.")] = Path("runs"),
     standalone: Standalone = False,
     retries: Annotated[int, typer.Option(min=0, max=1000, help="How often a failed task is retried.")] = 0,

@@ -99,6 +99,14 @@ def test_bad_data_through_the_command_line(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["params.yaml", "raw.csv"]
 
 
+def test_dvc_reads_paths_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "params.yaml").write_text(to_yaml(profile("demo", {"data.source": "s3://bucket/faces.zip"})))
+    monkeypatch.setenv("DVC_STAGE", "prepare")
+    result = lhcnet("prepare", "trainval", "test", "report.json", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "s3://bucket/faces.zip: expected a path when DVC runs the step: `dvc import-url URL" in result.stderr
+
+
 def test_model_folders_follow_the_configured_seeds(tiny: Config) -> None:
     folders = [str(path) for path in model_folders(tiny, Path("x"), "ABC")]
     assert folders == ["x/a/seed-0", "x/a/seed-1", "x/b/wide", "x/b/narrow", "x/c/seed-1", "x/c/seed-2"]

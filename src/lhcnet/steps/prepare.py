@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from lhcnet.config import Data
+from lhcnet.data import remote
 from lhcnet.data.audit import DataReport, audit
-from lhcnet.data.remote import fetch
 from lhcnet.data.sources import read
 from lhcnet.data.store import STORE_FOLDER, write_stores
 from lhcnet.io.atomic import atomic_file
@@ -25,7 +24,7 @@ def prepare(
     report: Path,
     *,
     data: Data,
-    source: Path | str | None = None,
+    source: str = "",
     source_version: str = "",
     execution: str | None = None,
 ) -> DataReport:
@@ -36,32 +35,37 @@ def prepare(
         test: store to write, with the sealed split test.
         report: data report to write (JSON): counts, duplicates, damaged images.
         data: where FER2013 is, and how to split a copy without the official splits.
-        source: FER2013 in another place than `data.source`.
-        source_version: version that the source must have (`lhcnet.data.remote.source_version`); "" checks nothing.
+        source: FER2013 in another place than `data.source`: a path, or a URI of `lhcnet.data.remote`.
+        source_version: version that it must have, as `remote.source_version` gives it; "" takes what is there.
         execution: name of the pipeline execution in MLflow; None logs nothing.
 
     Returns:
         The data report.
 
     Raises:
-        LhcnetError: the source is not FER2013 in a known shape, or is damaged; or an output cannot be written.
+        LhcnetError: the source cannot be had, is another version, is not FER2013 in a known shape, or is damaged; or
+            an output cannot be written.
     """
     outputs = ((trainval, STORE_FOLDER), (test, STORE_FOLDER), (report, DATA_REPORT))
-    place = str(source or data.source)
-    check_outputs(*outputs, inputs=[Path(place)], execution=execution)
-    with TemporaryDirectory(prefix="lhcnet-") as folder:
-        source = fetch(place, source_version, Path(folder))
-        faces = read(source, validation_fraction=data.validation_fraction, seed=data.split_seed)
+    source = source or data.source
+    local = remote.parse_source(source).path
+    check_outputs(*outputs, inputs=[local], execution=execution)
+    if local is None:  # the record shall name what was read
+        source_version = source_version or remote.source_version(source)
+    with remote.scratch(source) as folder:
+        copy = remote.fetch(source, source_version, folder)
+        faces = read(copy, validation_fraction=data.validation_fraction, seed=data.split_seed)
+    origin = remote.source_record(source, source_version)
     findings = audit(faces)
     write_stores(faces, trainval, test)
     digest = findings.digest
     with atomic_file(report, DATA_REPORT) as file:
         write_json(file, findings.to_dict())
-    log.info("%s: %s, %d images, digest %s", source, faces.shape, len(faces.labels), digest[:12])
+    log.info("%s: %s, %d images, digest %s", origin["source"], faces.shape, len(faces.labels), digest[:12])
     with tracked(execution, digest, "prepare") as run:
         if run:
-            run.params({"data": data.to_dict() | {"source": str(source)}})
+            run.params({"data": data.to_dict() | origin})
             run.metrics({f"images_{name}": sum(counts.values()) for name, counts in findings.counts.items()})
-            run.dataset("FER2013", digest, str(source.absolute()), "training")
+            run.dataset("FER2013", digest, str(local.absolute()) if local else origin["source"], "training")
             run.file(report)
     return findings

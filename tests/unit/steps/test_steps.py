@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.web import Answer, serve
 
 from lhcnet import steps
 from lhcnet.config import Config, Data, Stage
@@ -35,6 +37,28 @@ def test_prepare_of_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
             tmp_path / "a", tmp_path / "b", tmp_path / "report.json", data=Data(source=str(tmp_path / "raw.csv"))
         )
     assert [p.name for p in tmp_path.iterdir()] == ["raw.csv"]
+
+
+def test_prepare_fetches_a_source_checks_its_version_and_records_it(
+    faces_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = [tmp_path / "out" / name for name in ("trainval", "test", "report.json")]
+    monkeypatch.setenv("LHCNET_JOURNAL", str(tmp_path / "journal"))
+    monkeypatch.setenv("LHCNET_TRACKING_WAIT", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # away: the journal keeps all entries
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with serve() as web:
+        data = Data(source=web.put("/faces.csv", Answer(faces_csv.read_bytes(), headers={"ETag": '"first"'})))
+        with pytest.raises(LhcnetError, match=r"found etag:first, expected etag:other"):
+            steps.prepare(*outputs, data=data, source_version="etag:other")
+        result = steps.prepare(*outputs, data=data, execution="remote")
+    assert result.digest == steps.prepare(*outputs, data=Data(source=str(faces_csv))).digest
+    assert list((tmp_path / "temporary").iterdir()) == []
+    files = [file for file in (tmp_path / "journal").rglob("*") if file.is_file()]
+    entries = "".join(file.read_text(errors="replace") for file in files)
+    assert 'data.source_version": "etag:first"' in entries
+    assert entries.count(data.source) >= 2  # parameters and data set
 
 
 def test_a_trained_model_carries_its_provenance(backbone: SavedModel, stores: tuple[Path, Path]) -> None:
