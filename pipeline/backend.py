@@ -18,10 +18,9 @@ from kfp_server_api import (
     V2beta1RuntimeConfig,
 )
 
+from pipeline.cluster import MINIMUM_BACK_END
 from pipeline.connection import Api, ApiError, Connection, Reply
 from pipeline.runs import Run, Task, failed_text, tasks_of_workflow
-
-MINIMUM = (2, 14)  # older back ends download only the first artifact of a list
 
 
 class Backend:
@@ -41,7 +40,7 @@ class Backend:
         self._health = kfp_server_api.HealthzServiceApi(self._api)
         self._hands_out_events = True
 
-    def check(self, needed: tuple[int, int] = MINIMUM) -> str:
+    def check(self, needed: tuple[int, int] = MINIMUM_BACK_END) -> str:
         """Check that the endpoint is a Kubeflow Pipelines that can run the pipeline.
 
         Args:
@@ -157,7 +156,7 @@ class Backend:
         try:
             path = f"/apis/v1beta1/runs/{_word(run.run_id)}"
             runtime = self._api.json(lambda **_: self._api.get(path)).get("pipeline_runtime")
-            workflow = json.loads(runtime["workflow_manifest"]) if isinstance(runtime, dict) else None
+            workflow = json.loads(runtime["workflow_manifest"]) if isinstance(runtime, dict) else {}
             found = tasks_of_workflow(workflow)
         except (ApiError, KeyError, TypeError, ValueError, AttributeError):
             found = []

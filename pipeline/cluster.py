@@ -52,6 +52,20 @@ TRAINING_STEPS = ("train", "control")  # they obey LHCNET_TIME_LIMIT and resume 
 NETWORK_STEPS = (*TRAINING_STEPS, "evaluate", "analyse", "compare_standalone")
 
 
+# what an MLflow server, an S3 store and a source behind a token need; a key that the secret lacks stays unset
+SECRET_KEYS = (
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_ENDPOINT_URL",
+    "MLFLOW_S3_ENDPOINT_URL",
+    "LHCNET_SOURCE_TOKEN",
+)
+
+
 class Resources(FrozenModel):
     """Limits and requests of the tasks of a step, as Kubernetes writes them. "" takes the default of the step.
 
@@ -134,7 +148,7 @@ class Cluster(FrozenModel):
     deadline: Duration = ""
     env: dict[EnvironmentName, str] = {}
     secret: ObjectNameOrNothing = ""
-    secret_keys: tuple[EnvironmentName, ...] = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    secret_keys: tuple[EnvironmentName, ...] = SECRET_KEYS
     checkpoints: ObjectNameOrNothing = ""
     tracking_injected: bool = False
 

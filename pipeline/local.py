@@ -90,7 +90,10 @@ def run(
     if image:
         from pipeline.containers import docker_runner
 
-        runner, cluster = docker_runner(image, source, folder, user), Local(retries=retries, image=image)
+        runner, cluster = (
+            docker_runner(image, parsed.path and parsed.path.absolute(), folder, user),
+            Local(retries=retries, image=image),
+        )
     else:
         # for the tasks, which run in this environment
         here = {"MLFLOW_TRACKING_URI": default_uri(), FOLDER_VARIABLE: str(journal_root()), TASK_FOLDER: str(folder)}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 
 from lhcnet.errors import LhcnetError
+from lhcnet.tracking.reconcile import close_execution
 from lhcnet.tracking.target import URI_VARIABLE
 from pipeline.backend import Backend
 from pipeline.runs import Run
@@ -32,7 +32,7 @@ def close_record(backend: Backend, run: Run) -> list[str]:
             "machine reaches it, and then `lhcnet pipeline reconcile`"
         )
     failed = next(((task, why) for task, why in backend.explain(backend.tasks(run)) if task.state == "FAILED"), None)
-    closed = importlib.import_module("lhcnet.tracking.reconcile").close_execution(
+    closed = close_execution(
         run.run_id,
         run.state,
         failed_task=failed[0].name if failed else "",

@@ -182,12 +182,12 @@ def _path(node: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> st
     name, parts, seen = str(node.get("displayName", "")), [], set()
     if name.endswith("-driver"):
         parts.append(name.removesuffix("-driver"))
-    boundary = node.get("boundaryID")
+    boundary = str(node.get("boundaryID", ""))
     while boundary in nodes and boundary not in seen:
         seen.add(boundary)
         around = nodes[boundary]
         parts.append(str(around.get("displayName", "")))
-        boundary = around.get("boundaryID")
+        boundary = str(around.get("boundaryID", ""))
     path = ""
     for part in reversed(parts[:-1] if len(parts) > 1 else parts):  # the outermost is the workflow itself
         if item := _ITERATION.match(part):

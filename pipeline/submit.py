@@ -127,7 +127,7 @@ def prepare_runs(
                 parameters={key: value for key, value in arguments.items() if key in known},
                 execution=execution,
                 tracking=without_secrets(cluster.env.get(URI_VARIABLE, "")),
-                service_account=getattr(cluster, "service_account", ""),
+                service_account=cluster.service_account,
             )
         )
     return prepared

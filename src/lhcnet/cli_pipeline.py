@@ -73,15 +73,12 @@ def check(
 
     Its structure, settings, source, peak resources, and the endpoint if one is given. Exit status 1 if it cannot run.
     """
-    import importlib
-
     config = _config(params, profile, change)
+    from pipeline.check import check_pipeline
     from pipeline.submit import submission_problems, with_source
 
     settings, uri = _cluster(cluster), source or config.data.source
-    report = importlib.import_module("pipeline.check").check_pipeline(
-        with_source(config, uri), settings, standalone=standalone
-    )
+    report = check_pipeline(with_source(config, uri), settings, standalone=standalone)
     problems = submission_problems(settings, uri)
     for line in (*report.lines(), *(f"problem: {problem}" for problem in problems)):
         typer.echo(line)
@@ -164,6 +161,7 @@ def submit(
     links to stderr. With --wait the exit status is that of `wait`.
     """
     config = _config(params, profile, change)
+    from pipeline.cluster import back_end_needed
     from pipeline.submit import prepare_runs, submit_runs
     from pipeline.sweep import sweep_of
     from pipeline.watch import wait_for_run
@@ -172,7 +170,7 @@ def submit(
     settings, uri = _cluster(cluster), source or config.data.source
     prepared = prepare_runs(runs, settings, uri, name=name, standalone=standalone, cache=not no_cache)
     backend = open_backend(host, namespace, token_file, ca_bundle)
-    if warning := backend.check():
+    if warning := backend.check(back_end_needed(settings)):
         _note(f"warning: {warning}")
     started = submit_runs(backend, prepared, experiment, _note)
     for run_id in started:

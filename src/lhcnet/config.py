@@ -194,7 +194,7 @@ class Minimum(FrozenModel):
 
     a: Needed = 1
     b: Needed = 1
-    c: Needed = 1
+    c: Needed = 0
 
 
 class Selection(FrozenModel):

@@ -15,8 +15,8 @@ from lhcnet import steps
 from lhcnet.code_version import STEP_MODULES
 from lhcnet.config import Config
 from lhcnet.data.fer2013 import CLASSES
-from lhcnet.errors import LhcnetError
 from lhcnet.data.remote import source_version
+from lhcnet.errors import LhcnetError
 from lhcnet.protocol.selection import read_selection
 from lhcnet.saved import FACTS_FOLDER, open_facts, open_model
 from lhcnet.steps import task_settings
@@ -76,7 +76,12 @@ def artifacts(direct: Path, tmp_path: Path) -> Artifacts:
 def test_prepare(artifacts: Artifacts, direct: Path, one_seed: Config, started: Started, tmp_path: Path) -> None:
     trainval, test = (artifacts.output(name, dsl.Dataset) for name in ("trainval", "test"))
     report = artifacts.output("report.json")
-    settings = {"source": one_seed.data.source, "source_version": source_version(one_seed.data.source), "data": one_seed.data.to_dict(), "code": CODE}
+    settings = {
+        "source": one_seed.data.source,
+        "source_version": source_version(one_seed.data.source),
+        "data": one_seed.data.to_dict(),
+        "code": CODE,
+    }
     function("prepare")(**settings, trainval=trainval, test=test, report=report)
     for name in ("trainval", "test"):
         assert_same_files(tmp_path / name, direct / name)

@@ -11,7 +11,7 @@ from lhcnet.errors import LhcnetError
 from lhcnet.tracking.bounded import deliver
 from lhcnet.tracking.folder import first_entry, pending_journals, running
 from lhcnet.tracking.journal import journal_root
-from lhcnet.tracking.kubeflow import execution_name_of_task, kubeflow_run
+from lhcnet.tracking.kubeflow import execution_name_of_task, kubeflow_run, sweep_tags
 from lhcnet.tracking.reconcile import close_execution
 from lhcnet.tracking.target import LastingError
 from lhcnet.tracking.timings import remove_times
@@ -43,7 +43,7 @@ def finish(status: str, *, failed_task: str = "", error: str = "", links: Mappin
         if os.environ.get("MLFLOW_RUN_ID"):
             log.info("the record of the run %s is closed by the back end, which made it", run)
             return
-        _close(run, status, failed_task, error, links or {}, execution)
+        _close(run, status, failed_task, error, {**(links or {}), **sweep_tags()}, execution)
     except LhcnetError as problem:
         log.warning("the record of the run %s is not closed: %s; `lhcnet pipeline reconcile` closes it", run, problem)
         return

@@ -10,6 +10,7 @@ from lhcnet.tracking.target import URI_VARIABLE
 EXECUTION_VARIABLE = "LHCNET_EXECUTION"
 RUN_VARIABLE = "LHCNET_KUBEFLOW_RUN"
 RUN_TAG, POD_TAG, ATTEMPT_TAG = "kubeflow_run", "pod", "attempt"
+SWEEP_TAGS = {"sweep": "LHCNET_SWEEP", "sweep_values": "LHCNET_SWEEP_VALUES"}  # tag -> variable of the task
 _SHORT = 8  # characters of a run's id in the name of its execution
 
 
@@ -47,5 +48,10 @@ def pod_name() -> str:
 
 
 def task_tags() -> dict[str, str]:
-    """Tags of a step's run that say where in Kubeflow it ran; none outside."""
-    return {RUN_TAG: kubeflow_run(), POD_TAG: pod_name()} if kubeflow_run() else {}
+    """Tags of a step's run that say where in Kubeflow it ran, and in which sweep; none outside."""
+    return {RUN_TAG: kubeflow_run(), POD_TAG: pod_name()} | sweep_tags() if kubeflow_run() else {}
+
+
+def sweep_tags() -> dict[str, str]:
+    """Tags that the runs of a sweep share, and the settings in which they differ; none outside of a sweep."""
+    return {tag: os.environ[name] for tag, name in SWEEP_TAGS.items() if os.environ.get(name)}
