@@ -96,7 +96,8 @@ def test_loops_that_run_at_the_same_time_share_the_budget(budget: int, a: int, o
 def test_each_task_asks_for_what_its_step_needs() -> None:
     found = tasks(cluster(gpus=2, resources={"prepare": {"memory": "3Gi"}}))
     assert found["prepare"][0]["resources"]["resourceMemoryLimit"] == "3Gi"
-    assert found["compare"][0]["resources"]["resourceMemoryRequest"] == "512Mi"
+    assert found["select"][0]["resources"]["resourceMemoryRequest"] == "512Mi"
+    assert found["compare"][0]["resources"]["resourceMemoryRequest"] == "1Gi"
     assert found["train-backbone"][0]["resources"]["resourceMemoryLimit"] == "8Gi"
     assert found["train-backbone"][0]["resources"]["resourceCpuRequest"] == "1"
     assert found["evaluate"][0]["resources"]["accelerator"]["resourceCount"] == "2"

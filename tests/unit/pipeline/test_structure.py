@@ -229,7 +229,16 @@ def test_two_processes_with_other_hash_seeds_write_the_same_bytes(tmp_path: Path
     for seed in ("0", "1"):
         out = tmp_path / f"{seed}.yaml"
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
-        command = [sys.executable, "-m", "pipeline", "compile", "--profile", "paper"]
+        command = [
+            sys.executable,
+            "-m",
+            "pipeline",
+            "compile",
+            "--profile",
+            "paper",
+            "--source",
+            "s3://bucket/fer2013.zip",
+        ]
         command += ["--cluster", str(tmp_path / "cluster.yaml"), "--out", str(out)]
         subprocess.run(command, env=environment, check=True, capture_output=True)
         written.append(out.read_bytes())
