@@ -84,9 +84,12 @@ def sizes(
     """
     from lhcnet.analysis.parameter_counts import count, write
     from lhcnet.io.atomic import atomic_file
+    from lhcnet.io.preflight import output_file
     from lhcnet.report.analysis_tables import parameters_table
     from lhcnet.report.terminal import print_table
 
+    if out is not None:
+        output_file(out, None)  # before the work
     counted = count()
     print_table(parameters_table(counted))
     if out is not None:
@@ -101,11 +104,14 @@ def appendix_b(
 
     Prints G1, G2, L1 and L2 for all A and B, and which of the two is more efficient.
     """
+    from lhcnet.io.preflight import output_file
     from lhcnet.report.analysis_tables import appendix_b_table
     from lhcnet.report.terminal import print_table
 
     if figure is not None and figure.suffix not in (".png", ".svg", ".pdf"):
         raise LhcnetError(f"{figure}: expected a name that ends in .png, .svg or .pdf")
+    if figure is not None:
+        output_file(figure, None)
     print_table(appendix_b_table())
     if figure is not None:
         from lhcnet.io.atomic import atomic_file

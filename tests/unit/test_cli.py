@@ -230,3 +230,13 @@ def test_appendix_b_prints_its_table_and_saves_its_figure(tmp_path: Path) -> Non
     assert [(row[0], row[1]) for row in rows if "global" in row] == [("0", "8"), ("1", "7")]
     assert len(rows) == 9
     assert (tmp_path / "a1.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("command", [["sizes", "--out"], ["appendix-b", "--figure"], ["profile", "demo", "--out"]])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = runner.invoke(app, [*command, str(tmp_path / "file" / "out.png")])
+    assert result.exit_code == 1
+    assert not result.stdout
+    assert isinstance(result.exception, LhcnetError)
+    assert "out.png" in str(result.exception)
