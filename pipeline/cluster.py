@@ -92,7 +92,7 @@ class Resources(FrozenModel):
 
 _SMALL = Resources(cpu="1", memory="2Gi", cpu_request="250m", memory_request="512Mi")
 _LARGE = Resources(cpu="2", memory="8Gi", cpu_request="1", memory_request="2Gi")
-# measured: docs/kubeflow.md, "What each step needs"
+# measured: docs/kubeflow-reference.md, "What each step needs"
 DEFAULT_RESOURCES: dict[Step, Resources] = {
     **{step: _LARGE if step in NETWORK_STEPS else _SMALL for step in STEPS},
     "compare": _SMALL.model_copy(update={"memory_request": "1Gi"}),  # it draws the figures
