@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,9 +14,8 @@ from lhcnet.code_version import step_digest
 from lhcnet.errors import LhcnetError
 from lhcnet.runtime import end_with_parent, exit_on_sigterm, tune_gc
 from lhcnet.saved import SavedModel
-from lhcnet.tracking.folder import first_entry, pending_journals, running
-from lhcnet.tracking.journal import Execution, journal_root
-from lhcnet.tracking.kubeflow import execution_name_of_task, pod_name
+from lhcnet.tracking.journal import Execution
+from lhcnet.tracking.kubeflow import execution_name_of_task
 from lhcnet.tracking.target import default_uri, without_secrets
 
 __all__ = [
@@ -26,7 +23,6 @@ __all__ = [
     "final_status",
     "model_metadata",
     "model_metrics",
-    "pending_journals_to",
     "start_task",
 ]
 
@@ -89,23 +85,6 @@ def _end_task(kind: type[BaseException], error: BaseException, trace: TracebackT
             file.write(f"{line}\n")
     sys.__excepthook__(kind, error, trace)
     print(f"lhcnet: {line}", file=sys.stderr)
-
-
-def pending_journals_to(path: Path) -> None:
-    """Copy the journals that this task could not bring to MLflow into a folder that outlives its pod.
-
-    `lhcnet tracking replay` takes such a folder.
-
-    Args:
-        path: folder, made if it does not exist.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    for folder in pending_journals(journal_root()):
-        with suppress(OSError, LhcnetError):  # just delivered and removed, or damaged
-            begin = first_entry(folder)
-            own = begin.pod == pod_name() and begin.execution.startswith(f"{execution_name_of_task()}-")
-            if own and not running(folder):
-                shutil.copytree(folder, path / folder.name, dirs_exist_ok=True)
 
 
 def model_metadata(saved: SavedModel) -> dict[str, Any]:

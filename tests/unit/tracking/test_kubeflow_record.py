@@ -287,18 +287,3 @@ def test_trainings_that_a_select_did_not_use_are_not_of_this_run(in_pod: Callabl
     one_step("select/A", epochs=0)  # it ran here, with other seeds
     steps.finish("SUCCEEDED")
     assert set(steps_of(OTHER_RUN)) == {"", "/prepare", "/select/A"}
-
-
-def test_journals_that_mlflow_did_not_take_leave_the_pod_as_an_output(
-    in_pod: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(sys.modules[__name__], "write", lambda: None)
-    in_pod(OTHER_RUN, "pod-of-another")
-    one_step("prepare", epochs=0)
-    in_pod()
-    one_step()
-    steps.task.pending_journals_to(tmp_path / "output")
-    monkeypatch.setenv("LHCNET_JOURNAL", str(tmp_path / "elsewhere"))
-    assert [(one.step, one.lacking) for one in replay(tmp_path / "output")] == [(STEP, "")]
-    assert [step for step, _ in history(recorded()[STEP])] == [0, 1, 2]
-    assert pending_journals(tmp_path / "output") == []
