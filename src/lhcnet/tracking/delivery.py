@@ -30,7 +30,7 @@ from lhcnet.tracking.mlflow_runs import WEIGHTS_TAG, ExecutionRuns, link_to, mad
 from lhcnet.tracking.store import UnknownRunError, has_run, mlflow_errors, open_client
 from lhcnet.tracking.target import URI_VARIABLE, LastingError, TrackingTarget, default_uri, without_secrets
 from lhcnet.tracking.watchdog import WATCHDOG
-from lhcnet.tracking.writer_process import PROBLEM
+from lhcnet.tracking.writer_process import PROBLEM, wait_limit
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -131,6 +131,10 @@ def moved(begin: Begin) -> bool:
     return bool(os.environ.get(URI_VARIABLE)) and without_secrets(default_uri()) != begin.uri
 
 
+class BusyError(LhcnetError):
+    """Another process is writing the journal."""
+
+
 class Delivery:
     """A journal that this process writes to MLflow; a lock keeps other processes from writing it.
 
@@ -151,7 +155,7 @@ class Delivery:
             raise LastingError(f"{folder}: expected a folder to write to: {error.strerror}") from None
         if try_lock(self._lock.fileno()) is False:
             self._lock.close()
-            raise LhcnetError(f"{folder}: another process is just writing it to MLflow")
+            raise BusyError(f"{folder}: another process is just writing it to MLflow")
         self._runs: ExecutionRuns | None = None
         position = _saved_position(folder, self._target.uri)
         self._offset: int = position["offset"]  # bytes of the journal that are written
@@ -354,8 +358,22 @@ def _deliver_earlier(folder: Path) -> None:
                 log.warning("%s", error)
                 continue
             try:
-                deliver(other)
+                _deliver_when_free(other)
             except LastingError as error:
                 log.warning("%s: %s", begin.step, error)
             except LhcnetError as error:
                 raise LhcnetError(f"{begin.step} comes first: {error}") from error
+
+
+def _deliver_when_free(folder: Path) -> None:
+    """Deliver a journal, or wait as long as a step does until another process has."""
+    deadline = time.monotonic() + wait_limit()
+    while True:
+        try:
+            deliver(folder)
+        except BusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL)
+        else:
+            return

@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -439,3 +441,27 @@ def test_only_what_a_replay_left_is_removed(root: Path) -> None:
         (root / name).mkdir()
     assert pending_journals(root) == [journal]
     assert {path.name for path in root.iterdir()} == {journal.name, ".backup.done", "notes", "sequence"}
+
+
+def test_a_journal_waits_for_an_earlier_one_that_another_process_writes(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_step("prepare")
+    one_step("select")
+    first, second = pending_journals(root)
+    other = Delivery(first)
+    monkeypatch.setenv("LHCNET_TRACKING_WAIT", "0")
+    with pytest.raises(LhcnetError, match=r"prepare comes first: .* another process is just writing it"):
+        deliver(second)
+    monkeypatch.setenv("LHCNET_TRACKING_WAIT", "60")
+
+    def finished() -> None:
+        time.sleep(0.3)
+        other.release()
+
+    ending = threading.Thread(target=finished)
+    ending.start()
+    deliver(second)
+    ending.join()
+    assert not pending_journals(root)
+    assert status(tmp_path / "mlflow.db").keys() >= {"prepare", "select"}
