@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +17,7 @@ _HIDDEN_DAGS = ("root", "iteration-item")  # levels of the workflow that a user'
 _ITERATION = re.compile(r"^iteration-iterations\((\d+):")
 _ATTEMPT = re.compile(r"\(\d+\)$")  # of each group and pod, where the controller's configuration has it all retried
 _MOST_TASKS = 100_000
+_MOST_BYTES = 1 << 28  # of the nodes of a workflow
 # Argo's phase of a node -> state in the API
 _PHASES = {
     "Pending": "PENDING",
@@ -129,7 +133,7 @@ def tasks_of_workflow(workflow: Mapping[str, Any]) -> list[Task]:
 
     A task is a group of pods: its driver, and one executor for each attempt. A task from the cache has no executor.
     """
-    metadata, nodes = workflow["metadata"], workflow["status"].get("nodes") or {}
+    metadata, nodes = workflow["metadata"], _nodes(workflow["status"])
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for node in list(nodes.values())[:_MOST_TASKS]:
         name = _name(node)
@@ -176,6 +180,16 @@ def failed_text(task: Task, events: Callable[[Task], str] = lambda _: "") -> str
         if found := re.search(pattern, message):
             return f"{meaning.format(*found.groups())} ({_short(message)})"
     return _short(message) if task.state == "FAILED" else ""
+
+
+def _nodes(status: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """Nodes of a workflow. Argo compresses those of a large one: about 50 tasks under Kubeflow's stock manifests."""
+    packed = status.get("compressedNodes")
+    if not packed:
+        return status.get("nodes") or {}
+    text = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(base64.b64decode(packed), _MOST_BYTES)
+    nodes: dict[str, Any] = json.loads(text)
+    return nodes
 
 
 def _name(node: Mapping[str, Any]) -> str:

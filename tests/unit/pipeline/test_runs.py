@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 from typing import Any
 
 import pytest
@@ -94,6 +97,14 @@ def test_tasks_of_a_workflow_have_the_names_of_the_pipeline(retried: bool) -> No
     assert found["select"].message == "input parameter seed type mismatch"
     assert found["prepare"].pod == ""
     assert {task.namespace for task in found.values()} == {"kubeflow"}
+
+
+def test_compressed_nodes_of_a_large_workflow_are_read() -> None:
+    manifest = Workflow().task("prepare", "Succeeded").manifest()
+    expected = tasks_of_workflow(manifest)
+    packed = gzip.compress(json.dumps(manifest["status"].pop("nodes")).encode())
+    manifest["status"]["compressedNodes"] = base64.b64encode(packed).decode()
+    assert tasks_of_workflow(manifest) == expected != []
 
 
 def test_a_task_whose_driver_alone_has_ended_is_not_shown() -> None:
