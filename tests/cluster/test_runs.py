@@ -106,7 +106,8 @@ def test_two_runs_at_once_with_the_same_settings_have_two_records(cluster: RealC
         cluster.end(run_id)
 
 
-def test_a_terminated_run_is_closed_in_the_record(cluster: RealCluster) -> None:
+def test_a_terminated_run_is_closed_in_the_record(with_pods: RealCluster) -> None:
+    cluster = with_pods
     run_id = cluster.submit(*changes(new_seed(), "stage1.epochs=100", "stage1.patience=100"))
     cluster.wait_for_log(run_id, STAGE1, "epoch 1:")
     early = cluster.lhcnet("reconcile", run_id)
@@ -146,7 +147,8 @@ def test_a_seed_that_dies_for_good_fails_only_itself(with_pods: RealCluster, dem
     assert record.steps["train/A/seed-0"].data.tags["cached"] == "true"
 
 
-def test_mlflow_away_and_back_loses_no_record(cluster: RealCluster) -> None:
+def test_mlflow_away_and_back_loses_no_record(with_pods: RealCluster) -> None:
+    cluster = with_pods
     stop, start = (os.environ.get(f"LHCNET_CLUSTER_MLFLOW_{name}") for name in ("STOP", "START"))
     if not (stop and start):
         pytest.skip("NOT TESTED ON A REAL BACK END: expected LHCNET_CLUSTER_MLFLOW_STOP and _START (shell commands)")

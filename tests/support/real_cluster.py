@@ -131,9 +131,12 @@ class RealCluster:
         )
 
     def log(self, run_id: str, name: str) -> str:
-        """Log of the newest pod of a task, "" as long as there is none."""
-        done = self.lhcnet("logs", run_id, f"exit-handler-1/{name}")
-        return done.stdout if done.returncode == 0 else ""
+        """Log of the newest pod of a task so far, "" as long as there is none."""
+        task = self.tasks(run_id).get(name)
+        try:
+            return self.kubectl("logs", task.pod, "--container", "main") if task and task.pod else ""
+        except AssertionError:  # its container has not started
+            return ""
 
     def kubectl(self, *arguments: str) -> str:
         """Run kubectl in the namespace of the pods."""
