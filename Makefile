@@ -15,7 +15,7 @@ IMAGE ?= lhcnet:$(VERSION)
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs bench ui image image-test image-sbom lock clean
+.PHONY: help setup demo test check docs bench ui image image-test cluster-test image-sbom lock clean
 
 help: ## this list
 	@echo "make TARGET [PYTHON=python3.12]"
@@ -78,6 +78,9 @@ image: ## the image of all components; BUILD_ARGS="--build-arg NAME=VALUE": BASE
 
 image-test: setup ## tests of the image, and of a pipeline in it as a random user; ARGS="-k 'not pipeline'": without the pipeline
 	LHCNET_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m docker $(ARGS) tests/image
+
+cluster-test: setup ## tests on a real Kubeflow back end: tests/cluster/README.md; ARGS="-k deleted": some of them
+	$(BIN)/python -m pytest -m cluster $(ARGS) tests/cluster
 
 image-sbom: setup ## list of the Python packages in the image with licences (CycloneDX), in build/sbom.json
 	rm -rf build/sbom && $(PYTHON) -m venv --without-pip build/sbom

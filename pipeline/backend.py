@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ class Backend:
             runtime = self._api.json(lambda **_: self._api.get(path)).get("pipeline_runtime")
             workflow = json.loads(runtime["workflow_manifest"]) if isinstance(runtime, dict) else {}
             found = tasks_of_workflow(workflow)
-        except (ApiError, KeyError, TypeError, ValueError, AttributeError):
+        except (ApiError, KeyError, TypeError, ValueError, AttributeError, zlib.error):
             found = []
         return found or list(run.tasks)
 

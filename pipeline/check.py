@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ def _risks(config: Config, cluster: Cluster) -> Iterator[str]:
                 f"resources.train.memory: {limits.memory} may be too little: {where} needs about {gib(needed)}; "
                 "a training that exceeds the limit is killed"
             )
-    if config.compute.threads > parse_quantity(limits.cpu):
+    if config.compute.threads > math.ceil(parse_quantity(limits.cpu)):  # one thread fits into half a CPU, too
         yield (
             f"compute.threads: {config.compute.threads} is more than resources.train.cpu: {limits.cpu}; the threads "
             "would wait for each other"

@@ -124,7 +124,7 @@ class Cluster(FrozenModel):
         deadline: time limit of the whole run, waiting included.
         env: environment variables of all tasks. Their values are written into the compiled file: no secrets here.
         secret: name of a Kubernetes secret whose keys become environment variables.
-        secret_keys: the keys of that secret.
+        secret_keys: the keys of that secret. A variable in `env` takes the place of the key of its name.
         checkpoints: persistent volume claim for checkpoints (ReadWriteMany where tasks run on several nodes). Without
             one, a task that is retried in a new pod starts from the beginning.
         tracking_injected: the back end gives every task its MLflow run.
@@ -320,7 +320,8 @@ def _resources(task: dsl.PipelineTask, cluster: Cluster, step: Step, *, gpu: boo
 
 def _identity(task: dsl.PipelineTask, cluster: Cluster) -> None:
     if cluster.secret:
-        keys = {key: key for key in cluster.secret_keys}
+        # a variable with a value and a key of a secret makes a pod that Kubernetes refuses
+        keys = {key: key for key in cluster.secret_keys if key not in cluster.env}
         kubernetes.use_secret_as_env(task, cluster.secret, keys, optional=True)
     if cluster.pull_secrets:
         kubernetes.set_image_pull_secrets(task, list(cluster.pull_secrets))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +15,9 @@ from lhcnet.errors import LhcnetError
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 _HIDDEN_DAGS = ("root", "iteration-item")  # levels of the workflow that a user's pipeline does not have
 _ITERATION = re.compile(r"^iteration-iterations\((\d+):")
+_ATTEMPT = re.compile(r"\(\d+\)$")  # of each group and pod, where the controller's configuration has it all retried
 _MOST_TASKS = 100_000
+_MOST_BYTES = 1 << 28  # of the nodes of a workflow
 # Argo's phase of a node -> state in the API
 _PHASES = {
     "Pending": "PENDING",
@@ -128,16 +133,16 @@ def tasks_of_workflow(workflow: Mapping[str, Any]) -> list[Task]:
 
     A task is a group of pods: its driver, and one executor for each attempt. A task from the cache has no executor.
     """
-    metadata, nodes = workflow["metadata"], workflow["status"].get("nodes") or {}
+    metadata, nodes = workflow["metadata"], _nodes(workflow["status"])
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for node in list(nodes.values())[:_MOST_TASKS]:
-        name = str(node.get("displayName", ""))
+        name = _name(node)
         if node.get("type") in ("Pod", "Skipped") and (name.startswith("executor") or name.endswith("-driver")):
             groups.setdefault(_path(node, nodes), []).append(node)
     found = []
     for name, members in groups.items():
         members.sort(key=lambda node: (str(node.get("startedAt") or "9"), str(node.get("displayName"))))
-        executors = [node for node in members if str(node.get("displayName")).startswith("executor")]
+        executors = [node for node in members if _name(node).startswith("executor")]
         newest = executors[-1] if executors else members[-1]
         state = _PHASES.get(str(newest.get("phase")), "PENDING")
         if not executors and state == "SUCCEEDED":
@@ -177,16 +182,31 @@ def failed_text(task: Task, events: Callable[[Task], str] = lambda _: "") -> str
     return _short(message) if task.state == "FAILED" else ""
 
 
+def _nodes(status: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """Nodes of a workflow. Argo compresses those of a large one: about 50 tasks under Kubeflow's stock manifests."""
+    packed = status.get("compressedNodes")
+    if not packed:
+        return status.get("nodes") or {}
+    text = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(base64.b64decode(packed), _MOST_BYTES)
+    nodes: dict[str, Any] = json.loads(text)
+    return nodes
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    """Name of a node without the number of the attempt."""
+    return _ATTEMPT.sub("", str(node.get("displayName", "")))
+
+
 def _path(node: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> str:
     """Name of the task that a pod belongs to, from the groups around it."""
-    name, parts, seen = str(node.get("displayName", "")), [], set()
+    name, parts, seen = _name(node), [], set()
     if name.endswith("-driver"):
         parts.append(name.removesuffix("-driver"))
     boundary = str(node.get("boundaryID", ""))
     while boundary in nodes and boundary not in seen:
         seen.add(boundary)
         around = nodes[boundary]
-        parts.append(str(around.get("displayName", "")))
+        parts.append(_name(around))
         boundary = str(around.get("boundaryID", ""))
     path = ""
     for part in reversed(parts[:-1] if len(parts) > 1 else parts):  # the outermost is the workflow itself
@@ -214,7 +234,10 @@ def _tasks_of_details(rows: list[Mapping[str, Any]]) -> list[Task]:
     return [
         Task(name, state)
         for name, state in named
-        if name and not name.endswith("-driver") and not name.startswith(("executor", "iteration-", "root"))
+        if name
+        and not _ATTEMPT.search(name)
+        and not name.endswith("-driver")
+        and not name.startswith(("executor", "iteration-", "root"))
     ]
 
 

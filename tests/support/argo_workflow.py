@@ -8,9 +8,13 @@ from typing import Any
 
 @dataclass
 class Workflow:
-    """An Argo workflow as a back end makes it of a pipeline: each task is a driver and a group with its executor."""
+    """An Argo workflow as a back end makes it of a pipeline: each task is a driver and a group with its executor.
+
+    With `retried` as under Kubeflow's stock manifests: each group and pod is an attempt of a node for all attempts.
+    """
 
     name: str = "lhcnet-x7k2p"
+    retried: bool = False
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -25,7 +29,7 @@ class Workflow:
         dag = self._add(group, name, "DAG", phase)
         for attempt in range(attempts):
             last = attempt == attempts - 1
-            label = "executor" if attempts == 1 else f"executor({attempt})"
+            label = "executor" if attempts == 1 or self.retried else f"executor({attempt})"
             kind = "Skipped" if phase in ("Skipped", "Omitted") else "Pod"
             self._add(dag, label, kind, phase if last else "Failed", message if last else "Error (exit code 1)")
         return self
@@ -37,7 +41,7 @@ class Workflow:
 
     def item(self, loop: str, number: int) -> str:
         """Id of the group of one item of a loop."""
-        found = next((i for i, n in self.nodes.items() if n["displayName"] == loop), None)
+        found = self._group(loop)
         outer = found or self._add(self.root, loop, "DAG", "Running")
         if not found:
             self._add(outer, "iteration-driver", "Pod", "Succeeded")
@@ -51,11 +55,18 @@ class Workflow:
 
     def pod(self, task: str) -> str:
         """Name of the newest executor pod of a task."""
-        dag = next(i for i, n in self.nodes.items() if n["displayName"] == task)
+        dag = self._group(task)
         number = [i for i, n in self.nodes.items() if n["boundaryID"] == dag and n["type"] == "Pod"][-1]
         return f"{self.name}-system-container-impl-{number.rpartition('-')[2]}"
 
+    def _group(self, name: str) -> str | None:
+        names = (name, f"{name}(0)")
+        return next((i for i, n in self.nodes.items() if n["type"] == "DAG" and n["displayName"] in names), None)
+
     def _add(self, group: str, name: str, kind: str, phase: str, message: str = "") -> str:
+        if self.retried and kind != "Retry" and (not name.endswith(")") or name.startswith("iteration")):
+            self._add(group, name, "Retry", phase)
+            name = f"{name}(0)"
         number = len(self.nodes)
         node_id = f"{self.name}-{1000 + number}" if number else self.name
         self.nodes[node_id] = {

@@ -190,7 +190,7 @@ class Journal:
         return folder / name
 
     def close(self, status: str) -> None:
-        """Append the last entry, with the step's status (FINISHED or FAILED), and release the lock."""
+        """Append the last entry, with the step's status (FINISHED, FAILED or KILLED), and release the lock."""
         self.append(self.step, "close", status=status, complete=self._complete)
         with self.tolerate_full_disk():
             (self.folder / RUNNING).rename(self.folder / (FINISHED if status == "FINISHED" else FAILED))
@@ -327,6 +327,9 @@ def journaled(
         status = "FINISHED"
     except KeyboardInterrupt:
         interrupted = True
+        raise
+    except SystemExit:  # SIGTERM: its pod was deleted, or somebody stopped it
+        status = "KILLED"
         raise
     finally:
         journal.close(status)

@@ -10,7 +10,7 @@ from components import component
 from lhcnet.config import Config
 from lhcnet.profiles import profile
 from pipeline.check import check_pipeline, image_risk
-from pipeline.cluster import Cluster
+from pipeline.cluster import Cluster, Resources
 from pipeline.footprint import footprint
 from pipeline.local import count_tasks
 
@@ -128,6 +128,8 @@ def test_risks_are_notes(name: str, values: dict[str, Any], says: str) -> None:
 def test_threads_beyond_the_cpu_limit_are_a_note(tiny: Config) -> None:
     config = tiny.model_copy(update={"compute": tiny.compute.model_copy(update={"threads": 8})})
     assert any(note.startswith("compute.threads: 8 is more") for note in check_pipeline(config, Cluster()).notes)
+    half = Cluster(resources={"train": Resources(cpu="0.5")})
+    assert not any(note.startswith("compute.threads") for note in check_pipeline(tiny, half).notes)
 
 
 def test_settings_that_leave_nothing_to_say_give_no_notes() -> None:

@@ -187,3 +187,11 @@ def test_identity_and_placement() -> None:
 )
 def test_the_oldest_back_end_follows_from_the_settings(values: dict[str, Any], version: tuple[int, int]) -> None:
     assert back_end_needed(cluster(**values)) == version
+
+
+def test_a_variable_with_a_value_is_no_key_of_the_secret_too() -> None:
+    settings = cluster(secret="lhcnet", env={"AWS_ENDPOINT_URL": "http://store:9000"})
+    for container, kubernetes in tasks(settings, "demo").values():
+        keys = {key["envVar"] for secret in kubernetes["secretAsEnv"] for key in secret["keyToEnv"]}
+        assert "AWS_SECRET_ACCESS_KEY" in keys
+        assert not keys & set(environment(container))  # Kubernetes refuses such a pod

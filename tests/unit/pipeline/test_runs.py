@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 from typing import Any
 
 import pytest
@@ -71,8 +74,9 @@ def test_events_are_asked_where_the_task_says_nothing() -> None:
     assert asked == ["a", "b"]
 
 
-def test_tasks_of_a_workflow_have_the_names_of_the_pipeline() -> None:
-    flow = Workflow().task("prepare", "Skipped").task("train-backbone", "Succeeded", attempts=2)
+@pytest.mark.parametrize("retried", [False, True])
+def test_tasks_of_a_workflow_have_the_names_of_the_pipeline(retried: bool) -> None:
+    flow = Workflow(retried=retried).task("prepare", "Skipped").task("train-backbone", "Succeeded", attempts=2)
     first, second = flow.item("for-loop-1", 0), flow.item("for-loop-1", 1)
     flow.task("train", "Running", group=first).task("train", "Failed", "OOMKilled (exit code 137)", group=second)
     flow.driver("select", "Failed", "input parameter seed type mismatch").driver(
@@ -93,6 +97,14 @@ def test_tasks_of_a_workflow_have_the_names_of_the_pipeline() -> None:
     assert found["select"].message == "input parameter seed type mismatch"
     assert found["prepare"].pod == ""
     assert {task.namespace for task in found.values()} == {"kubeflow"}
+
+
+def test_compressed_nodes_of_a_large_workflow_are_read() -> None:
+    manifest = Workflow().task("prepare", "Succeeded").manifest()
+    expected = tasks_of_workflow(manifest)
+    packed = gzip.compress(json.dumps(manifest["status"].pop("nodes")).encode())
+    manifest["status"]["compressedNodes"] = base64.b64encode(packed).decode()
+    assert tasks_of_workflow(manifest) == expected != []
 
 
 def test_a_task_whose_driver_alone_has_ended_is_not_shown() -> None:
@@ -121,6 +133,12 @@ def test_names_of_pods_in_their_old_form() -> None:
 def test_a_terminated_run_is_canceled_though_it_failed(history: list[str], state: str) -> None:
     reply = {"run_id": "x", "state": history[-1] if history else "", "state_history": [{"state": s} for s in history]}
     assert Run.of_reply(reply).state == state
+
+
+def test_attempts_are_no_tasks_of_their_own_in_the_current_api() -> None:
+    names = ("root", "root(0)", "prepare-driver(0)", "prepare", "prepare(0)", "executor(0)", "iteration-item(0)")
+    details = [{"display_name": name, "state": "SUCCEEDED"} for name in names]
+    assert Run.of_reply({"run_details": {"task_details": details}}).tasks == (Task("prepare", "SUCCEEDED"),)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from lhcnet.tracking.mlflow_runs import KEY
 from lhcnet.tracking.reconcile import close_execution, mlflow_status
 from lhcnet.tracking.replay import replay
 from lhcnet.tracking.store import open_client
+from lhcnet.training.checkpoint import Preempted
 
 RUN, OTHER_RUN = "aaaaaaaa-1111-2222-3333-444444444444", "bbbbbbbb-1111-2222-3333-444444444444"
 DATA = "d" * 64
@@ -62,6 +63,13 @@ def kill_a_step() -> None:
                 run.metrics({"val_accuracy": 0.1 * epoch}, step=epoch)
             os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def preempted_step() -> None:
+    """A training that SIGTERM ends after an epoch."""
+    with journaled(Execution(steps.execution_name_of_task(), DATA), STEP, tags={"set": "A"}) as run:
+        run.metrics({"val_accuracy": 0.1}, step=0)
+        raise Preempted
 
 
 def write() -> None:
@@ -151,6 +159,17 @@ def test_a_new_attempt_closes_the_dead_one_and_continues_it(
     write()
     assert recorded()[STEP].data.tags["kept"] == "True"  # what is added reaches the last attempt
     assert steps_of(RUN)[""].info.status == "RUNNING"  # a killed attempt does not end the run
+
+
+def test_an_attempt_that_sigterm_ended_is_killed_not_failed(in_pod: Callable[..., None]) -> None:
+    with pytest.raises(Preempted):
+        preempted_step()
+    write()
+    assert recorded()[STEP].info.status == "KILLED"
+    one_step()
+    found = recorded()
+    assert found[f"{STEP} (attempt 1)"].info.status == "KILLED"
+    assert found[STEP].data.tags["continues"] == found[f"{STEP} (attempt 1)"].info.run_id
 
 
 def test_a_third_attempt_continues_the_second(in_pod: Callable[..., None]) -> None:
