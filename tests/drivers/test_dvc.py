@@ -177,7 +177,7 @@ def test_profiles_live_side_by_side(clone: Path, environment: dict[str, str]) ->
     before = {file.name: file.read_bytes() for file in (clone / "params.yaml", clone / "dvc.lock")}
     git(clone, "worktree", "add", "-q", "-b", "other", str(other))
     dvc(other, environment, "cache", "dir", "--local", str(clone / ".dvc" / "cache"))
-    dvc(other, environment, "checkout", "-q")
+    dvc(other, environment, "checkout", "-q", "data/raw/faces.csv")
     settings = load(other / "params.yaml")
     data = settings.data.model_copy(update={"split_seed": 1})
     (other / "params.yaml").write_text(to_yaml(settings.model_copy(update={"profile": "other", "data": data})))
