@@ -94,4 +94,4 @@ lock: ## both lock files anew from pyproject.toml (needs uv); UPGRADE=--upgrade:
 	$(LOCK) $(UPGRADE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean: ## remove everything that a run or a build made, but not .venv and not data/
-	rm -rf artifacts runs build site mlflow.db mlflow.db.lock mlartifacts .lhcnet standalone/.lhcnet
+	rm -rf artifacts standalone/artifacts runs build site mlflow.db mlflow.db.lock mlartifacts .lhcnet

@@ -124,8 +124,8 @@ def pipeline(cwd: Path, root: str, chance: random.Random | None) -> tuple[dict[s
     (run,) = (cwd / root).glob("*/*/")
     models = [folder for name in ("model", "models/*", "chosen") for folder in run.glob(f"**/{name}/")]
     found = {str(file.relative_to(run)): file.read_bytes() for folder in models for file in folder.glob("*.*")}
-    (summary,) = run.glob("compare/report/summary.json")
-    return found | {"metrics": json.loads(summary.read_text())["metrics_digest"].encode()}, kills
+    (statistics,) = run.glob("compare/report/statistics.json")
+    return found | {"metrics": json.loads(statistics.read_text())["metrics_digest"].encode()}, kills
 
 
 def kubeflow(cwd: Path, seed: int) -> None:

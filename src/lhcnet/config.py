@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -147,7 +148,19 @@ def _tag(row: object) -> str:
 
 
 Row = Annotated[Annotated[LHCSettings, Tag(_TAGS[0])] | Annotated[BaselineSettings, Tag(_TAGS[1])], Discriminator(_tag)]
-Modules = tuple[Row, Row, Row, Row, Row]
+SLOTS = ("lhc1", "lhc2", "lhc3", "lhc4", "lhc5")
+
+
+def _in_slots(value: object) -> object:
+    """The modules of a mapping from slots, as `params.yaml` has it, in their order."""
+    if isinstance(value, Mapping):
+        if set(value) != set(SLOTS):
+            raise ValueError(f"expected the five slots {', '.join(SLOTS)}, not {', '.join(map(str, value)) or 'none'}")
+        return tuple(value[slot] for slot in SLOTS)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Modules = Annotated[tuple[Row, Row, Row, Row, Row], BeforeValidator(_in_slots)]
 
 TABLE_2: Modules = (
     LHCSettings(heads=8, d=196),
@@ -375,9 +388,14 @@ def parse(section: type[S], values: object, where: str) -> S:
         # as JSON, because pydantic then accepts lists as tuples although it is strict about types
         return section.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        raise LhcnetError(f"{where}: {first_problem(error, hidden=_TAGS)}") from None
+        problem = re.sub(r"^(variants\.[^.]+)\.([0-4])(?=[.:])", _named_slot, first_problem(error, hidden=_TAGS))
+        raise LhcnetError(f"{where}: {problem}") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise LhcnetError(f"{where}: not plain values: {error}") from None
+
+
+def _named_slot(location: re.Match[str]) -> str:
+    return f"{location[1]}.{SLOTS[int(location[2])]}"
 
 
 def load(path: Path) -> Config:

@@ -1,11 +1,12 @@
-"""A DVC project that has run once."""
+"""A DVC project that has run once, and a second clone of it."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
-from support.drivers import copy_project, dvc
+from support.drivers import copy_project, dvc, git
 
 from lhcnet.config import Config
 from lhcnet.profiles import to_yaml
@@ -13,10 +14,29 @@ from lhcnet.profiles import to_yaml
 
 @pytest.fixture(scope="module")
 def dvc_project(one_seed: Config, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DVC project after `dvc repro`."""
+    """A Git repository with versioned data, after `dvc repro`, `git commit` and `dvc push`."""
     folder = tmp_path_factory.mktemp("dvc")
     copy_project(folder)
-    (folder / "params.yaml").write_text(to_yaml(one_seed))
-    dvc(folder, environment, "init", "--no-scm", "-q")
+    raw = folder / "data" / "raw" / "faces.csv"
+    raw.parent.mkdir(parents=True)
+    shutil.copy(one_seed.data.source, raw)
+    data = one_seed.data.model_copy(update={"source": "data/raw/faces.csv"})
+    (folder / "params.yaml").write_text(to_yaml(one_seed.model_copy(update={"data": data})))
+    git(folder, "init", "-q")
+    dvc(folder, environment, "init", "-q")
+    dvc(folder, environment, "add", "-q", "data/raw/faces.csv")
+    dvc(folder, environment, "remote", "add", "-q", "-d", "storage", str(tmp_path_factory.mktemp("remote")))
     dvc(folder, environment, "repro")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "results")
+    dvc(folder, environment, "push", "-q")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clone(dvc_project: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second clone of `dvc_project` after `dvc pull`."""
+    folder = tmp_path_factory.mktemp("clone") / "project"
+    git(dvc_project, "clone", "-q", ".", str(folder))
+    dvc(folder, environment, "pull", "-q")
     return folder

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import mlflow
 import pytest
-from support.drivers import assert_same_analysis, assert_same_files, copy_project, digest, dvc
+import yaml
+from support.drivers import assert_same_analysis, assert_same_files, copy_project, digest, dvc, git
 
-from lhcnet.config import Config, load
+from lhcnet.config import Config, Selection, load
 from lhcnet.profiles import to_yaml
 from lhcnet.tracking.folder import pending_journals
 
@@ -34,7 +37,7 @@ def test_dvc_leaves_one_execution_in_the_record(dvc_project: Path, environment: 
 
 def test_a_no_op_repro_runs_nothing(dvc_project: Path, environment: dict[str, str]) -> None:
     assert "Running stage" not in dvc(dvc_project, environment, "repro")
-    assert dvc(dvc_project, environment, "status", "dvc.yaml").strip() == "Data and pipelines are up to date."
+    assert dvc(dvc_project, environment, "status").strip() == "Data and pipelines are up to date."
 
 
 @pytest.mark.parametrize(
@@ -54,7 +57,7 @@ def test_edited_code_runs_what_computes_with_it(
     source = file.read_text()
     try:
         file.write_text(f"{source}# a comment\n")
-        status = json.loads(dvc(dvc_project, environment, "status", "dvc.yaml", "--json"))
+        status = json.loads(dvc(dvc_project, environment, "status", "--json"))
     finally:
         file.write_text(source)
     assert {name.split("@")[0] for name in status} - {"register"} == changed
@@ -67,7 +70,7 @@ def test_a_stage_4_setting_reruns_stage_4_and_what_follows(dvc_project: Path, en
     values["stage4"]["patience"] += 5
     try:
         (dvc_project / "params.yaml").write_text(to_yaml(Config.model_validate_json(json.dumps(values))))
-        status = json.loads(dvc(dvc_project, environment, "status", "dvc.yaml", "--json"))
+        status = json.loads(dvc(dvc_project, environment, "status", "--json"))
         planned = dvc(dvc_project, environment, "repro", "--dry")
     finally:
         (dvc_project / "params.yaml").write_text(before)
@@ -86,6 +89,102 @@ def test_dvc_shows_metrics_and_plots(dvc_project: Path, environment: dict[str, s
     page = (dvc_project / "plots" / "index.html").read_text()
     for title in ("accuracy by stage", "Confusion on test", "val_loss"):
         assert title in page, title
+
+
+def test_a_second_clone_computes_nothing_again(clone: Path, environment: dict[str, str]) -> None:
+    """`register` alone runs: it has an effect outside."""
+    dvc(clone, environment, "checkout")
+    assert set(json.loads(dvc(clone, environment, "status", "--json"))) == {"register"}
+    ran = [line for line in dvc(clone, environment, "repro").splitlines() if line.startswith("Running stage")]
+    assert ran == ["Running stage 'register':"]
+    assert "Everything is up to date" in dvc(clone, environment, "pull")
+    assert git(clone, "status", "--porcelain") in ("", " M dvc.lock\n")
+
+
+def damaged(cache: Path) -> list[Path]:
+    """Objects of a DVC cache whose name is not the checksum of their content."""
+    objects = [file for file in (cache / "files" / "md5").rglob("*") if file.is_file()]
+    return [
+        file
+        for file in objects
+        if hashlib.md5(file.read_bytes()).hexdigest() != (file.parent.name + file.name).removesuffix(".dir")
+    ]
+
+
+@pytest.mark.parametrize("link", ["symlink", "hardlink"])
+def test_no_step_writes_through_a_link_into_the_cache(link: str, clone: Path, environment: dict[str, str]) -> None:
+    """The steps run by hand, with other settings, because DVC removes its links before it runs a stage."""
+    dvc(clone, environment, "config", "--local", "cache.type", link)
+    dvc(clone, environment, "checkout", "--relink", "--force", "-q")
+    linked = [clone / "artifacts" / name for name in ("selection.json", "data_report.json", "chosen/model.json")]
+    assert all(file.is_symlink() if link == "symlink" else file.stat().st_nlink > 1 for file in linked)
+    settings = load(clone / "params.yaml").model_copy(update={"profile": "other"})
+    settings = settings.model_copy(update={"selection": Selection(loss_factor=3.0)})
+    (clone / "other.yaml").write_text(to_yaml(settings))
+    stages = yaml.safe_load((clone / "dvc.yaml").read_text())["stages"]
+    for name in ("register", "prepare", "select"):
+        command = [*stages[name]["cmd"].split(), "--params", "other.yaml"]
+        subprocess.run(command, cwd=clone, env=environment, check=True, capture_output=True)
+    assert not any(file.is_symlink() or file.stat().st_nlink > 1 for file in linked)
+    assert damaged(clone / ".dvc" / "cache") == []
+    dvc(clone, environment, "checkout", "--force", "-q")
+    (clone / "other.yaml").unlink()
+
+
+@pytest.fixture
+def experiments(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """The environment of experiments in copies of the project: the record must outlive the copy."""
+    return environment | {"LHCNET_JOURNAL": str(tmp_path / "journal")}
+
+
+def test_an_experiment_changes_figures_that_dvc_shows(clone: Path, experiments: dict[str, str]) -> None:
+    """One more seed in set A."""
+    dvc(clone, experiments, "exp", "run", "-n", "two-seeds", "-S", "seeds.a=[0,1]", "compare")
+    metrics = json.loads(dvc(clone, experiments, "metrics", "diff", "HEAD", "two-seeds", "--json"))
+    assert {"kept", "mean_test_accuracy_a"} & set(metrics["artifacts/report/summary.json"]), metrics
+    assert "metrics_digest" not in metrics["artifacts/report/summary.json"]
+    params = json.loads(dvc(clone, experiments, "params", "diff", "HEAD", "two-seeds", "--json"))
+    assert params == {"params.yaml": {"seeds.a": {"old": [0], "new": [0, 1]}}}
+    dvc(clone, experiments, "plots", "diff", "HEAD", "two-seeds", "-o", "plots", "-q")
+    assert "two-seeds" in (clone / "plots" / "index.html").read_text()
+    git(clone, "checkout", "-q", ".")
+    dvc(clone, experiments, "checkout", "--force", "-q")
+
+
+def test_experiments_in_copies_of_the_project(clone: Path, experiments: dict[str, str]) -> None:
+    before = (clone / "params.yaml").read_text()
+    dvc(clone, experiments, "exp", "run", "--temp", "-n", "in-a-copy", "-S", "analysis.images=10", "analyse")
+    dvc(clone, experiments, "exp", "run", "--queue", "-n", "queued", "-S", "analysis.images=5", "analyse")
+    dvc(clone, experiments, "queue", "start")
+    deadline = time.monotonic() + 300
+    while "Success" not in (status := dvc(clone, experiments, "queue", "status")):
+        assert "Failed" not in status
+        assert time.monotonic() < deadline, status
+        time.sleep(1)
+    assert (clone / "params.yaml").read_text() == before
+    shown = dvc(clone, experiments, "exp", "show", "--csv", "--only-changed")
+    assert {"in-a-copy", "queued"} <= {line.split(",")[0] for line in shown.splitlines()}, shown
+    dvc(clone, experiments, "exp", "apply", "queued")
+    assert load(clone / "params.yaml").analysis.images == 5
+    assert json.loads((clone / "artifacts" / "analysis" / "analysis.json").read_text())["images"] == 5
+    git(clone, "checkout", "-q", ".")
+    dvc(clone, experiments, "checkout", "--force", "-q")
+
+
+def test_profiles_live_side_by_side(clone: Path, environment: dict[str, str]) -> None:
+    """A profile has a branch and a directory of its own (`git worktree`), and shares the cache."""
+    other = clone.parent / "project-other"
+    before = {file.name: file.read_bytes() for file in (clone / "params.yaml", clone / "dvc.lock")}
+    git(clone, "worktree", "add", "-q", "-b", "other", str(other))
+    dvc(other, environment, "cache", "dir", "--local", str(clone / ".dvc" / "cache"))
+    dvc(other, environment, "checkout", "-q", "data/raw/faces.csv")
+    settings = load(other / "params.yaml")
+    data = settings.data.model_copy(update={"split_seed": 1})
+    (other / "params.yaml").write_text(to_yaml(settings.model_copy(update={"profile": "other", "data": data})))
+    dvc(other, environment, "repro", "prepare")
+    assert (other / "dvc.lock").read_bytes() != before["dvc.lock"]
+    assert {file.name: file.read_bytes() for file in (clone / "params.yaml", clone / "dvc.lock")} == before
+    assert set(json.loads(dvc(clone, environment, "status", "--json"))) <= {"register"}
 
 
 def test_bad_raw_data_fails_the_repro_with_one_sentence(

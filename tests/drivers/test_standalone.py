@@ -1,10 +1,10 @@
-"""The stand-alone pipeline through DVC, which prepares what it needs, and through Kubeflow's local runner."""
+"""The stand-alone pipeline through DVC, and through Kubeflow's local runner."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from support.drivers import copy_project, dvc, kubeflow
+from support.drivers import copy_project, dvc, git, kubeflow
 
 from lhcnet.config import Config
 from lhcnet.profiles import to_yaml
@@ -15,9 +15,11 @@ def test_the_stand_alone_pipeline_is_the_same_by_dvc_and_kubeflow(
 ) -> None:
     copy_project(tmp_path)
     (tmp_path / "params.yaml").write_text(to_yaml(one_seed))
-    dvc(tmp_path, environment, "init", "--no-scm", "-q")
-    dvc(tmp_path, environment, "repro", "standalone/dvc.yaml")
-    by_dvc = tmp_path / "artifacts" / "standalone-report" / "standalone.json"
+    git(tmp_path, "init", "-q")
+    dvc(tmp_path, environment, "init", "-q")
+    dvc(tmp_path, environment, "repro", "prepare")
+    dvc(tmp_path, environment, "--cd", "standalone", "repro")
+    by_dvc = tmp_path / "standalone" / "artifacts" / "report" / "standalone.json"
     kubeflow(tmp_path, environment, "--standalone")
     (report,) = tmp_path.glob("runs/*/*/compare-standalone/report")
     assert (report / "standalone.json").read_bytes() == by_dvc.read_bytes()

@@ -49,11 +49,11 @@ def test_compare_executions(tmp_path: Path) -> None:
             "test_accuracy": accuracy - 0.01,
             "test_accuracy_ci95": [accuracy - 0.02, accuracy],
             "test_accuracy_tta": None,
-            "metrics_digest": name,
         }
         assert set(summary) <= set(Summary.model_fields)  # as `compare` writes them
         (tmp_path / name).mkdir()
         write_json(tmp_path / name / "summary.json", summary)
+        write_json(tmp_path / name / "statistics.json", {"metrics_digest": name})
 
     out = run("compare_executions.py", tmp_path / "first", tmp_path / "second")
     rows = {words[0]: words[1:] for line in out.splitlines() if (words := line.split())}

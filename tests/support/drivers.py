@@ -54,10 +54,19 @@ def run_steps(config: Config, folder: Path) -> None:
 
 
 def copy_project(folder: Path) -> None:
-    """Copy what `dvc repro` needs: the graph, and the code it depends on."""
-    shutil.copy(ROOT / "dvc.yaml", folder)
-    shutil.copytree(ROOT / "standalone", folder / "standalone")
+    """Copy what `dvc repro` needs: the graph, and the code it depends on; and what Git and DVC ignore."""
+    for name in ("dvc.yaml", ".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(
+        ROOT / "standalone", folder / "standalone", ignore=shutil.ignore_patterns("artifacts", "tmp", "cache")
+    )
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run Git as a user who has a name; returns its output."""
+    author = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    return subprocess.run(["git", *author, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 def dvc(folder: Path, environment: dict[str, str], *arguments: str, said: bool = False) -> str:
@@ -91,7 +100,7 @@ def assert_same_files(one: Path, other: Path) -> None:
 
 
 def digest(report: Path) -> str:
-    return str(json.loads((report / "summary.json").read_text())["metrics_digest"])
+    return str(json.loads((report / "statistics.json").read_text())["metrics_digest"])
 
 
 def assert_same_analysis(one: Path, other: Path) -> None:

@@ -20,8 +20,11 @@ SOURCE = "src/lhcnet"
 
 
 def stages(file: Path) -> dict[str, dict[str, Any]]:
-    """Stage -> its definition, of a dvc.yaml. All stages work in the root of the project."""
-    return {name: stage.get("do", stage) for name, stage in yaml.safe_load(file.read_text())["stages"].items()}
+    """Stage -> its definition, of a dvc.yaml; paths are those from the root of the project."""
+    found = {name: stage.get("do", stage) for name, stage in yaml.safe_load(file.read_text())["stages"].items()}
+    for stage in found.values():
+        stage["deps"] = [dep.removeprefix("../") for dep in stage["deps"]]
+    return found
 
 
 STAGES = [

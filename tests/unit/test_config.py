@@ -194,6 +194,24 @@ def test_quoted_names_of_variants_survive_a_params_yaml(tmp_path: Path) -> None:
     assert list(config.load(file).variants) == list(wanted.variants)
 
 
+def test_a_module_setting_has_a_name_of_its_own(tmp_path: Path) -> None:
+    """DVC compares and sets `variants.table2_small.lhc3.heads`. Modules may be a list as well, as in Kubeflow."""
+    demo = profile("demo", {"variants.table2_small.lhc3.heads": 4})
+    modules = demo.to_dict()["variants"]["table2_small"]
+    assert [module["heads"] for module in modules] == [8, 8, 4, 3, 1]
+    file = tmp_path / "params.yaml"
+    file.write_text(to_yaml(demo))
+    assert "    lhc3: {heads: 4, d: 6, " in file.read_text()
+    assert config.load(file) == config.parse(config.Config, demo.to_dict(), "list") == demo
+
+
+@pytest.mark.parametrize("slots", [[1, 2, 3, 4], [1, 2, 3, 4, 6], [1, 2, 3, 4, 5, 6], []])
+def test_a_variant_has_five_slots(slots: list[int]) -> None:
+    modules = {f"lhc{slot}": {"heads": 1, "d": 3} for slot in slots}
+    with pytest.raises(LhcnetError, match=r"variants\.one: expected the five slots lhc1, lhc2, lhc3, lhc4, lhc5, not"):
+        profile("demo", {"variants": {"one": modules}, "standalone.variant": "one"})
+
+
 @pytest.mark.parametrize(("key", "n", "has"), [("a", 11, 10), ("b", 6, 5), ("c", 11, 10)])
 def test_a_minimum_above_the_number_of_models_is_refused(key: str, n: int, has: int) -> None:
     with pytest.raises(

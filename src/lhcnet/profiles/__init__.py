@@ -12,7 +12,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from lhcnet.config import Config, parse
+from lhcnet.config import SLOTS, Config, parse
 from lhcnet.errors import LhcnetError
 from lhcnet.io.yaml import read_yaml
 
@@ -63,7 +63,19 @@ def parse_change(text: str, option: str = "--set") -> tuple[str, Any]:
     return key.strip(), read_yaml(f"value: {value}", f"{option} {text}")["value"]
 
 
+def _with_slots(values: dict[str, Any]) -> dict[str, Any]:
+    """Name the slots of the modules: `variants.table2.lhc3.heads` is a key that can be set, and that DVC compares."""
+    variants = {
+        name: dict(zip(SLOTS, modules, strict=True))
+        if isinstance(modules, list) and len(modules) == len(SLOTS)
+        else modules
+        for name, modules in values["variants"].items()
+    }
+    return values | {"variants": variants}
+
+
 def _replaced(values: dict[str, Any], changes: Mapping[str, object], where: str) -> Config:
+    values = _with_slots(values)
     for key, value in changes.items():
         *sections, last = key.split(".")
         section: Any = values
@@ -81,7 +93,7 @@ def to_yaml(config: Config) -> str:
     yaml.width = 110
     yaml.default_flow_style = None  # innermost lists and mappings (seeds, a module) on one line
     out = StringIO()
-    yaml.dump(config.to_dict(), out)
+    yaml.dump(_with_slots(config.to_dict()), out)
     return out.getvalue()
 
 

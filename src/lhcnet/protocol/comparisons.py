@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from lhcnet.config import FrozenModel
-from lhcnet.protocol.results import Results, one_each
+from lhcnet.protocol.results import Results, metrics_digest, one_each
 from lhcnet.protocol.score import LABELS
 from lhcnet.protocol.sizes import OTHER
 from lhcnet.protocol.statistics import ALPHA, Paired, Permuted, SeedSpread, mcnemar, permutation, seed_spread
@@ -62,6 +62,7 @@ class Statistics(Versioned):
     `duplicates` for all test images, and one without for the others if some have a duplicate in train.
     """
 
+    metrics_digest: str
     alpha: float
     comparisons: tuple[Comparison, ...]
     untested: tuple[str, ...]
@@ -75,6 +76,7 @@ def statistics(results: Results) -> Statistics:
         raise ValueError(f"predictions of {', '.join(missing)} are missing")
     found = list(_comparisons(results))
     return Statistics(
+        metrics_digest=metrics_digest(results),
         alpha=ALPHA,
         comparisons=tuple(one for one in found if isinstance(one, Comparison)),
         untested=tuple(one for one in found if isinstance(one, str)),

@@ -259,10 +259,11 @@ def one_each(models: Iterable[ModelRecord]) -> list[ModelRecord]:
 
 
 class Summary(Versioned):
-    """`summary.json`: the chosen model and its scores.
+    """`summary.json`, the metrics that DVC shows: the chosen model, its scores, and the means of the sets.
 
     `best_on_validation` is the best of all scored models on validation, which may be of another network than the chosen
-    one. `metrics_digest` is a digest of selection and evaluation: two drivers must agree on it.
+    one. The means are those of the kept models, of set A and of the LHC-Nets of B ∪ C, where models with equal weights
+    count once; the difference is B ∪ C minus A. They are null if a set has no kept model.
     """
 
     chosen: str
@@ -277,14 +278,23 @@ class Summary(Versioned):
     val_accuracy_tta: float | None
     test_accuracy_tta: float | None
     test_distinct_accuracy_tta: float | None
-    metrics_digest: str
+    mean_val_accuracy_a: float | None
+    mean_val_accuracy_bc: float | None
+    mean_val_accuracy_difference: float | None
+    mean_test_accuracy_a: float | None
+    mean_test_accuracy_bc: float | None
+    mean_test_accuracy_difference: float | None
 
 
 def summarise(results: Results) -> Summary:
     """The main figures of an execution."""
     selection, evaluation = results.selection, results.evaluation
     chosen = evaluation.chosen_model()
-    facts = json.dumps([selection.to_dict(), evaluation.to_dict()], sort_keys=True)
+    sets = [
+        [evaluation.model(model.id) for model in one_each(results.sets[name])] for name in ("ResNet34v2", "LHC-Net")
+    ]
+    val_a, val_bc = (_mean(model.validation.accuracy for model in models) for models in sets)
+    test_a, test_bc = (_mean(model.test.accuracy for model in models) for models in sets)
     return Summary(
         chosen=selection.chosen,
         best_on_validation=results.best_on_validation.id,
@@ -298,5 +308,25 @@ def summarise(results: Results) -> Summary:
         val_accuracy_tta=chosen.validation_tta.accuracy if chosen.validation_tta else None,
         test_accuracy_tta=chosen.test_tta.accuracy if chosen.test_tta else None,
         test_distinct_accuracy_tta=chosen.test_distinct_tta.accuracy if chosen.test_distinct_tta else None,
-        metrics_digest=hashlib.sha256(facts.encode()).hexdigest(),
+        mean_val_accuracy_a=val_a,
+        mean_val_accuracy_bc=val_bc,
+        mean_val_accuracy_difference=_difference(val_bc, val_a),
+        mean_test_accuracy_a=test_a,
+        mean_test_accuracy_bc=test_bc,
+        mean_test_accuracy_difference=_difference(test_bc, test_a),
     )
+
+
+def metrics_digest(results: Results) -> str:
+    """SHA-256 of selection and evaluation. Two drivers of the flow must agree on it."""
+    facts = json.dumps([results.selection.to_dict(), results.evaluation.to_dict()], sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return sum(found) / len(found) if found else None
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b

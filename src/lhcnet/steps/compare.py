@@ -40,7 +40,7 @@ def compare(
         execution: name of the pipeline execution in MLflow; None logs nothing.
 
     Returns:
-        Summary with the digest of all metrics.
+        What was written to `summary.json`.
 
     Raises:
         LhcnetError: the files are damaged, or do not belong to one execution.
@@ -99,5 +99,5 @@ def compare(
             counts = confusion(results.predictions[f"{model}/test"], results.labels)
             parent.figure(confusion_matrix(counts, CLASSES), "confusion_matrix.png")
             parent.metrics(results.evaluation.chosen_model().accuracies())
-            parent.tags({"chosen": model, "metrics_digest": summary.metrics_digest})
+            parent.tags({"chosen": model, "metrics_digest": found.metrics_digest})
     return summary

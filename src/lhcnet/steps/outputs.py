@@ -27,7 +27,7 @@ _TABLES = ("best", "spread", "models", "table7", "table_a2", "differences", "con
 _ANALYSES = ("needed", "modules", "heads", "kept_heads", "correlation", "scaling", "parameters", "appendix_b")
 REPORT_FOLDER = OwnFolder(
     "summary.json",
-    OwnJson.having("schema_version", "chosen", "metrics_digest"),
+    OwnJson.having("schema_version", "chosen", "best_on_validation"),
     frozenset(
         {
             "summary.json",

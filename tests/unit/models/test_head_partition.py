@@ -243,12 +243,12 @@ MODULE = {"heads": 1, "d": 3}
     [
         ({"heads": 7, "d": 3, "split": "grid"}, "LHC1: heads=7 do not make a grid of equal rectangles on H*W = 12*12"),
         ({"heads": 7, "d": 3, "split": "vertical"}, "LHC1: heads=7 does not divide H*W = 12*12"),
-        ({"heads": 7, "d": 3, "split": "diagonal"}, "variants.x.0.split: Input should be 'horizontal'"),
-        ({"heads": 1, "d": 3, "norm": "around"}, "variants.x.0.norm: Input should be 'none'"),
-        ({"heads": 1, "d": 3, "second_conv": 1}, "variants.x.0.second_conv"),
-        ({"attention": "lhc"}, "variants.x.0.attention: Input should be 'se', 'cbam' or 'eca', not 'lhc'"),
-        ({"attention": "se", "heads": 1}, "variants.x.0.heads: unknown key"),
-        ({"heads": 1}, "variants.x.0.d: required key is missing"),
+        ({"heads": 7, "d": 3, "split": "diagonal"}, "variants.x.lhc1.split: Input should be 'horizontal'"),
+        ({"heads": 1, "d": 3, "norm": "around"}, "variants.x.lhc1.norm: Input should be 'none'"),
+        ({"heads": 1, "d": 3, "second_conv": 1}, "variants.x.lhc1.second_conv"),
+        ({"attention": "lhc"}, "variants.x.lhc1.attention: Input should be 'se', 'cbam' or 'eca', not 'lhc'"),
+        ({"attention": "se", "heads": 1}, "variants.x.lhc1.heads: unknown key"),
+        ({"heads": 1}, "variants.x.lhc1.d: required key is missing"),
     ],
 )
 def test_impossible_rows_name_slot_or_key(row: dict[str, object], says: str) -> None:

@@ -232,6 +232,21 @@ def test_the_summary_names_the_best_on_validation(results: Results) -> None:
     assert summarise(tied).best_on_validation == chosen.id
 
 
+def test_the_summary_has_the_means_of_the_sets(results: Results) -> None:
+    """The same as the spread over seeds in `statistics.json`."""
+    summary, spread = summarise(results), statistics(results).spread
+    assert summary.mean_test_accuracy_a == pytest.approx(spread["A"]["test_accuracy"].mean)
+    assert summary.mean_test_accuracy_bc == pytest.approx(spread["B ∪ C"]["test_accuracy"].mean)
+    difference = spread["B ∪ C"]["test_accuracy"].mean - spread["A"]["test_accuracy"].mean
+    assert summary.mean_test_accuracy_difference == pytest.approx(difference)
+    of_a = [results.evaluation.model(model.id).validation.accuracy for model in one_each(results.sets["ResNet34v2"])]
+    assert summary.mean_val_accuracy_a == pytest.approx(sum(of_a) / len(of_a))
+    kept = tuple(model for model in results.evaluation.models if not model.id.startswith("A/"))
+    without_a = Results(results.selection, results.evaluation.model_copy(update={"models": kept}), results.predictions)
+    assert summarise(without_a).mean_test_accuracy_a is None
+    assert summarise(without_a).mean_test_accuracy_difference is None
+
+
 def test_calibration_against_its_definitions(results: Results) -> None:
     found = statistics(results)
     one = next(c for c in found.calibration if c.model == results.selection.chosen and not c.tta and c.duplicates)
