@@ -144,7 +144,7 @@ def test_an_experiment_changes_figures_that_dvc_shows(clone: Path, experiments: 
     assert {"kept", "mean_test_accuracy_a"} & set(metrics["artifacts/report/summary.json"]), metrics
     assert "metrics_digest" not in metrics["artifacts/report/summary.json"]
     params = json.loads(dvc(clone, experiments, "params", "diff", "HEAD", "two-seeds", "--json"))
-    assert params == {"params.yaml": {"seeds.a": {"old": [0], "new": [0, 1]}}}
+    assert params == {"params.yaml": {"seeds.a": {"old": "[0]", "new": "[0, 1]"}}}
     dvc(clone, experiments, "plots", "diff", "HEAD", "two-seeds", "-o", "plots", "-q")
     assert "two-seeds" in (clone / "plots" / "index.html").read_text()
     git(clone, "checkout", "-q", ".")
