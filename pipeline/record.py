@@ -31,7 +31,9 @@ def close_record(backend: Backend, run: Run) -> list[str]:
             f"{URI_VARIABLE} is not set: the run's record cannot be found; expected the address of MLflow as this "
             "machine reaches it, and then `lhcnet pipeline reconcile`"
         )
-    failed = next(((task, why) for task, why in backend.explain(backend.tasks(run)) if task.state == "FAILED"), None)
+    # the tasks of a terminated run failed because of that
+    tasks = backend.tasks(run) if run.state == "FAILED" else []
+    failed = next(((task, why) for task, why in backend.explain(tasks) if task.state == "FAILED"), None)
     closed = close_execution(
         run.run_id,
         run.state,

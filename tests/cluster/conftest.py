@@ -57,10 +57,10 @@ def with_pods(cluster: RealCluster) -> RealCluster:
 
 @pytest.fixture(scope="session")
 def demo(cluster: RealCluster) -> str:
-    """Id of a run of the whole demo that has ended, as a random user, without the cache."""
+    """Id of a run of the whole demo that has ended, as a random user. Its source is new, so nothing is in the cache."""
     user = random.randint(1_000_000_000, 1_000_999_999)
     settings = cluster.cluster_file(run_as_user=user, run_as_group=0)
-    run_id = cluster.submit("--no-cache", settings=settings)
+    run_id = cluster.submit(settings=settings)  # with --no-cache, nothing would enter the cache
     waited = cluster.lhcnet("wait", run_id)
     assert waited.returncode == 0, waited.stdout
     return run_id

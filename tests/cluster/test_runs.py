@@ -101,7 +101,7 @@ def test_two_runs_at_once_with_the_same_settings_have_two_records(cluster: RealC
     for record in records:
         assert record.parent.info.status == "RUNNING"
         assert record.steps[STAGE1_RUN].info.status == "FINISHED"
-        assert cluster.points(record.steps[STAGE1_RUN], "val_accuracy") == [0, 1, 2, 3]
+        assert cluster.points(record.steps[STAGE1_RUN], "val_accuracy") == [0, 1, 2, 3, 4]  # 0: before the first
     for run_id in runs:
         cluster.end(run_id)
 
@@ -163,7 +163,7 @@ def test_mlflow_away_and_back_loses_no_record(with_pods: RealCluster) -> None:
     cluster.wait_for_task(run_id, "train", ["SUCCEEDED"])  # stage 2 brings what stage 1 could not write
     record = cluster.record(run_id)
     assert record.steps[STAGE1_RUN].info.status == "FINISHED"
-    assert cluster.points(record.steps[STAGE1_RUN], "val_accuracy") == list(range(epochs))
+    assert cluster.points(record.steps[STAGE1_RUN], "val_accuracy") == list(range(epochs + 1))
     cluster.end(run_id)
 
 

@@ -189,11 +189,11 @@ def _describe(
 ) -> None:
     """Write tags and the note of an execution; what an earlier failure left is removed when it has succeeded."""
     run_id, tags = parent.info.run_id, dict(links)
-    if status == "FINISHED":
+    if status != "FAILED":  # the exit handler of a terminated run is told that it failed
         for name in (FAILED_TASK, ERROR):
             if name in parent.data.tags:
                 client.delete_tag(run_id, name)
-    else:
+    if status != "FINISHED":
         tags |= {name: text for name, text in ((FAILED_TASK, failed_task), (ERROR, error)) if text}
     lines = [f"The task `{failed_task}` failed: {error or 'see its log'}"] if FAILED_TASK in tags else []
     lines += [f"[{name}]({url})" for name, url in links.items()]

@@ -242,6 +242,16 @@ def test_a_record_is_closed_from_outside_by_the_id_of_the_run(in_pod: Callable[.
     assert {word: mlflow_status(word) for word in words} == words
 
 
+def test_a_terminated_run_names_no_failed_task(in_pod: Callable[..., None]) -> None:
+    one_step()
+    steps.finish("FAILED", failed_task="train", error="Step exceeded its deadline")  # what its exit handler is told
+    close_execution(RUN, "CANCELED")
+    tags = steps_of(RUN)[""].data.tags
+    assert steps_of(RUN)[""].info.status == "KILLED"
+    assert "failed_task" not in tags
+    assert "error" not in tags
+
+
 def test_where_kubeflow_knows_no_status_the_record_decides(in_pod: Callable[..., None]) -> None:
     one_step("prepare", epochs=0)
     with pytest.raises(ZeroDivisionError), journaled(Execution("demo-1234-aaaaaaaa", DATA), "evaluate", tags={}):
