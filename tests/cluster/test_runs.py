@@ -38,7 +38,8 @@ def test_the_demo_from_submission_to_registry(cluster: RealCluster, demo: str) -
     assert set(record.statuses().values()) == {"FINISHED"}
     config = profile("demo")
     for name in (
-        *("prepare", "select", "evaluate", "analyse", "compare", "register", STAGE1_RUN, "train/backbone/stage3"),
+        *("prepare", "select/B", "select/ABC", "evaluate", "analyse", "compare", "register"),
+        *(STAGE1_RUN, "train/backbone/stage3"),
         *(f"train/A/seed-{seed}" for seed in config.seeds.a),
         *(f"train/B/{variant}" for variant in config.variants),
     ):
