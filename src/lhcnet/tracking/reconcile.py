@@ -196,7 +196,7 @@ def _describe(
     if status != "FINISHED":
         tags |= {name: text for name, text in ((FAILED_TASK, failed_task), (ERROR, error)) if text}
     lines = [f"The task `{failed_task}` failed: {error or 'see its log'}"] if FAILED_TASK in tags else []
-    lines += [f"[{name}]({url})" for name, url in links.items()]
+    lines += [f"[{name}]({url})" if "://" in url else f"{name}: {url}" for name, url in links.items()]
     if lines or (status == "FINISHED" and FAILED_TASK in parent.data.tags):
         tags[NOTE] = "\n\n".join(lines) or "The run succeeded after it was repeated."
     for name, text in tags.items():
