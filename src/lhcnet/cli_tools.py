@@ -166,9 +166,10 @@ def clean(
     checkpoints: Annotated[Path | None, typer.Option(help="Default: LHCNET_CHECKPOINTS.")] = None,
     pipeline_root: Annotated[str, typer.Option(help="Folder or s3://BUCKET/PREFIX of a Kubeflow pipeline.")] = "",
 ) -> None:
-    """Remove what old runs left: journals, checkpoints, artifacts in MLflow, outputs below a pipeline root.
+    """Remove what old runs left.
 
-    Only what this project wrote, what has ended and what no training uses. Registered models are kept.
+    Journals, checkpoints, artifacts in MLflow, outputs below a pipeline root. Only what this project wrote, what has
+    ended and what no training uses. Registered models are kept.
     """
     from itertools import chain
 

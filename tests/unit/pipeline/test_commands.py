@@ -11,7 +11,7 @@ from support.argo_workflow import Workflow
 from support.kubeflow_server import Handler, KubeflowServer, html, sends
 
 from lhcnet.errors import LhcnetError
-from pipeline import watch
+from pipeline import record, watch
 from pipeline.backend import Backend
 from pipeline.connection import Connection
 
@@ -29,9 +29,7 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, dict[str, An
         calls.append((run, status, details))
         return SimpleNamespace(executions=("demo-1-2",), status="KILLED", killed=("train/A",), cached=("prepare",))
 
-    module = ModuleType("lhcnet.tracking.reconcile")
-    module.close_execution = close_execution  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "lhcnet.tracking.reconcile", module)
+    monkeypatch.setattr(record, "close_execution", close_execution)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
     return calls
 
@@ -287,7 +285,10 @@ def test_check_asks_the_endpoint_too(server: KubeflowServer, command: Command, m
     assert "does not say its version" in command(*options).stdout
     unreachable = command(*options[:-1], "data/raw.zip")
     assert unreachable.exit_code == 1
-    assert "problem: --source data/raw.zip: a cluster cannot reach it" in unreachable.stdout
+    assert (
+        "problem: data.source: data/raw.zip is a path on this machine, which a cluster cannot read"
+        in unreachable.stdout
+    )
     problems.append("problem: x")
     assert command(*options).exit_code == 1
 

@@ -229,7 +229,7 @@ def test_only_the_comparison_of_the_stand_alone_pipeline_receives_the_test_split
     }
     assert sealed == {"compare-standalone"}
     stages = yaml.safe_load((ROOT / "standalone" / "dvc.yaml").read_text())["stages"]
-    assert {name for name, stage in stages.items() if "artifacts/test" in stage["deps"]} == {"compare"}
+    assert {name for name, stage in stages.items() if "../artifacts/test" in stage["deps"]} == {"compare"}
     (loop,) = (ir["components"][t["componentRef"]["name"]]["dag"]["tasks"] for n, t in tasks.items() if "loop" in n)
     runs = 2 * len(tiny.standalone.seeds)
     loops = 1
@@ -310,7 +310,7 @@ def test_a_failed_task_ends_the_run_with_its_error(
     (tmp_path / "raw.csv").write_text("emotion,pixels\n0,1 2 3\n")
     printer, handlers = builtins.print, logging.getLogger().handlers[:]
     with pytest.raises(LhcnetError, match=r"raw\.csv.*log: ") as error:
-        run(tiny, tmp_path / "raw.csv", tmp_path / "runs")
+        run(tiny, str(tmp_path / "raw.csv"), tmp_path / "runs")
     assert "\n" not in str(error.value)
     (log,) = tmp_path.glob("runs/*/log.txt")
     assert "Traceback" in log.read_text()
@@ -319,7 +319,7 @@ def test_a_failed_task_ends_the_run_with_its_error(
 
 def test_a_missing_source_is_reported_before_anything_runs(tiny: Config, tmp_path: Path) -> None:
     with pytest.raises(LhcnetError, match="expected FER2013 as a file, folder or zip"):
-        run(tiny, tmp_path / "nothing.zip", tmp_path / "runs")
+        run(tiny, str(tmp_path / "nothing.zip"), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 

@@ -118,11 +118,11 @@ def test_a_sweep_is_one_run_for_each_combination_with_one_tag(server: KubeflowSe
         (["--sweep", "seeds.b=1", "--sweep", "seeds.b=2"], "swept twice"),
         (["--sweep", f"seeds.b={','.join(map(str, range(60)))}"], "more than 50 runs"),
         (["--sweep", "seeds.b=[1"], "not YAML"),
-        (["--source", "data/raw/fer2013.zip"], "a cluster cannot reach it; expected s3://"),
-        (["--source", "/home/me/fer2013.zip"], "a cluster cannot reach it"),
+        (["--source", "data/raw/fer2013.zip"], "which a cluster cannot read; expected s3://"),
+        (["--source", "/home/me/fer2013.zip"], "which a cluster cannot read"),
         (["--source", "file:///checkpoints/fer2013.zip"], "the cluster has no volume"),
-        (["--source", "s3://key:hunter2@bucket/f.zip"], "its password would be readable"),
-        (["--source", "ftp://host/f.zip"], "a cluster cannot reach it"),
+        (["--source", "s3://key:hunter2@bucket/f.zip"], "a password in the URI would stand in every record"),
+        (["--source", "ftp://host/f.zip"], "unknown kind ftp://"),
         (["--source", "https://[host/f.zip"], "is no URI"),
         (["--cluster", "silent.yaml"], "MLFLOW_TRACKING_URI is missing"),
         (["--params", "params.yaml"], "not both"),
@@ -224,11 +224,19 @@ def test_sources_that_a_cluster_can_reach(source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "source",
-    ["/checkpoints/../etc/passwd", "file:///etc/passwd", "s3:///key", "checkpoints/f.zip", "", "dvc+file:///x"],
+    ("source", "says"),
+    [
+        ("/checkpoints/fer2013.zip", "which a cluster cannot read"),
+        ("checkpoints/f.zip", "which a cluster cannot read"),
+        ("", "which a cluster cannot read"),
+        ("file:///checkpoints/../etc/passwd", "a path on the cluster's volume"),
+        ("file:///etc/passwd", "a path on the cluster's volume"),
+        ("s3:///key", "expected one file"),
+        ("dvc+file:///x@HEAD:raw.zip", "which a cluster cannot read"),
+    ],
 )
-def test_sources_that_it_cannot(source: str) -> None:
-    with pytest.raises(LhcnetError, match="a cluster cannot reach it"):
+def test_sources_that_it_cannot(source: str, says: str) -> None:
+    with pytest.raises(LhcnetError, match=says):
         check_source(source, Cluster(checkpoints="claim"))
 
 
@@ -239,7 +247,7 @@ def test_the_version_of_a_source_may_stand_behind_it() -> None:
 
 def test_compile_wants_a_default_source_that_a_cluster_can_reach(command: Command, tmp_path: Path) -> None:
     refused = command("compile", "--profile", "demo", "--out", "one.yaml")
-    assert "a cluster cannot reach it" in str(refused.exception)
+    assert "which a cluster cannot read" in str(refused.exception)
     assert not (tmp_path / "one.yaml").exists()
     result = command("compile", "--profile", "demo", "--source", "s3://bucket/f.zip", "--out", "one.yaml")
     assert result.exit_code == 0
