@@ -21,16 +21,11 @@ from lhcnet.estimate import LARGEST, Sizes, problem, training_problem
 from lhcnet.geometry import PartitionName, map_sides, partition_problem
 from lhcnet.io.files import read_text
 from lhcnet.io.yaml import read_yaml
-from lhcnet.validation import first_problem
+from lhcnet.validation import SLOTS, first_problem, in_slots, whole
 
 SCHEMA_VERSION: Literal[1] = 1  # of params.yaml; increased when a key changes its name or meaning
 PLAIN = "resnet34v2"  # name of the network without modules, among the names of variants
 _MAX_YAML = 1 << 20  # bytes
-
-
-def whole(value: object) -> object:
-    """Convert 48.0 to 48, and nothing else: Kubeflow passes whole numbers in a struct as floats."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 Count = Annotated[int, BeforeValidator(whole), Field(ge=1, lt=LARGEST)]
@@ -148,19 +143,8 @@ def _tag(row: object) -> str:
 
 
 Row = Annotated[Annotated[LHCSettings, Tag(_TAGS[0])] | Annotated[BaselineSettings, Tag(_TAGS[1])], Discriminator(_tag)]
-SLOTS = ("lhc1", "lhc2", "lhc3", "lhc4", "lhc5")
 
-
-def _in_slots(value: object) -> object:
-    """The modules of a mapping from slots, as `params.yaml` has it, in their order."""
-    if isinstance(value, Mapping):
-        if set(value) != set(SLOTS):
-            raise ValueError(f"expected the five slots {', '.join(SLOTS)}, not {', '.join(map(str, value)) or 'none'}")
-        return tuple(value[slot] for slot in SLOTS)
-    return tuple(value) if isinstance(value, list) else value
-
-
-Modules = Annotated[tuple[Row, Row, Row, Row, Row], BeforeValidator(_in_slots)]
+Modules = Annotated[tuple[Row, Row, Row, Row, Row], BeforeValidator(in_slots)]
 
 TABLE_2: Modules = (
     LHCSettings(heads=8, d=196),

@@ -21,9 +21,9 @@ from lhcnet.config import (
     SetName,
     Stage,
     module_arguments,
-    whole,
 )
 from lhcnet.estimate import Sizes, problem
+from lhcnet.validation import whole
 from lhcnet.versioned import Versioned
 
 if TYPE_CHECKING:

@@ -1,12 +1,29 @@
-"""Errors of validation in one line: which key, what is wrong, what was found."""
+"""Parts of validation: values as other programs write them, and errors in one line."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+
+SLOTS = ("lhc1", "lhc2", "lhc3", "lhc4", "lhc5")
+
+
+def in_slots(value: object) -> object:
+    """The modules of a mapping from slots, as `params.yaml` has it, in their order."""
+    if isinstance(value, Mapping):
+        if set(value) != set(SLOTS):
+            raise ValueError(f"expected the five slots {', '.join(SLOTS)}, not {', '.join(map(str, value)) or 'none'}")
+        return tuple(value[slot] for slot in SLOTS)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def whole(value: object) -> object:
+    """Convert 48.0 to 48, and nothing else: Kubeflow passes whole numbers in a struct as floats."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def first_problem(error: ValidationError, hidden: Container[object] = ()) -> str:
