@@ -12,9 +12,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from lhcnet.config import SLOTS, Config, parse
+from lhcnet.config import Config, parse
 from lhcnet.errors import LhcnetError
 from lhcnet.io.yaml import read_yaml
+from lhcnet.validation import SLOTS
 
 PROFILES = ("paper", "cpu", "demo")
 
