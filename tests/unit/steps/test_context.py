@@ -82,6 +82,7 @@ def test_the_execution_of_a_task_is_that_of_its_run(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("LHCNET_KUBEFLOW_RUN", raising=False)
     assert steps.execution_name_of_task() == "demo-1a2b3c4d"
     monkeypatch.setenv("LHCNET_KUBEFLOW_RUN", "0f1e2d3c-aaaa-bbbb-cccc-ddddeeeeffff")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
     assert steps.execution_name_of_task() == "demo-1a2b3c4d-0f1e2d3c"
 
 
