@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version as version_of
@@ -83,8 +84,17 @@ def register_in_this_process(folder: Path, *, run: str, name: str, model: str, t
             if version != made:
                 client.delete_model_version(name, str(made))
         with WATCHDOG.call():
-            client.set_registered_model_alias(name, "champion", version)
+            _set_champion(client, name, version)
     return int(version)
+
+
+def _set_champion(client: MlflowClient, name: str, version: str) -> None:
+    """Give a version the alias. MLflow's database refuses one of two writers that insert it at once: once more."""
+    try:
+        client.set_registered_model_alias(name, "champion", version)
+    except Exception:  # MLflow passes on what the database's driver raises
+        time.sleep(0.5)
+        client.set_registered_model_alias(name, "champion", version)
 
 
 def _version_of_weights(client: MlflowClient, name: str, weights: str) -> str | None:
