@@ -140,6 +140,8 @@ def tracking(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("LHCNET_JOURNAL", str(tmp_path / "journal"))
     monkeypatch.setenv("LHCNET_TRACKING_WAIT", "300")
+    if mlflow := sys.modules.get("mlflow"):
+        mlflow.set_tracking_uri(uri)  # an earlier test may have set another one, which comes before the environment
     return uri
 
 
