@@ -16,10 +16,6 @@ def check_source(source: str, cluster: Cluster) -> None:
     if problem := reachable_from_cluster(source):
         raise LhcnetError(problem)
     parsed = parse_source(source)
-    if parsed.scheme == "dvc+file":
-        raise LhcnetError(
-            f"data.source: {parsed.shown} is on this machine, which a cluster cannot read; expected dvc+https://"
-        )
     if parsed.path is None:
         return
     if not parsed.path.is_relative_to(CHECKPOINTS) or ".." in parsed.path.parts:

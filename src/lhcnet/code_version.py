@@ -30,7 +30,7 @@ STEP_MODULES = {
     "compare": ("steps.compare", "report"),  # its result is the report
     "register": ("steps.register", "serving"),  # the registered model computes with it
     "compare-standalone": ("steps.compare_standalone", "report"),
-    "train-inserted": ("steps.train_inserted",),
+    "train-inserted": ("steps.insert", "steps.train"),
 }
 """Step -> the modules and rooms it starts from, relative to the package.
 

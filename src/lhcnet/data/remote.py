@@ -172,6 +172,8 @@ def reachable_from_cluster(uri: str) -> str:
             f"data.source: {source.shown} is a path on this machine, which a cluster cannot read; expected s3://, "
             "minio://, gs://, https://, dvc+https:// or, on a volume of the pods, file:///PATH"
         )
+    if source.scheme == "dvc+file":
+        return f"data.source: {source.shown} is on this machine, which a cluster cannot read; expected dvc+https://"
     host = source.dvc.host if source.dvc else (urlsplit(source.uri).hostname or "")
     if (
         source.path is None

@@ -19,7 +19,6 @@ from lhcnet.steps.register import register
 from lhcnet.steps.select import select
 from lhcnet.steps.task import execution_name_of_task, final_status, model_metadata, model_metrics, start_task
 from lhcnet.steps.train import train_backbone, train_stage, train_standalone
-from lhcnet.steps.train_inserted import train_inserted
 
 __all__ = [
     "RunContext",
@@ -43,7 +42,6 @@ __all__ = [
     "supervised",
     "task_settings",
     "train_backbone",
-    "train_inserted",
     "train_stage",
     "train_standalone",
 ]

@@ -39,12 +39,13 @@ from lhcnet.data.store import Store, open_store
 from lhcnet.errors import LhcnetError
 from lhcnet.io.preflight import await_folder
 from lhcnet.model_record import Metrics, ModelInfo, Provenance, Unfinished
-from lhcnet.saved import SavedModel, open_model, save_unfinished
+from lhcnet.saved import MODEL_FOLDER, SavedModel, open_model, save_unfinished
 from lhcnet.steps.context import RunContext
 from lhcnet.steps.control import control as train_controls
 from lhcnet.steps.control import control_info, train_control
 from lhcnet.steps.fit_model import tags_of, with_settings
 from lhcnet.steps.insert import insert_lhc
+from lhcnet.steps.outputs import check_outputs
 from lhcnet.steps.train import stage_info, standalone_id
 from lhcnet.steps.train import train_backbone as backbone_step
 from lhcnet.steps.train import train_stage as stage_step
@@ -134,7 +135,26 @@ def train_inserted(
     seed: int,
     context: RunContext,
 ) -> SavedModel:
-    """`lhcnet.steps.train_inserted` in child processes, as `train_stage`. The insertion must succeed."""
+    """Set C in one task: `insert_lhc`, then stage 4 of `train_stage`, each in a child process.
+
+    Args:
+        trainval: store with the splits train and validation.
+        backbone: model directory of the ResNet34v2 after stage 3.
+        out: model directory to write.
+        variant: settings of the five modules.
+        set_: the set that the model belongs to, B or C.
+        stage: settings of stage 4.
+        seed: data seed; it also draws the initial weights of the modules.
+        context: device, checkpoints and execution.
+
+    Returns:
+        The trained model, without weights if its training ended early.
+
+    Raises:
+        LhcnetError: as the two steps do, and if the insertion ended early.
+    """
+    outputs, inputs = (out, MODEL_FOLDER), [trainval, backbone]
+    check_outputs(outputs, inputs=inputs, execution=context.execution, checkpoints=context.checkpoints)
     with tempfile.TemporaryDirectory(prefix="lhcnet-") as folder:
         inserted = Path(folder, "inserted")
         arguments = {"variant": variant, "set_": set_, "seed": seed}

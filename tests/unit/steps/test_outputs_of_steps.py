@@ -56,7 +56,7 @@ def calls(tiny: Config, context: steps.RunContext) -> dict[str, Call]:
             NOWHERE, out, network=network, variant=None, stage=tiny.stage1, **train
         ),
         "train stage": lambda out: steps.train_stage(NOWHERE, NOWHERE, out, stage_number=2, stage=tiny.stage2, **train),
-        "train inserted": lambda out: steps.train_inserted(
+        "train inserted": lambda out: steps.supervised.train_inserted(
             NOWHERE, NOWHERE, out, variant=wide, set_="C", stage=tiny.stage4, **train
         ),
         "insert": lambda out: steps.insert_lhc(NOWHERE, out, variant=wide, set_="B", seed=0),
