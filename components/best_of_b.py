@@ -22,7 +22,7 @@ def best_of_b(
     Args:
         facts: Facts of the trained models of set B.
         start: Facts of the backbone, start of stage 4.
-        variants: Section `variants` of params.yaml, as a list of name and modules.
+        variants: The items of the loop over set B: in each, `variant` is the name and the settings of the modules.
         loss_factor: Limit of the training loss, as a multiple of that of the start.
         minimum: How many models of each set must be kept: section `selection.minimum` of params.yaml.
         code: Digest of the code that computes.
@@ -35,8 +35,10 @@ def best_of_b(
     from lhcnet import config, errors, steps
 
     steps.start_task(step="select", code=code)
+    models = [Path(model.path) for model in facts]
+    steps.take_over_journals([Path(start.path), *models])
     report = steps.select(
-        [Path(model.path) for model in facts],
+        models,
         [Path(start.path)],
         Path(selection.path),
         loss_factor=loss_factor,
@@ -44,7 +46,7 @@ def best_of_b(
         execution=steps.execution_name_of_task(),
     )
     selection.metadata["chosen"] = report.chosen
-    variant = next((variant for variant in variants if variant["name"] == report.chosen_variant), None)
+    variant = next((i["variant"] for i in variants if i["variant"]["name"] == report.chosen_variant), None)
     if variant is None:
         raise errors.LhcnetError(f"variants: there is no variant {report.chosen_variant!r}, which selection chose")
     Path(best.path).write_text(json.dumps(variant), encoding="utf-8")

@@ -13,6 +13,7 @@ def control(
     context: dict,
     code: str,
     models: dsl.Output[dsl.Artifact],
+    attempt: int = 0,
 ):
     """LHC-NetC: train the five weights of the residual sums of trained LHC-Nets.
 
@@ -25,6 +26,7 @@ def control(
         context: Sections `compute` and `checkpoints` of params.yaml.
         code: Digest of the code that computes.
         models: One model directory for each LHC-NetC; none where the settings say so.
+        attempt: Another number is another key of Kubeflow's cache. It changes no result.
     """
     from pathlib import Path
 

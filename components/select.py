@@ -35,9 +35,12 @@ def select(
     from lhcnet import config, steps
 
     steps.start_task(step="select", code=code)
+    models = [Path(model.path) for model in [*set_a, *set_b, *set_c]]
+    backbone = [Path(stage.path) for stage in (stage1, stage2, start)]
+    steps.take_over_journals([*backbone, *models])
     report = steps.select(
-        [Path(model.path) for model in [*set_a, *set_b, *set_c]],
-        [Path(stage.path) for stage in (stage1, stage2, start)],
+        models,
+        backbone,
         Path(selection.path),
         loss_factor=loss_factor,
         minimum=config.parse(config.Minimum, minimum, "selection.minimum"),

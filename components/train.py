@@ -15,6 +15,7 @@ def train(
     model: dsl.Output[dsl.Model],
     facts: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
+    attempt: int = 0,
 ):
     """Stages 2-4: train a model further.
 
@@ -29,6 +30,7 @@ def train(
         model: The trained model.
         facts: Its record without the weights: settings, metrics and training curves.
         metrics: Its losses and accuracies.
+        attempt: Another number is another key of Kubeflow's cache. It changes no result.
     """
     from pathlib import Path
 
@@ -45,5 +47,6 @@ def train(
         context=steps.RunContext.of_task(context),
     )
     saved.save_facts(Path(facts.path))
+    steps.hand_over_journals(Path(facts.path))
     model.metadata.update(steps.model_metadata(saved))
     metrics.metadata.update(steps.model_metrics(saved))

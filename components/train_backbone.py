@@ -42,5 +42,6 @@ def train_backbone(
         context=steps.RunContext.of_task(context),
     )
     saved.save_facts(Path(facts.path))
+    steps.hand_over_journals(Path(facts.path))
     model.metadata.update(steps.model_metadata(saved))
     metrics.metadata.update(steps.model_metrics(saved))

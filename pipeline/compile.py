@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,16 @@ from pipeline.graph import build
 from pipeline.standalone import build_standalone
 
 
-def build_pipeline(config: Config, cluster: Cluster, execution: str = "", *, standalone: bool = False) -> Any:
+def build_pipeline(
+    config: Config,
+    cluster: Cluster,
+    execution: str = "",
+    *,
+    lost: Mapping[str, int] | None = None,
+    standalone: bool = False,
+) -> Any:
     """Build the main pipeline, or the stand-alone one. Args and result are those of `pipeline.graph.build`."""
-    return (build_standalone if standalone else build)(config, cluster, execution)
+    return build_standalone(config, cluster, execution) if standalone else build(config, cluster, execution, lost)
 
 
 def compiled(

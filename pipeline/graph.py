@@ -1,5 +1,6 @@
 """The pipeline of the paper's experiment: the same flow as `dvc.yaml`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl
@@ -20,6 +21,7 @@ from components.train_best import train_best
 from lhcnet.code_version import execution_name, step_digest
 from lhcnet.config import Config
 from lhcnet.steps import task_settings
+from lhcnet.steps.control_models import CONTROL_PREFIX
 from pipeline.cluster import Cluster, configure_task, pipeline_config
 
 DESCRIPTION = """LHC-Net on FER2013: ResNet34v2 in three stages, then set A (no modules), set B (one LHC-Net for each \
@@ -27,7 +29,7 @@ variant) and set C (the best variant, several data seeds); the 10 % loss rule, L
 comparison with the paper, MLflow's model registry."""
 
 
-def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
+def build(config: Config, cluster: Cluster, execution: str = "", lost: Mapping[str, int] | None = None) -> Any:
     """Build the pipeline of a configuration. Its sections are the defaults of the pipeline parameters.
 
     Args:
@@ -35,6 +37,8 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
         cluster: image, resources and environment of the tasks.
         execution: name of the execution in MLflow; by default derived from settings and code. It is fixed in the
             compiled pipeline: after changing a parameter, compile again.
+        lost: id of a model -> how often its training ended early in earlier runs. Its task succeeded, so Kubeflow's
+            cache has it; another number of the attempt keeps it from there.
 
     Returns:
         The pipeline function, to compile, submit or call.
@@ -42,7 +46,16 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
     execution = execution or execution_name(config)
     wants_gpu = config.compute.device == "cuda"
     stages = [stage.to_dict() for stage in config.stages]
-    named_variants = [config.variant(name).to_dict() for name in config.variants]
+    lost = lost or {}
+    loop_a = [{"seed": seed, "attempt": lost.get(f"A/seed-{seed}", 0)} for seed in config.seeds.a]
+    loop_b = [
+        {"variant": config.variant(name).to_dict(), "attempt": lost.get(f"B/{name}", 0)} for name in config.variants
+    ]
+    loop_c = [
+        {"seed": seed, "attempt": sum(lost.get(f"C/{name}/seed-{seed}", 0) for name in config.variants)}
+        for seed in config.seeds.c
+    ]
+    lost_controls = sum(times for id_, times in lost.items() if id_.startswith(CONTROL_PREFIX))
 
     share_a, share = cluster.shares(len(config.seeds.a), max(len(config.variants), len(config.seeds.c)))
 
@@ -66,13 +79,14 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
         stage3: dict = stages[2],
         stage4: dict = stages[3],
         seed_backbone: int = config.seeds.backbone,
-        seeds_a: list[int] = list(config.seeds.a),
+        set_a: list[dict] = loop_a,
         seed_b: int = config.seeds.b,
-        seeds_c: list[int] = list(config.seeds.c),
-        variants: list[dict] = named_variants,
+        set_b: list[dict] = loop_b,
+        set_c: list[dict] = loop_c,
         loss_factor: float = config.selection.loss_factor,
         minimum: dict = config.selection.minimum.to_dict(),
         lhc_net_c: dict = config.control.to_dict(),
+        lhc_net_c_attempt: int = lost_controls,
         evaluation: dict = config.evaluation.to_dict(),
         analysis: dict = config.analysis.to_dict(),
         registry: str = config.registry.model,
@@ -90,13 +104,14 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
             stage3: Training of the backbone, stage 3 (Table 5).
             stage4: Training of sets A, B and C (Table 6).
             seed_backbone: Data seed of stages 1-3.
-            seeds_a: Data seeds of set A, ResNet34v2 trained further.
+            set_a: Data seeds of set A, ResNet34v2 trained further. Another `attempt` trains again what the cache has.
             seed_b: Data seed of set B, one LHC-Net for each variant.
-            seeds_c: Data seeds of set C, the best variant of set B.
-            variants: Settings of the five modules, each with a name.
+            set_b: Variants of set B: settings of the five modules, with a name.
+            set_c: Data seeds of set C, the best variant of set B.
             loss_factor: Limit of the training loss, as a multiple of that of the start (10 % rule: 1.1).
             minimum: Section `selection.minimum`: how many models of each set must be kept.
             lhc_net_c: Section `control`: from which LHC-Nets an LHC-NetC is trained, and how.
+            lhc_net_c_attempt: Another number trains the LHC-NetCs again that the cache has.
             evaluation: Section `evaluation`: test-time augmentation and batch size.
             analysis: Section `analysis`: number of validation images.
             registry: Name of the registered model in MLflow.
@@ -111,8 +126,9 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
             trainval = prepared.outputs["trainval"]
             common = {"trainval": trainval, "context": context, "code": step_digest("train")}
 
-            def trained(name: str, start: Any, stage_number: int, stage: Any, seed: Any) -> Any:
-                task = train(start=start, stage_number=stage_number, stage=stage, seed=seed, **common)
+            def trained(name: str, start: Any, stage_number: int, stage: Any, seed: Any, attempt: Any = 0) -> Any:
+                further = {"stage_number": stage_number, "stage": stage, "seed": seed, "attempt": attempt}
+                task = train(start=start, **further, **common)
                 return on_gpu(task, name).outputs
 
             first = on_gpu(
@@ -122,26 +138,28 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
             third = trained("Stage 3: backbone", second["model"], 3, stage3, seed_backbone)
             backbone = third["model"]
 
-            with dsl.ParallelFor(seeds_a, parallelism=share_a) as seed:
-                a = trained("Set A: stage 4", backbone, 4, stage4, seed)
+            with dsl.ParallelFor(set_a, parallelism=share_a) as item:
+                a = trained("Set A: stage 4", backbone, 4, stage4, item.seed, item.attempt)
 
-            with dsl.ParallelFor(variants, parallelism=share) as variant:
+            with dsl.ParallelFor(set_b, parallelism=share) as item:
                 inserted = on_cpu(
-                    insert_lhc(model=backbone, variant=variant, seed=seed_b, code=step_digest("insert")),
+                    insert_lhc(model=backbone, variant=item.variant, seed=seed_b, code=step_digest("insert")),
                     "Set B: insert LHC",
                 ).outputs["inserted"]
-                b = trained("Set B: stage 4", inserted, 4, stage4, seed_b)
+                b = trained("Set B: stage 4", inserted, 4, stage4, seed_b, item.attempt)
 
             rule = {"loss_factor": loss_factor, "minimum": minimum, "code": step_digest("select")}
             best = on_cpu(
-                best_of_b(facts=dsl.Collected(b["facts"]), start=third["facts"], variants=variants, **rule),
+                best_of_b(facts=dsl.Collected(b["facts"]), start=third["facts"], variants=set_b, **rule),
                 "Set B: best variant",
             ).outputs["best"]
 
-            with dsl.ParallelFor(seeds_c, parallelism=share) as seed:
+            with dsl.ParallelFor(set_c, parallelism=share) as item:
                 inserting = common | {"code": step_digest("train-inserted")}
                 c = on_gpu(
-                    train_best(backbone=backbone, best=best, stage=stage4, seed=seed, **inserting),
+                    train_best(
+                        backbone=backbone, best=best, stage=stage4, seed=item.seed, attempt=item.attempt, **inserting
+                    ),
                     "Set C: insert LHC, stage 4",
                 ).outputs
 
@@ -164,6 +182,7 @@ def build(config: Config, cluster: Cluster, execution: str = "") -> Any:
                     selection=selection,
                     trainval=trainval,
                     settings=lhc_net_c,
+                    attempt=lhc_net_c_attempt,
                     context=context,
                     code=step_digest("control"),
                 ),

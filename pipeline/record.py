@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from lhcnet.errors import LhcnetError
+from lhcnet.tracking.lost import lost_trainings
 from lhcnet.tracking.reconcile import close_execution
 from lhcnet.tracking.target import URI_VARIABLE
 from pipeline.backend import Backend
@@ -48,3 +50,29 @@ def close_record(backend: Backend, run: Run) -> list[str]:
         *(f"  {step}: was still open, closed as KILLED" for step in closed.killed),
         *(f"  {step}: from Kubeflow's cache, entered" for step in closed.cached),
     ]
+
+
+def lost_in_earlier_runs(execution: str, say: Callable[[str], None]) -> dict[str, int]:
+    """Trainings that ended early in earlier runs of an execution, and so are in Kubeflow's cache without weights.
+
+    Args:
+        execution: its name, without a run's id.
+        say: is called with a line about each, or about why they are not known.
+
+    Returns:
+        Id of the model -> number of runs; none if MLflow cannot be asked.
+    """
+    if not os.environ.get(URI_VARIABLE):
+        say(
+            f"warning: {URI_VARIABLE} is not set: trainings that ended early in earlier runs come from Kubeflow's "
+            "cache as they are; with the address of MLflow as this machine reaches it, they are trained again"
+        )
+        return {}
+    try:
+        lost = lost_trainings(execution)
+    except LhcnetError as error:
+        say(f"warning: trainings that ended early in earlier runs come from Kubeflow's cache as they are: {error}")
+        return {}
+    for id_, times in lost.items():
+        say(f"{id_}: ended early in {times} earlier run{'s' * (times > 1)}: not taken from Kubeflow's cache")
+    return lost

@@ -24,6 +24,7 @@ _PLACEHOLDER = re.compile(
     r"\{\{\$\.pipeline_(job_(name|resource_name|uuid|create_time_utc|schedule_time_utc)|"
     r"task_(name|uuid))\}\}"
 )
+_FIELD = re.compile(r'parseJson\(string_value\)\["(\w+)"\]')  # kfp's form of `item.name`
 _EXPANDED = re.compile(r"(?<!\$)\$\([A-Za-z_][A-Za-z0-9_]*\)")  # Kubernetes puts the value of a variable there
 _WORKSPACE = "/kfp-workspace"  # a task with this text among its parameters gets a volume that does not exist
 _MAX_ARGUMENT = 120_000  # bytes: all parameters of a task are one argument of its command, at most 128 KiB on Linux
@@ -124,7 +125,7 @@ def _dag(group: str, component: Node, components: Node, values: Node) -> Iterato
                 yield f"{where}: dependentTask {before} is no task of {group}"
         inputs = task.get("inputs", {}).get("parameters", {})
         known = {key: value_of(source, values) for key, source in inputs.items()}
-        yield from _loop(name, where, task, inner, known)
+        yield from _loop(name, where, task, inner, components, known)
         yield from _task_parameters(where, task, inner, component, refs)
         yield from _task_artifacts(where, task, inner, component, refs)
         if (size := len(json.dumps(known))) > _MAX_ARGUMENT:
@@ -135,7 +136,7 @@ def _dag(group: str, component: Node, components: Node, values: Node) -> Iterato
         yield f"{group}: {problem}"
 
 
-def _loop(name: str, where: str, task: Node, inner: Node, known: Node) -> Iterator[str]:
+def _loop(name: str, where: str, task: Node, inner: Node, components: Node, known: Node) -> Iterator[str]:
     if "artifactIterator" in task:
         yield f"{where}: loops over artifacts, which no back end can do"
     if "parameterIterator" not in task:
@@ -158,6 +159,23 @@ def _loop(name: str, where: str, task: Node, inner: Node, known: Node) -> Iterat
         yield f"{where}: loop over an empty list: the tasks that collect its outputs would fail"
     for value in values or []:
         yield from _literal(f"{where}: item of {source}", value, types.get(item, {}).get("parameterType", ""))
+        if isinstance(value, dict):
+            yield from _fields(where, item, value, inner, components)
+
+
+def _fields(where: str, item: str, value: Mapping[str, object], group: Node, components: Node) -> Iterator[str]:
+    """Problems of the fields of a loop's item that the tasks in the loop take."""
+    for name, task in group.get("dag", {}).get("tasks", {}).items():
+        wanted = _parameters(components.get(task.get("componentRef", {}).get("name")) or {})
+        for parameter, source in task.get("inputs", {}).get("parameters", {}).items():
+            selected = _FIELD.fullmatch(source.get("parameterExpressionSelector", ""))
+            if selected is None or source.get("componentInputParameter") != item:
+                continue
+            if selected[1] not in value:
+                yield f"{where}: item of the loop has no {selected[1]!r}, which task {name} takes"
+                continue
+            expected = wanted.get(parameter, {}).get("parameterType", "")
+            yield from _literal(f"{where}: {selected[1]!r} of an item", value[selected[1]], expected)
 
 
 def _task_parameters(where: str, task: Node, inner: Node, outer: Node, refs: Node) -> Iterator[str]:

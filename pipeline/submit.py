@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ def prepare_runs(
     name: str = "",
     standalone: bool = False,
     cache: bool = True,
+    lost: Callable[[str], Mapping[str, int]] = lambda _: {},
 ) -> list[Submission]:
     """Check and compile runs. The runs of a sweep get the same tag, so that MLflow can show them side by side.
 
@@ -99,6 +100,7 @@ def prepare_runs(
         name: of the run; "" takes the name of the execution.
         standalone: the stand-alone pipeline instead of sets A, B and C.
         cache: whether tasks may take their outputs from Kubeflow's cache.
+        lost: from the name of an execution, the trainings that ended early in earlier runs of it; `build` says more.
 
     Raises:
         LhcnetError: the cluster cannot reach the source, the tasks would find no MLflow, or `version_of` fails.
@@ -112,11 +114,12 @@ def prepare_runs(
         tags = {SWEEP: sweep, SWEEP_VALUES: changes} if changes else {}
         tagged = cluster.model_copy(update={"env": {**cluster.env, **tags}})
         resolved = with_source(config, source)
-        text, spec = _compiled(resolved, tagged, standalone=standalone, cache=cache)
+        execution = execution_name(resolved)
+        earlier = lost(execution) if cache and not standalone else {}
+        text, spec = _compiled(resolved, tagged, lost=earlier, standalone=standalone, cache=cache)
         known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
         arguments = {"source": source, "source_version": version}
         info = spec["pipelineInfo"]
-        execution = execution_name(resolved)
         prepared.append(
             Submission(
                 name=" ".join(filter(None, [name or execution, changes]))[:200],
@@ -210,12 +213,14 @@ def _version(backend: Backend, pipeline: str, submission: Submission, say: Calla
     )
 
 
-def _compiled(config: Config, cluster: Cluster, *, standalone: bool, cache: bool) -> tuple[str, dict[str, Any]]:
+def _compiled(
+    config: Config, cluster: Cluster, *, lost: Mapping[str, int], standalone: bool, cache: bool
+) -> tuple[str, dict[str, Any]]:
     """(text, specification) of the pipeline. Without cache, the tasks inside loops do not use it either.
 
     The text is JSON, which is YAML too, and is written much faster.
     """
-    pipeline = build_pipeline(config, cluster, standalone=standalone)
+    pipeline = build_pipeline(config, cluster, lost=lost, standalone=standalone)
     # protobuf's maps have another order in every process
     spec, platform = (
         json.loads(json_format.MessageToJson(message, sort_keys=True))

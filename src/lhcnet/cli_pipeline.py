@@ -5,6 +5,7 @@ kfp is imported when one of them runs.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -162,13 +163,22 @@ def submit(
     """
     config = _config(params, profile, change)
     from pipeline.cluster import back_end_needed
+    from pipeline.record import lost_in_earlier_runs
     from pipeline.submit import prepare_runs, submit_runs
     from pipeline.sweep import sweep_of
     from pipeline.watch import wait_for_run
 
     runs = sweep_of(config, sweep or [])
     settings, uri = _cluster(cluster), source or config.data.source
-    prepared = prepare_runs(runs, settings, uri, name=name, standalone=standalone, cache=not no_cache)
+    prepared = prepare_runs(
+        runs,
+        settings,
+        uri,
+        name=name,
+        standalone=standalone,
+        cache=not no_cache,
+        lost=partial(lost_in_earlier_runs, say=_note),
+    )
     backend = open_backend(host, namespace, token_file, ca_bundle)
     if warning := backend.check(back_end_needed(settings)):
         _note(f"warning: {warning}")

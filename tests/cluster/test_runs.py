@@ -146,6 +146,11 @@ def test_a_seed_that_dies_for_good_fails_only_itself(with_pods: RealCluster, dem
     assert (lost.info.status, lost.data.tags["status"]) == ("FAILED", "crashed")
     assert record.parent.info.status == "FINISHED"
     assert record.steps["train/A/seed-0"].data.tags["cached"] == "true"
+    again = cluster.submit(*changes(f"seeds.a=[{new}, 0]"))  # the lost training alone is repeated
+    assert cluster.wait_for_task(again, SET_A, ["SUCCEEDED", "CACHED"]).state == "SUCCEEDED"
+    assert cluster.lhcnet("wait", again).returncode == 0
+    assert cluster.tasks(again)[SET_A.replace("[0]", "[1]")].state == "CACHED"
+    assert cluster.record(again).steps[f"train/A/seed-{new}"].data.tags["status"] == "trained"
 
 
 def test_mlflow_away_and_back_loses_no_record(with_pods: RealCluster) -> None:

@@ -201,14 +201,14 @@ def test_best_of_b(artifacts: Artifacts, direct: Path, one_seed: Config, started
         "best": best,
     }
     variants = {name: one_seed.variant(name).to_dict() for name in one_seed.variants}
-    function("best_of_b")(variants=list(variants.values()), **settings)
+    function("best_of_b")(variants=[{"variant": v, "attempt": 0} for v in variants.values()], **settings)
     assert Path(selection.path).read_bytes() == (direct / "best_of_b.json").read_bytes()
     assert json.loads(Path(best.path).read_text()) == variants.pop(
         read_selection(direct / "best_of_b.json").chosen_variant
     )
     assert_started(started)
     with pytest.raises(LhcnetError, match="there is no variant"):
-        function("best_of_b")(variants=list(variants.values()), **settings)
+        function("best_of_b")(variants=[{"variant": v, "attempt": 0} for v in variants.values()], **settings)
 
 
 def test_select(artifacts: Artifacts, direct: Path, one_seed: Config, started: Started) -> None:

@@ -24,6 +24,8 @@ HELPERS = {
     "model_metrics",
     "start_task",
     "supervised",
+    "hand_over_journals",
+    "take_over_journals",
     "task_settings",
 }
 STEPS = (set(steps.__all__) - HELPERS) | {"train_inserted"}  # two steps in one task, of `steps.supervised` alone

@@ -19,6 +19,7 @@ from lhcnet.steps.register import register
 from lhcnet.steps.select import select
 from lhcnet.steps.task import execution_name_of_task, final_status, model_metadata, model_metrics, start_task
 from lhcnet.steps.train import train_backbone, train_stage, train_standalone
+from lhcnet.tracking.handover import hand_over_journals, take_over_journals
 
 __all__ = [
     "RunContext",
@@ -32,6 +33,7 @@ __all__ = [
     "execution_name_of_task",
     "final_status",
     "finish",
+    "hand_over_journals",
     "insert_lhc",
     "model_metadata",
     "model_metrics",
@@ -40,6 +42,7 @@ __all__ = [
     "select",
     "start_task",
     "supervised",
+    "take_over_journals",
     "task_settings",
     "train_backbone",
     "train_stage",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 UNKNOWN = "UNKNOWN"
-_ENDED_EARLY = ("crashed", "out of memory", "time limit")  # tag `status` of a training
+ENDED_EARLY = ("crashed", "out of memory", "time limit")  # tag `status` of a training
 _KILLED = ("CANCELED", "CANCELLED", "CANCELING", "KILLED", "TERMINATED")  # of Kubeflow's API, MLflow, people
 FAILED_TASK, ERROR, NOTE = "failed_task", "error", "mlflow.note.content"
 _LONGEST = 4000  # characters of a tag
@@ -93,7 +93,7 @@ def close_execution(
     status, now = mlflow_status(status), int(time.time() * 1000)
     with mlflow_errors(default_uri()):
         client, experiment = open_client()
-        runs = _search(client, experiment, f"tags.`{RUN_TAG}` = '{kubeflow_run}'")
+        runs = search_all(client, experiment, f"tags.`{RUN_TAG}` = '{kubeflow_run}'")
         parents = [run for run in runs if PARENT_TAG not in run.data.tags]
         if not parents and status == "FINISHED" and execution:
             parents = _all_from_cache(client, experiment, execution, kubeflow_run, now)
@@ -120,13 +120,13 @@ def _true_status(parent: Run, status: str) -> str:
 
 def _failed_steps(client: MlflowClient, experiment: str, parent: Run) -> str:
     """Names of the steps that failed or never ended, apart from trainings that ended early and stopped nothing."""
-    runs = [run for run in _steps(client, experiment, parent) if run.data.tags.get("status") not in _ENDED_EARLY]
+    runs = [run for run in _steps(client, experiment, parent) if run.data.tags.get("status") not in ENDED_EARLY]
     return ", ".join(sorted(_name(run) for run in runs if run.info.status in ("FAILED", "KILLED", "RUNNING")))
 
 
 def _kill_open_steps(client: MlflowClient, experiment: str, parent: Run, now: int) -> list[str]:
     """Close the steps of an execution that are still RUNNING; returns their names."""
-    steps = _search(
+    steps = search_all(
         client, experiment, f"tags.`{PARENT_TAG}` = '{parent.info.run_id}' and attributes.status = 'RUNNING'"
     )
     for run in steps:
@@ -205,13 +205,13 @@ def _describe(
 
 def _last_finished(client: MlflowClient, experiment: str, condition: str, other_than: str) -> Run | None:
     """The execution that finished last, apart from one."""
-    found = _search(client, experiment, f"{condition} and attributes.status = 'FINISHED'")
+    found = search_all(client, experiment, f"{condition} and attributes.status = 'FINISHED'")
     return next((run for run in reversed(found) if run.info.run_id != other_than), None)
 
 
 def _steps(client: MlflowClient, experiment: str, parent: Run) -> Iterable[Run]:
     """The runs of an execution's steps, without attempts that were continued."""
-    found = _search(client, experiment, f"tags.`{PARENT_TAG}` = '{parent.info.run_id}'")
+    found = search_all(client, experiment, f"tags.`{PARENT_TAG}` = '{parent.info.run_id}'")
     return [run for run in found if CONTINUED not in run.data.tags]
 
 
@@ -223,7 +223,7 @@ def _name(run: Run) -> str:
     return str(run.data.tags.get(NAME_TAG, run.info.run_id))
 
 
-def _search(client: MlflowClient, experiment: str, condition: str) -> list[Run]:
+def search_all(client: MlflowClient, experiment: str, condition: str) -> list[Run]:
     """All runs that meet a condition, the oldest first."""
     order, token = ["attributes.start_time ASC"], None
     found: list[Run] = []

@@ -53,15 +53,14 @@ Documents = tuple[dict[str, Any], dict[str, Any]]
 
 
 def loop_over_seeds(ir: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A loop over integers: the definition of its item, and its component."""
+    """A loop over seeds: the definition of its item, and its component."""
     for group in (ir["root"], *ir["components"].values()):
         for task in group.get("dag", {}).get("tasks", {}).values():
             if "parameterIterator" in task:
                 component = ir["components"][task["componentRef"]["name"]]
                 item = component["inputDefinitions"]["parameters"][task["parameterIterator"]["itemInput"]]
-                if item["parameterType"] == "NUMBER_INTEGER":
-                    return item, component
-    raise AssertionError("no loop over integers")
+                return item, component
+    raise AssertionError("no loop")
 
 
 def item_is_text(ir: Any, _: Any) -> None:
@@ -169,8 +168,8 @@ def output_of_no_task(ir: Any, _: Any) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (item_is_text, "gets STRING; expected NUMBER_INTEGER"),
-        (item_is_text, "0.0 is not of the type STRING"),
+        (item_is_text, "parameter seed is a field of STRING; expected STRUCT"),
+        (item_is_text, "item of pipelinechannel--set_a: {'attempt'"),
         (named_loop, "the loop is named 'set-a'"),
         (list_into_a_group, "is a list, of which only one artifact would enter the group"),
         (unknown_component, "'comp-nothing' names no component"),
@@ -193,8 +192,10 @@ def output_of_no_task(ir: Any, _: Any) -> None:
         (default("seed_b", 0.5), "0.5 is no integer"),
         (default("seed_b", 2**53 + 2), "is not exact as a double"),
         (default("seed_b", True), "True is not of the type NUMBER_INTEGER"),
-        (default("seeds_a", []), "loop over an empty list"),
-        (default("seeds_a", [1, "2"]), "item of pipelinechannel--seeds_a: '2' is not of the type NUMBER_INTEGER"),
+        (default("set_a", []), "loop over an empty list"),
+        (default("set_a", [1]), "item of pipelinechannel--set_a: 1 is not of the type STRUCT"),
+        (default("set_a", [{"seed": "2", "attempt": 0}]), "'seed' of an item: '2' is not of the type NUMBER_INTEGER"),
+        (default("set_c", [{"seed": 2}]), "item of the loop has no 'attempt', which task train-best takes"),
         (default("context", {"text": "x" * 130_000}), "expected at most 120,000"),
         (environment("$(HOME)/x"), "'$(HOME)/x' would be changed"),
         (environment("{{workflow.name}}"), "would be changed"),

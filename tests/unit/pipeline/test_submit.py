@@ -75,6 +75,31 @@ def test_what_is_uploaded_is_the_compiled_pipeline(prepared: Submission, tmp_pat
     assert set(prepared.parameters) <= {"source", "source_version"}
 
 
+def test_lost_trainings_get_another_key_of_the_cache(prepared: Submission) -> None:
+    """Their tasks succeeded. All other items stay as they are, and so do their keys."""
+    lost = {"A/seed-0": 1, "B/table2_small": 2, "C/table2_small/seed-1": 3, "LHC-NetC/B/table2_small": 1}
+    names: list[str] = []
+
+    def ask(execution: str) -> dict[str, int]:
+        names.append(execution)
+        return lost
+
+    (again,) = prepare_runs([("", profile("demo"))], MLFLOW, SOURCE, lost=ask)
+    assert names == [prepared.execution]
+    first, second = (documents(run.text)[0]["root"]["inputDefinitions"]["parameters"] for run in (prepared, again))
+    attempts = {
+        name: [int(item["attempt"]) for item in second[name]["defaultValue"]] for name in ("set_a", "set_b", "set_c")
+    }
+    seeds_c = [int(item["seed"]) for item in second["set_c"]["defaultValue"]]
+    assert attempts["set_a"] == [1, 0]
+    assert attempts["set_b"][list(profile("demo").variants).index("table2_small")] == 2
+    assert dict(zip(seeds_c, attempts["set_c"], strict=True))[1] == 3
+    assert (sum(attempts["set_b"]), sum(attempts["set_c"])) == (2, 3)
+    assert second["lhc_net_c_attempt"]["defaultValue"] == 1
+    same = first.keys() - {"set_a", "set_b", "set_c", "lhc_net_c_attempt"}
+    assert {name: first[name] for name in same} == {name: second[name] for name in same}
+
+
 def test_no_cache_reaches_the_tasks_inside_loops(prepared: Submission) -> None:
     (fresh,) = prepare_runs([("", profile("demo"))], MLFLOW, SOURCE, cache=False)
     without = [task.get("cachingOptions") for task in tasks_of(documents(fresh.text)[0])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
 from lhcnet.tracking.delivery import deliver
 from lhcnet.tracking.folder import pending_journals
+from lhcnet.tracking.handover import hand_over_journals, take_over_journals
 from lhcnet.tracking.journal import Execution, journal_root, journaled
+from lhcnet.tracking.lost import lost_trainings
 from lhcnet.tracking.mlflow_runs import KEY
 from lhcnet.tracking.reconcile import close_execution, mlflow_status
 from lhcnet.tracking.replay import replay
@@ -316,3 +319,55 @@ def test_trainings_that_a_select_did_not_use_are_not_of_this_run(in_pod: Callabl
     one_step("select/A", epochs=0)  # it ran here, with other seeds
     steps.finish("SUCCEEDED")
     assert set(steps_of(OTHER_RUN)) == {"", "/prepare", "/select/A"}
+
+
+def test_trainings_that_ended_early_are_counted_once_a_run(in_pod: Callable[..., None]) -> None:
+    """Not those of other settings, nor those that were repeated in the same run, nor those that only diverged."""
+    one_step(status="crashed")
+    one_step("train/B/wide", status="diverged")
+    one_step("train/C/wide/seed-1", status="time limit")
+    in_pod(OTHER_RUN)
+    one_step(status="out of memory")
+    assert lost_trainings("demo-1234") == {"A/seed-0": 2, "C/wide/seed-1": 1}
+    assert lost_trainings("demo-123") == lost_trainings("paper-1234") == {}
+
+
+def test_a_training_that_was_repeated_in_its_run_is_not_lost(in_pod: Callable[..., None]) -> None:
+    kill_a_step()
+    one_step(status="trained")
+    assert lost_trainings("demo-1234") == {}
+
+
+def test_a_journal_leaves_its_pod_with_the_facts(
+    in_pod: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow was away until the end of the training, and no volume keeps the journal."""
+    monkeypatch.setenv("LHCNET_JOURNAL", str(tmp_path / "first-pod"))
+    with journaled(Execution(steps.execution_name_of_task(), DATA), STEP, tags={"set": "A"}) as run:
+        run.metrics({"val_accuracy": 0.5}, step=0)
+    hand_over_journals(tmp_path / "facts")
+    shutil.rmtree(tmp_path / "first-pod")
+    assert all_runs() == []
+
+    in_pod(pod="pod-2")
+    monkeypatch.setenv("LHCNET_JOURNAL", str(tmp_path / "second-pod"))
+    for _ in range(2):  # two steps read these facts
+        take_over_journals([tmp_path / "facts", tmp_path / "no facts"])
+        one_step("select/ABC")
+        (trained,) = [run for run in all_runs() if run.data.tags[KEY].endswith(STEP)]
+        assert (trained.info.status, trained.data.metrics) == ("FINISHED", {"val_accuracy": 0.5})
+        assert pending_journals(journal_root()) == []
+
+
+def test_only_the_ended_steps_of_this_pod_hand_their_journals_over(in_pod: Callable[..., None], tmp_path: Path) -> None:
+    execution = Execution(steps.execution_name_of_task(), DATA)
+    with journaled(execution, STEP, tags={}):
+        pass
+    in_pod(pod="pod-2")
+    with journaled(execution, "train/A/seed-1", tags={}):
+        hand_over_journals(tmp_path / "facts")
+    assert not (tmp_path / "facts").exists()
+    hand_over_journals(tmp_path / "facts")
+    assert [folder.name.split("-")[-4:-1] for folder in (tmp_path / "facts" / "journal").iterdir()] == [
+        ["A", "seed", "1"]
+    ]
