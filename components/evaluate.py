@@ -55,5 +55,6 @@ def evaluate(
         chosen=Path(chosen.path),
     )
     chosen.metadata.update(display_name=report.chosen, id=report.chosen)
-    metrics.metadata.update(report.chosen_model().accuracies())
+    scored = report.chosen_model()
+    metrics.metadata.update({"val/accuracy": scored.validation.accuracy} | steps.score_metrics(scored.accuracies()))
     confusion.log_confusion_matrix(*steps.confusion_matrix(Path(scores.path)))

@@ -19,6 +19,7 @@ from lhcnet.io.yaml import read_yaml
 MINIMUM_BACK_END = (2, 14)  # older ones hand only the first artifact of a list to a task
 CHECKPOINTS, SCRATCH = "/checkpoints", "/scratch"
 EXECUTION_VARIABLE, RUN_VARIABLE, TIME_LIMIT_VARIABLE = "LHCNET_EXECUTION", "LHCNET_KUBEFLOW_RUN", "LHCNET_TIME_LIMIT"
+IMAGE_VARIABLE = "LHCNET_IMAGE"
 RUN_LABEL = "metadata.labels['pipeline/runid']"
 _MARGIN = 3600  # seconds for moving models and writing the record, beside the training
 _MAX_YAML = 1 << 20  # bytes
@@ -158,7 +159,7 @@ class Cluster(FrozenModel):
     @field_validator("env")
     @classmethod
     def _variables_of_the_pipeline(cls, env: dict[str, str]) -> dict[str, str]:
-        for name in (EXECUTION_VARIABLE, RUN_VARIABLE, TIME_LIMIT_VARIABLE):
+        for name in (EXECUTION_VARIABLE, RUN_VARIABLE, TIME_LIMIT_VARIABLE, IMAGE_VARIABLE):
             if name in env:
                 raise ValueError(f"{name} is set by the pipeline itself; remove it")
         return env
@@ -290,7 +291,7 @@ def _writable_folders(task: dsl.PipelineTask, cluster: Cluster) -> dict[str, str
     """Mount the volumes of a task. The root file system may be read-only, so all that is written lies on them.
 
     Returns:
-        the environment variables that name them.
+        the environment variables that name them, and the image.
     """
     kubernetes.empty_dir_mount(task, "scratch", SCRATCH)
     root = SCRATCH
@@ -302,6 +303,7 @@ def _writable_folders(task: dsl.PipelineTask, cluster: Cluster) -> dict[str, str
         "TMPDIR": SCRATCH,  # kfp's command calls mktemp before anything could make a folder
         "LHCNET_CHECKPOINTS": CHECKPOINTS if cluster.checkpoints else f"{SCRATCH}/checkpoints",
         "LHCNET_JOURNAL": f"{root}/journal",
+        IMAGE_VARIABLE: cluster.image,  # for the record
     }
 
 

@@ -15,7 +15,7 @@ from lhcnet.profiles import profile
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2 * LONG)]
 
 STAGE1 = "train-backbone"
-STAGE1_RUN = "train/backbone/stage1"
+STAGE1_RUN = "backbone stage 1"
 SET_A = "for-loop-2[0]/train-3"  # training of the first seed of set A
 
 
@@ -38,14 +38,14 @@ def test_the_demo_from_submission_to_registry(cluster: RealCluster, demo: str) -
     assert set(record.statuses().values()) == {"FINISHED"}
     config = profile("demo")
     for name in (
-        *("prepare", "select/B", "select/ABC", "evaluate", "analyse", "compare", "register"),
-        *(STAGE1_RUN, "train/backbone/stage3"),
-        *(f"train/A/seed-{seed}" for seed in config.seeds.a),
-        *(f"train/B/{variant}" for variant in config.variants),
+        *("prepare", "select B", "select ABC", "evaluate", "analyse", "compare", "register"),
+        *(STAGE1_RUN, "backbone stage 3"),
+        *(f"A seed {seed}" for seed in config.seeds.a),
+        *(f"B {variant}" for variant in config.variants),
     ):
         assert name in record.steps
-    assert len([name for name in record.steps if name.startswith("train/C/")]) == len(config.seeds.c)
-    assert record.parent.data.metrics["test_accuracy"] > 1 / 7
+    assert len([name for name in record.steps if name.startswith("C ")]) == len(config.seeds.c)
+    assert record.parent.data.metrics["chosen/test_accuracy"] > 1 / 7
     champion = cluster.mlflow.get_model_version_by_alias(config.registry.model, "champion")
     assert champion.run_id == record.steps["register"].info.run_id
 
@@ -68,7 +68,7 @@ def test_a_pod_deleted_in_mid_training_resumes_in_the_next(with_pods: RealCluste
     assert (dead.info.status, last.info.status) == ("KILLED", "FINISHED")
     assert last.data.tags["continues"] == dead.info.run_id
     assert dead.data.tags["continued_by"] == last.info.run_id
-    assert cluster.points(last, "val_accuracy") == list(range(len(cluster.points(last, "val_accuracy"))))
+    assert cluster.points(last, "epoch/val_accuracy") == list(range(len(cluster.points(last, "epoch/val_accuracy"))))
     cluster.end(run_id)
 
 
@@ -88,8 +88,8 @@ def test_a_second_submission_takes_all_from_the_cache_and_has_a_record_of_its_ow
         if name != "register":
             assert run.data.tags["cached"] == "true"
             assert run.data.tags["original_run"] == first.steps[name].info.run_id
-    name = "train/A/seed-0"
-    assert second.steps[name].data.metrics["val_accuracy"] == first.steps[name].data.metrics["val_accuracy"]
+    name = "A seed 0"
+    assert second.steps[name].data.metrics["epoch/val_accuracy"] == first.steps[name].data.metrics["epoch/val_accuracy"]
 
 
 def test_two_runs_at_once_with_the_same_settings_have_two_records(cluster: RealCluster) -> None:
@@ -102,7 +102,7 @@ def test_two_runs_at_once_with_the_same_settings_have_two_records(cluster: RealC
     for record in records:
         assert record.parent.info.status == "RUNNING"
         assert record.steps[STAGE1_RUN].info.status == "FINISHED"
-        assert cluster.points(record.steps[STAGE1_RUN], "val_accuracy") == [0, 1, 2, 3, 4]  # 0: before the first
+        assert cluster.points(record.steps[STAGE1_RUN], "epoch/val_accuracy") == [0, 1, 2, 3, 4]  # 0: before the first
     for run_id in runs:
         cluster.end(run_id)
 
@@ -142,15 +142,15 @@ def test_a_seed_that_dies_for_good_fails_only_itself(with_pods: RealCluster, dem
     assert f"A/seed-{new}: crashed (its process ended with signal SIGKILL); it has no weights" in log
     assert f"1 of 6 models are missing: A/seed-{new}" in " ".join(cluster.log(run_id, "select").split())
     record = cluster.record(run_id)
-    lost = record.steps[f"train/A/seed-{new}"]
+    lost = record.steps[f"A seed {new}"]
     assert (lost.info.status, lost.data.tags["status"]) == ("FAILED", "crashed")
     assert record.parent.info.status == "FINISHED"
-    assert record.steps["train/A/seed-0"].data.tags["cached"] == "true"
+    assert record.steps["A seed 0"].data.tags["cached"] == "true"
     again = cluster.submit(*changes(f"seeds.a=[{new}, 0]"))  # the lost training alone is repeated
     assert cluster.wait_for_task(again, SET_A, ["SUCCEEDED", "CACHED"]).state == "SUCCEEDED"
     assert cluster.lhcnet("wait", again).returncode == 0
     assert cluster.tasks(again)[SET_A.replace("[0]", "[1]")].state == "CACHED"
-    assert cluster.record(again).steps[f"train/A/seed-{new}"].data.tags["status"] == "trained"
+    assert cluster.record(again).steps[f"A seed {new}"].data.tags["status"] == "trained"
 
 
 def test_mlflow_away_and_back_loses_no_record(with_pods: RealCluster) -> None:
@@ -169,7 +169,7 @@ def test_mlflow_away_and_back_loses_no_record(with_pods: RealCluster) -> None:
     cluster.wait_for_task(run_id, "train", ["SUCCEEDED"])  # stage 2 brings what stage 1 could not write
     record = cluster.record(run_id)
     assert record.steps[STAGE1_RUN].info.status == "FINISHED"
-    assert cluster.points(record.steps[STAGE1_RUN], "val_accuracy") == list(range(epochs + 1))
+    assert cluster.points(record.steps[STAGE1_RUN], "epoch/val_accuracy") == list(range(epochs + 1))
     cluster.end(run_id)
 
 

@@ -105,7 +105,7 @@ def test_train_backbone(artifacts: Artifacts, direct: Path, one_seed: Config, st
     )
     assert_same_files(Path(model.path), direct / "backbone" / "stage1")
     assert (model.metadata["id"], model.metadata["status"]) == ("backbone/stage1", "trained")
-    assert metrics.metadata["val_accuracy"] == open_model(Path(model.path)).metrics.val_accuracy
+    assert metrics.metadata["val/accuracy"] == open_model(Path(model.path)).metrics.val_accuracy
     assert_facts(facts, model)
     assert_started(started)
 
@@ -127,7 +127,7 @@ def test_train(artifacts: Artifacts, direct: Path, one_seed: Config, started: St
     )
     assert_same_files(Path(model.path), direct / "c" / "seed-1")
     assert model.metadata["id"] == open_model(direct / "c" / "seed-1").id
-    assert metrics.metadata["val_accuracy"] == open_model(Path(model.path)).metrics.val_accuracy
+    assert metrics.metadata["val/accuracy"] == open_model(Path(model.path)).metrics.val_accuracy
     assert_facts(facts, model)
     assert_started(started)
 
@@ -274,7 +274,7 @@ def test_evaluate(artifacts: Artifacts, direct: Path, one_seed: Config, started:
     )
     written = Path(scores.path) / "evaluation.json"
     assert written.read_bytes() == (direct / "evaluation" / "evaluation.json").read_bytes()
-    accuracy = metrics.metadata["test_accuracy"]
+    accuracy = metrics.metadata["test/accuracy"]
     assert 0 < accuracy < 1
     assert_same_files(Path(chosen.path), direct / "chosen")
     assert chosen.metadata["id"] == open_model(direct / "chosen").id

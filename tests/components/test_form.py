@@ -22,6 +22,7 @@ HELPERS = {
     "final_status",
     "model_metadata",
     "model_metrics",
+    "score_metrics",
     "start_task",
     "supervised",
     "hand_over_journals",

@@ -32,7 +32,7 @@ def test_dvc_leaves_one_execution_in_the_record(dvc_project: Path, environment: 
     runs = client.search_runs([client.get_experiment_by_name("lhcnet").experiment_id])
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert [run.info.status for run in parents] == ["FINISHED"]
-    assert {"analyse", "compare", "evaluate", "register", "train/A/seed-0"} <= {run.info.run_name for run in runs}
+    assert {"analyse", "compare", "evaluate", "register", "A seed 0"} <= {run.info.run_name for run in runs}
 
 
 def test_a_no_op_repro_runs_nothing(dvc_project: Path, environment: dict[str, str]) -> None:

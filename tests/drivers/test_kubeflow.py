@@ -41,21 +41,22 @@ def test_kubeflow_gives_the_metrics_of_direct_calls(
     (log,) = tmp_path.glob("runs/*/steps.log")
     assert log.read_text().splitlines()[-1].startswith("no Kubeflow run to close")
 
-    # the record: one parent, and every model a child of it with curves, tags and the verdict
+    # the record: one parent, and every model a child of it with parameters, curves, scores and the verdict
     client = mlflow.MlflowClient(environment["MLFLOW_TRACKING_URI"])
     experiment = client.get_experiment_by_name("lhcnet")
     runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert len(parents) == 1
     assert parents[0].info.status == "FINISHED"
-    assert parents[0].data.metrics["test_accuracy"] > 0
-    models = [run for run in runs if run.data.tags.get("set") in ("A", "B", "C")]
+    assert parents[0].data.metrics["chosen/test_accuracy"] > 0
+    models = [run for run in runs if run.data.params.get("set") in ("A", "B", "C")]
     assert len(models) == 4
     for run in models:
         assert run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
-        assert {"seed", "variant", "kept", "selection", "data_digest"} <= set(run.data.tags)
-        assert "val_accuracy" in run.data.metrics
-        assert run.inputs.dataset_inputs[0].dataset.name == "FER2013"
+        assert {"kept", "reason", "data_digest"} <= set(run.data.tags)
+        assert {"seed", "variant", "training.learning_rate"} <= set(run.data.params)
+        assert {"epoch/val_accuracy", "val/accuracy", "test/accuracy"} <= set(run.data.metrics)
+        assert run.inputs.dataset_inputs[0].dataset.name == "faces, not FER2013"
     assert "confusion_matrix.png" in [f.path for f in client.list_artifacts(parents[0].info.run_id)]
     (compared,) = (run.info.run_id for run in runs if run.data.tags.get("step") == "compare")
     drawn = [f.path for f in client.list_artifacts(compared, "analyses")]

@@ -286,10 +286,10 @@ def recorded(tracking: str, saved: SavedModel) -> bool:
     client = mlflow.MlflowClient(tracking)
     experiment = client.get_experiment_by_name("lhcnet")
     (run,) = client.search_runs([experiment.experiment_id], f"tags.step = 'train/{saved.id}'")
-    epochs = client.get_metric_history(run.info.run_id, "val_accuracy")
+    epochs = client.get_metric_history(run.info.run_id, "epoch/val_accuracy")
     return (
         run.info.status == "FINISHED"
         and "record" not in run.data.tags
         and len(epochs) == len(saved.history)
-        and run.data.metrics["final_val_accuracy"] == saved.metrics.val_accuracy
+        and run.data.metrics["val/accuracy"] == saved.metrics.val_accuracy
     )

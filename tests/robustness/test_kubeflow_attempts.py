@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support.outage import EXECUTION, STEP, UNTOUCHED, Server, Step, one_epoch_written, points
+from support.outage import EXECUTION, NAME, UNTOUCHED, Server, Step, one_epoch_written, points
 
 from lhcnet import steps
 
@@ -48,8 +48,8 @@ def test_the_next_attempt_closes_the_one_whose_pod_and_disk_are_gone(
         tags = {
             (ids[id_], key): value for id_, key, value in connection.execute("select run_uuid, key, value from tags")
         }
-    assert (runs[EXECUTION], runs[STEP], runs[f"{STEP} (attempt 1)"]) == ("FINISHED", "FINISHED", "KILLED")
-    assert ids[tags[STEP, "continues"]] == f"{STEP} (attempt 1)"
-    assert tags[STEP, "attempt"] == "2"
+    assert (runs[EXECUTION], runs[NAME], runs[f"{NAME} (attempt 1)"]) == ("FINISHED", "FINISHED", "KILLED")
+    assert ids[tags[NAME, "continues"]] == f"{NAME} (attempt 1)"
+    assert tags[NAME, "attempt"] == "2"
     assert (tags[EXECUTION, "kubeflow_run"], tags[EXECUTION, "kubeflow"][:5]) == (RUN, "https")
     assert [step for _, step, _, _ in points(server.database)] == [0, 1, 2]

@@ -13,7 +13,19 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support.outage import EXECUTION, STEP, UNTOUCHED, Server, Step, entries, lacking, one_epoch_written, points, record
+from support.outage import (
+    EXECUTION,
+    NAME,
+    STEP,
+    UNTOUCHED,
+    Server,
+    Step,
+    entries,
+    lacking,
+    one_epoch_written,
+    points,
+    record,
+)
 from typer.testing import CliRunner
 
 from lhcnet.cli import app
@@ -129,7 +141,7 @@ def test_a_step_that_is_killed_is_entered_as_killed_and_its_repetition_replaces_
     with closing(sqlite3.connect(up.database)) as connection:
         states = dict(connection.execute("select name, status from runs"))
     assert sorted(states.values()) == ["FAILED", "KILLED"]
-    assert states[STEP] == "KILLED"
+    assert states[NAME] == "KILLED"
 
     again = Step(tmp_path, up.uri, LONG)
     assert again.go_to_the_end() == (UNTOUCHED, "")
@@ -161,7 +173,7 @@ def test_a_later_step_adds_to_the_run_that_an_earlier_one_still_owes(
     assert pending_journals(tmp_path) == []
     assert [p[:3] for p in points(up.database)] == [("val_accuracy", 0, 0.5)]
     with closing(sqlite3.connect(up.database)) as connection:
-        tags = dict(connection.execute("select key, value from tags join runs using (run_uuid) where name = ?", [STEP]))
+        tags = dict(connection.execute("select key, value from tags join runs using (run_uuid) where name = ?", [NAME]))
     assert tags["kept"] == "True"
     assert tags["lhcnet.journal"] == first.name
     assert "restored" not in tags
@@ -264,7 +276,7 @@ def test_half_a_line_is_not_an_entry(tracking: str, tmp_path: Path, monkeypatch:
     assert len(points(database)) == 1
     with closing(sqlite3.connect(database)) as connection:
         states = dict(connection.execute("select name, status from runs"))
-    assert states[STEP] == "KILLED"
+    assert states[NAME] == "KILLED"
 
 
 def test_the_command_says_what_it_wrote_and_what_it_could_not(

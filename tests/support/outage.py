@@ -25,6 +25,7 @@ TABLES = ("params", "tags", "metrics", "latest_metrics", "input_tags", "inputs",
 EXECUTION = "demo-dddddddd"
 STEP = "train/A/seed-0"
 OTHER = "train/backbone/stage1"
+NAME, OTHER_NAME = "A seed 0", "backbone stage 1"  # of their runs
 # A step that logs all there is to log. It prints after each epoch and goes on when it is told to; at its end it says
 # whether it loaded MLflow or spoke to anybody.
 PROGRAM = f"""
@@ -195,7 +196,7 @@ def points(database: Path) -> list[tuple[str, int, float, int]]:
         where r.name = ? and r.lifecycle_stage = 'active' order by m.key, m.step
     """
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=60)) as connection:
-        return connection.execute(query, [STEP]).fetchall()
+        return connection.execute(query, [NAME]).fetchall()
 
 
 def entries(journal: Path) -> list[dict[str, Any]]:
@@ -214,9 +215,9 @@ def lacking(database: Path, artifacts: Path) -> list[str]:
             "select d.name, i.destination_id from datasets d join inputs i on i.source_id = d.dataset_uuid"
         ).fetchall()
     names = [(name, status) for name, status, _ in runs]
-    if names != [(EXECUTION, "FINISHED"), (STEP, "FINISHED"), (OTHER, "FINISHED")]:
+    if names != [(NAME, "FINISHED"), (OTHER_NAME, "FINISHED"), (EXECUTION, "FINISHED")]:
         return [f"runs: {names}"]
-    parent, own, other = ids = [id_ for _, _, id_ in runs]
+    own, other, parent = ids = [id_ for _, _, id_ in runs]
     found = {
         "curve": [p[:3] for p in points(database)] == [("val_accuracy", n, 0.5 + n / 10) for n in range(3)],
         "parameter": [row for row in params if row[0] in ids] == [(own, "stage.epochs", "3")],

@@ -84,6 +84,21 @@ def chosen(summary: Summary) -> str:
     )
 
 
+def note(results: Results, summary: Summary, found: Statistics) -> str:
+    """What came out of an execution, in five lines of Markdown."""
+    means = [
+        f"{name}: {percent(spread.mean)} % on test, mean of {spread.n} (standard deviation {percent(spread.sd)})"
+        for name in ("A", "B ∪ C")
+        if (spread := found.spread.get(name, {}).get("test_accuracy"))
+    ]
+    compared = {one.question: sentence(*names(one), one.test) for one in main_comparisons(found) if not one.tta}
+    no = iter(found.untested)
+    counts = f"{summary.kept} of {summary.kept + summary.rejected} models kept."
+    best = not_the_best(summary) or "The chosen model is the best one on validation."
+    lines = [chosen(summary), "; ".join(means), *(compared.get(q) or next(no, "") for q in ("best", "sets"))]
+    return "\n".join(f"- {line}" for line in (*lines, f"{counts} {best}"))
+
+
 def not_the_best(summary: Summary) -> str | None:
     """Says that another model than the chosen one is the best on validation, if it is so."""
     if summary.best_on_validation == summary.chosen:

@@ -17,7 +17,14 @@ from lhcnet.steps.insert import insert_lhc
 from lhcnet.steps.prepare import prepare
 from lhcnet.steps.register import register
 from lhcnet.steps.select import select
-from lhcnet.steps.task import execution_name_of_task, final_status, model_metadata, model_metrics, start_task
+from lhcnet.steps.task import (
+    execution_name_of_task,
+    final_status,
+    model_metadata,
+    model_metrics,
+    score_metrics,
+    start_task,
+)
 from lhcnet.steps.train import train_backbone, train_stage, train_standalone
 from lhcnet.tracking.handover import hand_over_journals, take_over_journals
 
@@ -39,6 +46,7 @@ __all__ = [
     "model_metrics",
     "prepare",
     "register",
+    "score_metrics",
     "select",
     "start_task",
     "supervised",

@@ -56,4 +56,5 @@ def analyse(
             write(Skipped(skipped=f"{saved.id} has no LHC modules"), out)
         if tracking:
             tracking.params({"analysis": analysis.to_dict(), "model": saved.id})
+            tracking.parent().params({"analysis": analysis.to_dict()})
             tracking.file(out / MARKER)

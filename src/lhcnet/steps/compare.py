@@ -13,7 +13,9 @@ from lhcnet.io.files import write_json
 from lhcnet.protocol.results import Results, Summary, summarise
 from lhcnet.protocol.score import confusion
 from lhcnet.steps.outputs import REPORT_FOLDER, check_outputs
+from lhcnet.tracking.names import summary_metrics
 from lhcnet.tracking.record import tracked
+from lhcnet.tracking.source import NOTE
 from lhcnet.tracking.timings import wall_times
 from lhcnet.versioned import read_versioned
 
@@ -54,7 +56,7 @@ def compare(
     from lhcnet.report.plots import confusion_matrix
     from lhcnet.report.protocol_chapter import official
     from lhcnet.report.tables import all_tables, write_tables
-    from lhcnet.report.wording import chosen
+    from lhcnet.report.wording import chosen, note
 
     check_outputs((out, REPORT_FOLDER), inputs=[selection, evaluation, data_report, analysis], execution=execution)
     results = Results.read(selection, evaluation)
@@ -98,6 +100,7 @@ def compare(
             parent = run.parent()
             counts = confusion(results.predictions[f"{model}/test"], results.labels)
             parent.figure(confusion_matrix(counts, CLASSES), "confusion_matrix.png")
-            parent.metrics(results.evaluation.chosen_model().accuracies())
-            parent.tags({"chosen": model, "metrics_digest": found.metrics_digest})
+            parent.metrics(summary_metrics(summary, found))
+            parent.tags({"chosen": model, "metrics_digest": found.metrics_digest, NOTE: note(results, summary, found)})
+            parent.file(out / "report.html")
     return summary

@@ -16,7 +16,9 @@ from lhcnet.saved import open_model
 from lhcnet.steps.context import RunContext
 from lhcnet.steps.outputs import STANDALONE_FOLDER, check_outputs
 from lhcnet.steps.scored_splits import ScoredSplits
+from lhcnet.tracking.names import plan_params, score_metrics, standalone_metrics
 from lhcnet.tracking.record import restore, tracked
+from lhcnet.tracking.source import NOTE
 
 log = logging.getLogger("lhcnet")
 
@@ -86,8 +88,13 @@ def compare_standalone(
                     "test_accuracy": scored_model.test.accuracy,
                     "test_distinct_accuracy": scored_model.test_distinct.accuracy,
                 }
-                run.other(f"train/{scored_model.record.id}", {}).metrics(accuracies)
+                run.other(f"train/{scored_model.record.id}", {}).metrics(score_metrics(accuracies))
             for file in sorted(out.iterdir()):
                 run.file(file)
+            parent = run.parent()
+            parent.params(plan_params([model.info for model in saved]))
+            parent.metrics(standalone_metrics(report))
+            parent.tags({NOTE: "\n".join(f"- {pair_sentence(one)}" for one in report.pairs[-5:])})
+            parent.file(out / "report.html")
             run.end_parent()
     return report

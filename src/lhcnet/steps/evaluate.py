@@ -25,6 +25,7 @@ from lhcnet.steps.context import RunContext
 from lhcnet.steps.control_models import CONTROL_PREFIX, open_controlled
 from lhcnet.steps.outputs import EVALUATION_FOLDER, check_outputs
 from lhcnet.steps.scored_splits import ScoredSplits
+from lhcnet.tracking.names import score_metrics
 from lhcnet.tracking.record import restore, tracked
 
 log = logging.getLogger("lhcnet")
@@ -130,9 +131,13 @@ def evaluate(
                 writer.writerows((CLASSES[a], CLASSES[b]) for a, b in zip(labels, p.argmax(1), strict=True))
         if run:
             run.params({"evaluation": evaluation.to_dict()})
+            settings = {"evaluation": evaluation.to_dict()}
+            if controlled and (training := controlled[0].info.provenance.training):
+                settings["control"] = training.to_dict()
+            run.parent().params(settings)
             restore(list(saved.values()), run)
             for evaluated in report.models:
-                run.other(f"train/{evaluated.id}", {}).metrics(evaluated.accuracies())
+                run.other(f"train/{evaluated.id}", {}).metrics(score_metrics(evaluated.accuracies()))
     return report
 
 

@@ -14,9 +14,10 @@ from lhcnet.estimate import span, training_memory
 from lhcnet.io.preflight import output_directory, shared_folder
 from lhcnet.io.yaml import flat
 from lhcnet.runtime import memory_errors
-from lhcnet.saved import MODEL_FOLDER, Epoch, Metrics, ModelInfo, Provenance, SavedModel, open_model, save
+from lhcnet.saved import MODEL_FOLDER, Epoch, Metrics, ModelInfo, SavedModel, open_model, save
 from lhcnet.steps.context import RunContext
-from lhcnet.tracking.record import curve, final, tracked
+from lhcnet.tracking.names import curve, data_set_name, kept_metrics, training_params
+from lhcnet.tracking.record import tracked
 
 if TYPE_CHECKING:
     from lhcnet.models.resnetv2 import ResNetV2
@@ -59,13 +60,13 @@ def fit_model(
     p, size = info.provenance, info.architecture.input_size
     info = with_settings(info, stage, context)
     settings_of = "control.training" if info.architecture.control else f"stage{p.stage}"
-    with tracked(context.execution, store.digest, f"train/{p.id}", tags_of(p)) as run, memory_errors(settings_of):
+    with tracked(context.execution, store.digest, f"train/{p.id}") as run, memory_errors(settings_of):
         device = context.device()
         if run:
-            settings = {"stage": stage, "compute": context.compute, "network": info.architecture}
-            run.params({name: section.to_dict() for name, section in settings.items()} | {"seed": p.seed})
+            run.params(training_params(info))
             run.params({"threads": torch.get_num_threads()})  # compute.threads may be 0: as many as there are
-            run.dataset("FER2013", store.digest, str(store.path.absolute()), "training")
+            name = data_set_name(store.images, store.labels)
+            run.dataset(name, store.digest, str(store.path.absolute()), "training")
 
         def on_epoch(row: Epoch) -> None:
             shown = f"validation accuracy {row.val_accuracy:.4f}"
@@ -131,13 +132,13 @@ def fit_model(
         )
         save(out, model, info, metrics, result.history)
         if run:
-            run.metrics(final(metrics))
-            run.tags({"status": metrics.status, "reason": metrics.reason or "-"})
+            run.metrics(kept_metrics(metrics))
+            run.tags({"status": metrics.status} | ({"reason": metrics.reason} if metrics.reason else {}))
             run.tags(
                 {"weights": open_model(out).info.weights}
             )  # by it a run that takes the model from a cache finds this
             if info.architecture.control:
-                run.metrics({f"w{i}": w for i, w in enumerate(control_weights(model), 1)})
+                run.metrics({f"control/w{i}": w for i, w in enumerate(control_weights(model), 1)})
     log.info(
         "%s: %s, best epoch %d, validation accuracy %.4f", p.id, metrics.status, metrics.best_epoch, best.val_accuracy
     )
@@ -148,12 +149,6 @@ def with_settings(info: ModelInfo, stage: Stage, context: RunContext) -> ModelIn
     """`info` with the settings of its training."""
     settings = {"training": stage, "compute": context.compute}
     return info.model_copy(update={"provenance": info.provenance.model_copy(update=settings)})
-
-
-def tags_of(provenance: Provenance) -> dict[str, object]:
-    """Tags of the MLflow run of a training."""
-    p = provenance
-    return {"set": p.set, "stage": p.stage, "seed": p.seed, "variant": p.variant or "-"}
 
 
 def finish(checkpoint: Checkpoint | None, out: Path) -> SavedModel:

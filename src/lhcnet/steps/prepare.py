@@ -8,12 +8,15 @@ from pathlib import Path
 from lhcnet.config import Data
 from lhcnet.data import remote
 from lhcnet.data.audit import DataReport, audit
+from lhcnet.data.fer2013 import TEST
 from lhcnet.data.sources import read
 from lhcnet.data.store import STORE_FOLDER, write_stores
 from lhcnet.io.atomic import atomic_file
 from lhcnet.io.files import write_json
 from lhcnet.steps.outputs import DATA_REPORT, check_outputs
+from lhcnet.tracking.names import data_set_name
 from lhcnet.tracking.record import tracked
+from lhcnet.tracking.source import DVC_REVISION
 
 log = logging.getLogger("lhcnet")
 
@@ -64,8 +67,12 @@ def prepare(
     log.info("%s: %s, %d images, digest %s", origin["source"], faces.shape, len(faces.labels), digest[:12])
     with tracked(execution, digest, "prepare") as run:
         if run:
-            run.params({"data": data.to_dict() | origin})
-            run.metrics({f"images_{name}": sum(counts.values()) for name, counts in findings.counts.items()})
-            run.dataset("FER2013", digest, str(local.absolute()) if local else origin["source"], "training")
+            for recorded in (run, run.parent()):
+                recorded.params({"data": data.to_dict() | origin})
+                recorded.tags({DVC_REVISION: origin["dvc_rev"]} if "dvc_rev" in origin else {})
+            run.metrics({f"images/{name}": sum(counts.values()) for name, counts in findings.counts.items()})
+            known = faces.splits != TEST
+            name = data_set_name(faces.images[known], faces.labels[known])
+            run.dataset(name, digest, str(local.absolute()) if local else origin["source"], "training")
             run.file(report)
     return findings

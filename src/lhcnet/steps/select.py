@@ -12,6 +12,7 @@ from lhcnet.io.files import write_json
 from lhcnet.protocol.selection import SelectionReport, choose, judge
 from lhcnet.saved import MODEL_FOLDER, open_facts
 from lhcnet.steps.outputs import SELECTION, check_outputs
+from lhcnet.tracking.names import plan_params
 from lhcnet.tracking.record import restore, tracked
 
 log = logging.getLogger("lhcnet")
@@ -57,9 +58,11 @@ def select(
     with tracked(execution, data, f"select/{sets}") as run:
         if run:
             run.params({"loss_factor": loss_factor})
+            run.parent().params({"selection": {"loss_factor": loss_factor}})
+            run.parent().params(plan_params([model.info for model in [*stages, *saved]]))
             restore([*stages, *saved], run)
             for entry in entries:
-                run.other(f"train/{entry.id}", {"kept": entry.kept, "selection": entry.reason})
+                run.other(f"train/{entry.id}", {"kept": "yes" if entry.kept else "no", "reason": entry.reason})
         report = choose(entries, stages, loss_factor, minimum)
         if report.missing:
             ids = ", ".join(entry.id for entry in report.missing)

@@ -43,7 +43,7 @@ from lhcnet.saved import MODEL_FOLDER, SavedModel, open_model, save_unfinished
 from lhcnet.steps.context import RunContext
 from lhcnet.steps.control import control as train_controls
 from lhcnet.steps.control import control_info, train_control
-from lhcnet.steps.fit_model import tags_of, with_settings
+from lhcnet.steps.fit_model import with_settings
 from lhcnet.steps.insert import insert_lhc
 from lhcnet.steps.outputs import check_outputs
 from lhcnet.steps.train import stage_info, standalone_id
@@ -51,6 +51,7 @@ from lhcnet.steps.train import train_backbone as backbone_step
 from lhcnet.steps.train import train_stage as stage_step
 from lhcnet.steps.train import train_standalone as standalone_step
 from lhcnet.tracking.journal import Execution, journal_root, journaled
+from lhcnet.tracking.names import provenance_params
 
 log = logging.getLogger("lhcnet")
 
@@ -360,7 +361,8 @@ def _record(provenance: Provenance, ended: Ended, context: RunContext) -> None:
     if context.execution is None:
         return
     execution, name = Execution(context.execution, provenance.data), f"train/{provenance.id}"
-    tags = tags_of(provenance) | {"status": ended.status, "reason": ended.reason}
+    tags = {"status": ended.status, "reason": ended.reason}
     with suppress(_EndedEarlyError), journaled(execution, name, tags=tags, mode="keep") as run:
+        run.params(provenance_params(provenance))
         run.journal.append(run.name, "end", status="FAILED")  # also where an earlier journal made the run
         raise _EndedEarlyError

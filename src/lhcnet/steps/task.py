@@ -16,6 +16,7 @@ from lhcnet.runtime import end_with_parent, exit_on_sigterm, tune_gc
 from lhcnet.saved import SavedModel
 from lhcnet.tracking.journal import Execution
 from lhcnet.tracking.kubeflow import execution_name_of_task
+from lhcnet.tracking.names import kept_metrics, score_metrics
 from lhcnet.tracking.target import default_uri, without_secrets
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "final_status",
     "model_metadata",
     "model_metrics",
+    "score_metrics",
     "start_task",
 ]
 
@@ -110,5 +112,5 @@ def _links(saved: SavedModel) -> dict[str, str]:
 
 
 def model_metrics(saved: SavedModel) -> dict[str, float]:
-    """Losses and accuracies of a trained model, as metadata of a metrics artifact."""
-    return {name: value for name, value in saved.metrics.to_dict().items() if isinstance(value, float)}
+    """Losses and accuracies of a trained model, as metadata of a metrics artifact; the names are those of MLflow."""
+    return {name: value for name, value in kept_metrics(saved.metrics).items() if isinstance(value, float)}

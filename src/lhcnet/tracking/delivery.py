@@ -235,7 +235,8 @@ class Delivery:
                 self._forget_unknown_injection(client)
         lock = self.folder.parent / "parent.lock"
         begin = self._begin
-        return ExecutionRuns(client, experiment, begin.execution, self.folder.name, lock, begin.kubeflow_run)
+        names = begin.execution, self.folder.name
+        return ExecutionRuns(client, experiment, *names, lock, begin.kubeflow_run, begin.source)
 
     def _forget_unknown_injection(self, client: MlflowClient) -> None:
         """Make runs of our own where MLflow does not have the run of MLFLOW_RUN_ID (any more)."""
@@ -298,8 +299,13 @@ class Delivery:
             run = make(name, at, self._parent_id(runs, at))
         run_id = self._ids[name] = run.info.run_id
         self._save_position()
-        is_new = made_by(run) == self.folder.name or run_id == injected
-        tags = entry["tags"] | (entry["of_new"] if is_new else {})
+        tags = entry["tags"]
+        if run_id == injected:  # its owner may have said who and what made it
+            tags = {
+                k: v for k, v in entry["of_new"].items() if not k.startswith("mlflow.") or k not in run.data.tags
+            } | tags
+        elif made_by(run) == self.folder.name:
+            tags = entry["of_new"] | tags
         if mode == "restore" and (original := runs.original(tags.get(WEIGHTS_TAG, ""))):
             tags |= link_to(original)
         write_entry(runs.client, run_id, {"do": "tags", "values": tags}, self.folder)

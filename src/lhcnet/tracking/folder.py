@@ -44,6 +44,7 @@ class Begin(BaseModel):
         step: name of the step.
         kubeflow_run: id of the Kubeflow run, or "".
         pod: name of the pod or machine.
+        source: tags that say what made the run.
     """
 
     uri: str
@@ -55,6 +56,7 @@ class Begin(BaseModel):
     step: str
     kubeflow_run: str = ""
     pod: str = ""
+    source: dict[str, str] = {}
 
 
 def first_entry(folder: Path) -> Begin:

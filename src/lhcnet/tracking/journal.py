@@ -18,7 +18,7 @@ import logging
 import os
 import re
 import shutil
-import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +33,7 @@ from lhcnet.io.locks import wait_for_lock
 from lhcnet.io.yaml import flat
 from lhcnet.tracking import kubeflow, writer_process
 from lhcnet.tracking.folder import ENTRIES, FAILED, FINISHED, RUNNING, next_number
+from lhcnet.tracking.source import source_tags
 from lhcnet.tracking.target import TrackingTarget, default_uri, lasting_problem, without_secrets
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Journal:
         root = journal_root()
         self.execution, self.step = execution, step
         self._files, self._unwritten, self._complete, self._warned = 0, b"", True, False
+        self.source, self._lock = source_tags(), threading.Lock()
         try:
             root.mkdir(parents=True, exist_ok=True)
             self.folder = root / _name(next_number(root), step)
@@ -119,6 +121,7 @@ class Journal:
             step=self.step,
             kubeflow_run=kubeflow.kubeflow_run(),
             pod=kubeflow.pod_name(),
+            source=self.source,
         )
         hidden.mkdir()
         try:
@@ -145,7 +148,7 @@ class Journal:
             values: content of the entry, JSON-ready.
         """
         line = _line(run, do, **values)
-        with self.tolerate_full_disk():
+        with self._lock, self.tolerate_full_disk():  # system metrics come from a thread of their own
             if len(self._unwritten) + len(line) > _MOST_UNWRITTEN:
                 self._complete = False
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -315,7 +318,7 @@ def journaled(
     """
     wait = writer_process.wait_limit()
     journal = Journal(execution, step)
-    run = _open_run(journal, step, tags, mode, _source_tags() | kubeflow.task_tags())
+    run = _open_run(journal, step, tags, mode, journal.source | kubeflow.task_tags())
     problem = lasting_problem(default_uri())
     _warn(journal, problem)
     with_process = deliver is None and wait > 0 and not problem
@@ -362,21 +365,6 @@ def _warn(journal: Journal, problem: str) -> None:
             problem,
             journal.folder,
         )
-
-
-def _source_tags() -> dict[str, str]:
-    """Git commit and DVC experiment, where there are any."""
-    commit = os.environ.get("LHCNET_COMMIT", "")
-    if not commit:
-        try:
-            asked = subprocess.run(
-                ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10
-            )
-            commit = asked.stdout.strip() if asked.returncode == 0 else ""
-        except (OSError, subprocess.TimeoutExpired):  # no git here: an image carries LHCNET_COMMIT instead
-            pass
-    tags = {"mlflow.source.git.commit": commit, "dvc_exp": os.environ.get("DVC_EXP_NAME", "")}
-    return {key: value for key, value in tags.items() if value}
 
 
 def _as_text(values: Mapping[str, object]) -> dict[str, str]:

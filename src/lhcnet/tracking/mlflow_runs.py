@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lhcnet.tracking.kubeflow import ATTEMPT_TAG, RUN_TAG, settings_of
+from lhcnet.tracking.names import run_name
 from lhcnet.tracking.store import file_lock
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ ADDED = "lhcnet.added"  # tag of a run that an addition or a cache made, before 
 CACHED, ORIGINAL_TAG = "cached", "original_run"  # tags of a run whose step did not run in this execution
 CONTINUES, CONTINUED = "continues", "continued_by"  # tags of two attempts of the same task
 WEIGHTS_TAG = "weights"  # digest of the trained weights
+WALL_TIME = "time/wall"  # metric of an execution: seconds from its start to its first end
+_PARAMETERS = 100  # that MLflow takes at once
 
 
 def write_entry(client: MlflowClient, run_id: str, entry: Mapping[str, Any], journal: Path) -> None:
@@ -41,11 +44,11 @@ def write_entry(client: MlflowClient, run_id: str, entry: Mapping[str, Any], jou
         entry: an entry whose `do` is params, tags, metrics, dataset, file or end.
         journal: the journal's folder, which has the artifacts.
     """
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
 
     match entry["do"]:
         case "params":
-            client.log_batch(run_id, params=[Param(name, value) for name, value in entry["values"].items()])
+            log_params(client, run_id, entry["values"])
         case "tags":
             client.log_batch(run_id, tags=[RunTag(name, value) for name, value in entry["values"].items()])
         case "metrics":
@@ -63,8 +66,28 @@ def write_entry(client: MlflowClient, run_id: str, entry: Mapping[str, Any], jou
         case "file":
             folder = None if entry["folder"] == "." else entry["folder"]
             client.log_artifact(run_id, str(journal / entry["file"]), folder)
-        case "end":
+        case "end" if entry["run"]:  # of a training that ended early
             client.set_terminated(run_id, entry["status"], entry["at"])
+        case "end":
+            end_execution(client, run_id, entry["status"], entry["at"])
+
+
+def log_params(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:
+    """Log the parameters that a run does not have yet: MLflow never changes one, and refuses another value."""
+    from mlflow.entities import Param
+
+    known = client.get_run(run_id).data.params
+    new = [Param(name, value) for name, value in values.items() if name not in known]
+    for start in range(0, len(new), _PARAMETERS):
+        client.log_batch(run_id, params=new[start : start + _PARAMETERS])
+
+
+def end_execution(client: MlflowClient, run_id: str, status: str, at: int) -> None:
+    """End the run of an execution, with its wall time; the time stays that of the first end."""
+    run = client.get_run(run_id)
+    if WALL_TIME not in run.data.metrics:
+        client.log_metric(run_id, WALL_TIME, (at - run.info.start_time) / 1000, timestamp=at)
+    client.set_terminated(run_id, status, at)
 
 
 def made_by(run: Run) -> str:
@@ -94,14 +117,22 @@ class ExecutionRuns:
         journal: name of the journal.
         lock: a file that all journals of the execution on this machine share: with it they make one parent run.
         kubeflow_run: id of the Kubeflow run, or "".
+        source: tags of the execution's run, if it is made.
     """
 
     def __init__(
-        self, client: MlflowClient, experiment: str, execution: str, journal: str, lock: Path, kubeflow_run: str = ""
+        self,
+        client: MlflowClient,
+        experiment: str,
+        execution: str,
+        journal: str,
+        lock: Path,
+        kubeflow_run: str = "",
+        source: Mapping[str, str] | None = None,
     ) -> None:
         self.client = client
         self._experiment, self._execution, self._journal, self._lock = experiment, execution, journal, lock
-        self._kubeflow_run = kubeflow_run
+        self._kubeflow_run, self._source = kubeflow_run, dict(source or {})
         self._known_steps: dict[str, set[int]] = {}  # of the metrics of an adopted run
 
     def find(self, step: str) -> Run | None:
@@ -119,9 +150,6 @@ class ExecutionRuns:
 
         An attempt that resumes logs the earlier epochs again, and MLflow would keep both points of an epoch.
         """
-        if entry["do"] == "params":
-            known = self.client.get_run(run_id).data.params
-            return {**entry, "values": {name: value for name, value in entry["values"].items() if name not in known}}
         if entry["do"] == "metrics" and entry["step"] is not None:
             for name in entry["values"].keys() - self._known_steps.keys():
                 self._known_steps[name] = {point.step for point in self.client.get_metric_history(run_id, name)}
@@ -170,7 +198,7 @@ class ExecutionRuns:
         if former.info.status == "RUNNING":
             self.client.set_terminated(id_, "KILLED", at)
         attempt = former.data.tags.get(ATTEMPT_TAG, "1")
-        self.client.set_tag(id_, NAME_TAG, f"{step} (attempt {attempt})")
+        self.client.set_tag(id_, NAME_TAG, f"{run_name(step)} (attempt {attempt})")
         self.client.set_tag(id_, KEY, self._former_key(step, made_by(former)))
         self.client.set_tag(id_, CONTINUED, run.info.run_id)
 
@@ -188,7 +216,7 @@ class ExecutionRuns:
         with file_lock(self._lock):
             if found := self.find(""):
                 return self._reopened(found, at)
-            created = self._create("", at, {})
+            created = self._create("", at, self._source)
             first = self.find("")
             if first is None or first.info.run_id == created.info.run_id:
                 return created
@@ -217,7 +245,7 @@ class ExecutionRuns:
         return f"{self._key(step)}#{journal}"
 
     def _create(self, step: str, at: int, tags: Mapping[str, str]) -> Run:
-        tags = {KEY: self._key(step), JOURNAL: self._journal, NAME_TAG: step or self._execution, **tags}
+        tags = {KEY: self._key(step), JOURNAL: self._journal, NAME_TAG: run_name(step) or self._execution, **tags}
         if self._kubeflow_run and not step:
             tags |= {RUN_TAG: self._kubeflow_run, SETTINGS: settings_of(self._execution, self._kubeflow_run)}
         return self.client.create_run(self._experiment, start_time=at, tags=tags)

@@ -16,8 +16,12 @@ from lhcnet.tracking.mlflow_runs import (
     NAME_TAG,
     PARENT_TAG,
     SETTINGS,
+    end_execution,
     link_to,
+    log_params,
 )
+from lhcnet.tracking.names import run_name
+from lhcnet.tracking.source import NOTE
 from lhcnet.tracking.store import mlflow_errors, open_client
 from lhcnet.tracking.target import default_uri
 
@@ -28,10 +32,9 @@ if TYPE_CHECKING:
 UNKNOWN = "UNKNOWN"
 ENDED_EARLY = ("crashed", "out of memory", "time limit")  # tag `status` of a training
 _KILLED = ("CANCELED", "CANCELLED", "CANCELING", "KILLED", "TERMINATED")  # of Kubeflow's API, MLflow, people
-FAILED_TASK, ERROR, NOTE = "failed_task", "error", "mlflow.note.content"
+FAILED_TASK, ERROR = "failed_task", "error"
 _LONGEST = 4000  # characters of a tag
 _MOST = 10_000  # runs of one execution
-_PARAMETERS = 100  # that MLflow takes at once
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def close_execution(
                 cached += _enter_cached_steps(client, experiment, parent, now)
             _describe(client, parent, closed, failed, error, links or {})
             if parent.info.status != closed:
-                client.set_terminated(parent.info.run_id, closed, now)
+                end_execution(client, parent.info.run_id, closed, now)
     names = tuple(run.data.tags.get(KEY, run.info.run_id) for run in parents)
     return Closed(names, closed, tuple(killed), tuple(cached))
 
@@ -157,17 +160,22 @@ def _enter_cached_steps(client: MlflowClient, experiment: str, parent: Run, now:
 
 def _copy(client: MlflowClient, experiment: str, original: Run, step: str, parent: Run, now: int) -> None:
     """Make the run of a step that came from the cache: parameters and last metrics of the original, and a link."""
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import Metric
 
     key = f"{parent.data.tags[KEY]}/{step}"
     kept = {name: value for name, value in original.data.tags.items() if not name.startswith(("mlflow.", "lhcnet."))}
-    tags = {**kept, KEY: key, NAME_TAG: step, PARENT_TAG: parent.info.run_id, ADDED: "yes", **link_to(original)}
+    tags = {
+        **kept,
+        KEY: key,
+        NAME_TAG: run_name(step),
+        PARENT_TAG: parent.info.run_id,
+        ADDED: "yes",
+        **link_to(original),
+    }
     for name in (RUN_TAG, "pod", "attempt", "continues", CONTINUED):
         tags.pop(name, None)
     run_id = client.create_run(experiment, start_time=now, tags=tags).info.run_id
-    params = [Param(name, value) for name, value in original.data.params.items()]
-    for start in range(0, len(params), _PARAMETERS):
-        client.log_batch(run_id, params=params[start : start + _PARAMETERS])
+    log_params(client, run_id, original.data.params)
     client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in original.data.metrics.items()])
     client.set_terminated(run_id, "FINISHED", now)
 
@@ -197,8 +205,11 @@ def _describe(
         tags |= {name: text for name, text in ((FAILED_TASK, failed_task), (ERROR, error)) if text}
     lines = [f"The task `{failed_task}` failed: {error or 'see its log'}"] if FAILED_TASK in tags else []
     lines += [f"[{name}]({url})" if "://" in url else f"{name}: {url}" for name, url in links.items()]
-    if lines or (status == "FINISHED" and FAILED_TASK in parent.data.tags):
-        tags[NOTE] = "\n\n".join(lines) or "The run succeeded after it was repeated."
+    if not lines and status == "FINISHED" and FAILED_TASK in parent.data.tags:
+        lines = ["The run succeeded after it was repeated."]
+    if lines:  # behind the list of `compare`
+        result = [part for part in parent.data.tags.get(NOTE, "").split("\n\n") if part.startswith("- ")]
+        tags[NOTE] = "\n\n".join([*result, *lines])
     for name, text in tags.items():
         client.set_tag(run_id, name, text[:_LONGEST])
 

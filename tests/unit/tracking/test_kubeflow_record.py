@@ -28,7 +28,7 @@ from lhcnet.training.checkpoint import Preempted
 
 RUN, OTHER_RUN = "aaaaaaaa-1111-2222-3333-444444444444", "bbbbbbbb-1111-2222-3333-444444444444"
 DATA = "d" * 64
-STEP = "train/A/seed-0"
+STEP, NAME = "train/A/seed-0", "A seed 0"  # and the name of its run
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_a_new_attempt_closes_the_dead_one_and_continues_it(
     in_pod(RUN, "pod-2")
     one_step()
     found = recorded()
-    dead_run, new = found[f"{STEP} (attempt 1)"], found[STEP]
+    dead_run, new = found[f"{NAME} (attempt 1)"], found[NAME]
     assert (dead_run.info.status, new.info.status) == ("KILLED", "FINISHED")
     assert new.data.tags["continues"] == dead_run.info.run_id
     assert dead_run.data.tags["continued_by"] == new.info.run_id
@@ -160,7 +160,7 @@ def test_a_new_attempt_closes_the_dead_one_and_continues_it(
     with journaled(Execution(steps.execution_name_of_task(), DATA), "select/A", tags={}) as run:
         run.other(STEP, {"kept": True})
     write()
-    assert recorded()[STEP].data.tags["kept"] == "True"  # what is added reaches the last attempt
+    assert recorded()[NAME].data.tags["kept"] == "True"  # what is added reaches the last attempt
     assert steps_of(RUN)[""].info.status == "RUNNING"  # a killed attempt does not end the run
 
 
@@ -168,11 +168,11 @@ def test_an_attempt_that_sigterm_ended_is_killed_not_failed(in_pod: Callable[...
     with pytest.raises(Preempted):
         preempted_step()
     write()
-    assert recorded()[STEP].info.status == "KILLED"
+    assert recorded()[NAME].info.status == "KILLED"
     one_step()
     found = recorded()
-    assert found[f"{STEP} (attempt 1)"].info.status == "KILLED"
-    assert found[STEP].data.tags["continues"] == found[f"{STEP} (attempt 1)"].info.run_id
+    assert found[f"{NAME} (attempt 1)"].info.status == "KILLED"
+    assert found[NAME].data.tags["continues"] == found[f"{NAME} (attempt 1)"].info.run_id
 
 
 def test_a_third_attempt_continues_the_second(in_pod: Callable[..., None]) -> None:
@@ -180,9 +180,9 @@ def test_a_third_attempt_continues_the_second(in_pod: Callable[..., None]) -> No
         kill_a_step()
     one_step()
     found = recorded()
-    names = [f"{STEP} (attempt 1)", f"{STEP} (attempt 2)", STEP]
+    names = [f"{NAME} (attempt 1)", f"{NAME} (attempt 2)", NAME]
     assert [found[name].info.status for name in names] == ["KILLED", "KILLED", "FINISHED"]
-    assert found[STEP].data.tags["continues"] == found[names[1]].info.run_id
+    assert found[NAME].data.tags["continues"] == found[names[1]].info.run_id
     assert found[names[1]].data.tags["continues"] == found[names[0]].info.run_id
 
 

@@ -107,7 +107,7 @@ def test_verdicts_reach_the_models_and_not_the_adopted_run(
     assert client.get_run(injected).info.status == "RUNNING"
     key = Execution("kf", start.info.provenance.data).key
     for name in tiny.variants:
-        assert runs(client)[f"{key}/train/B/{name}"].data.tags["kept"] == "True"
+        assert runs(client)[f"{key}/train/B/{name}"].data.tags["kept"] == "yes"
 
 
 def test_all_rejected_is_in_the_record_before_it_is_an_error(
@@ -123,8 +123,8 @@ def test_all_rejected_is_in_the_record_before_it_is_an_error(
     client, _ = open_client()
     key = Execution("strict", start.info.provenance.data).key
     found = runs(client)
-    assert found[f"{key}/train/B/wide"].data.tags["kept"] == "False"
-    assert " >= limit " in found[f"{key}/train/B/wide"].data.tags["selection"]
+    assert found[f"{key}/train/B/wide"].data.tags["kept"] == "no"
+    assert " >= limit " in found[f"{key}/train/B/wide"].data.tags["reason"]
     assert found[key].info.status == "FAILED"
 
 
@@ -194,10 +194,10 @@ def test_a_model_from_a_cache_gets_its_record_under_the_new_execution(
     assert reused.data.tags["restored"] == "from files"
     assert (reused.data.tags["cached"], reused.data.tags["original_run"]) == ("true", original.info.run_id)
     assert original.info.run_id in reused.data.tags["mlflow.note.content"]
-    assert reused.data.metrics["final_val_accuracy"] == original.data.metrics["final_val_accuracy"]
-    curve = client.get_metric_history(reused.info.run_id, "val_accuracy")
+    assert reused.data.metrics["val/accuracy"] == original.data.metrics["val/accuracy"]
+    curve = client.get_metric_history(reused.info.run_id, "epoch/val_accuracy")
     assert [p.step for p in curve] == [row.epoch for row in start.history]
-    assert found[f"{key}/train/B/wide"].data.tags["kept"] == "True"
+    assert found[f"{key}/train/B/wide"].data.tags["kept"] == "yes"
     assert {k.removeprefix(key) for k in found if k.startswith(key)} == {
         "",
         "/select/B",
