@@ -60,7 +60,7 @@ def server(logged: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
             start_new_session=True,
         )
     try:
-        for _ in range(1200):
+        for _ in range(3000):
             if process.poll() is not None:
                 pytest.fail((folder / "log").read_text())
             try:

@@ -73,7 +73,7 @@ def test_a_fault_is_said_while_the_step_computes_and_a_replay_follows_its_repair
 ) -> None:
     repair = fault(tmp_path / "mlflow.db", monkeypatch)
     with journaled(Execution("demo", "d" * 64), "prepare", tags={}) as run:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 200
         while not caplog.records and time.monotonic() < until:
             time.sleep(0.05)
         (said,) = [record.getMessage() for record in caplog.records]
@@ -117,7 +117,7 @@ def test_a_server_that_refuses_is_not_waited_for(
         started = time.monotonic()
         with journaled(Execution("demo", "d" * 64), "prepare", tags={}):
             pass
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 200  # of 300 s
     (said,) = [record.getMessage() for record in caplog.records]
     assert remedy in said
 
