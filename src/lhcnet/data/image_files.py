@@ -35,8 +35,11 @@ _MAX_IMAGE = 1 << 20  # bytes
 _SPLIT_IN_NAME, _NUMBER_IN_NAME = re.compile(r"(Training|PublicTest|PrivateTest)_"), re.compile(r"im(\d{1,9})\.")
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG, by its colour type
-# (columns, rows) of the passes that a 48x48 PNG consists of, not interlaced and interlaced
-_PASSES = ([(48, 48)], [(6, 6), (6, 6), (12, 6), (12, 12), (24, 12), (24, 24), (48, 24)])
+# first column and row, and their distances, of the passes that a PNG consists of: not interlaced, and interlaced
+_PASSES = (
+    [(0, 0, 1, 1)],
+    [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)],
+)
 
 
 def in_class_folder(entry: ArchiveEntry) -> bool:
@@ -139,20 +142,24 @@ def _read_pixels(entry: ArchiveEntry) -> Bytes:
         if len(data) != entry.size:
             raise ValueError(f"{len(data):,} bytes, not {entry.size:,}: was it changed while it was read?")
         # compares all checksums of a PNG: decoding ignores those after the last row. It ends the use of what was opened
-        _open_image(data).verify()
-        image = _open_image(data)
+        open_image(data).verify()
+        image = open_image(data)
         if image.size != (SIDE, SIDE):  # known before any pixel is decoded
             raise LhcnetError(f"{entry.where} is {image.width}x{image.height}, expected 48x48")
         if image.format == "PNG":
-            _require_all_rows(data)
+            require_all_rows(data)
         return _grey(image, entry.where)
 
 
-def _require_all_rows(png: bytes) -> None:
-    """Raise ValueError if the data of a 48x48 PNG end early: Pillow would show the missing rows black."""
-    depth, colour, interlaced = png[24], png[25], png[28]
+def require_all_rows(png: bytes) -> None:
+    """Raise ValueError if the data of a PNG end early: Pillow would show the missing rows black."""
+    width, height, depth, colour, interlaced = struct.unpack_from(">IIBBxxB", png, 16)
     bits = depth * _CHANNELS[colour]
-    expected = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in _PASSES[interlaced])
+    expected = 0
+    for left, top, right, down in _PASSES[interlaced]:
+        columns, rows = len(range(left, width, right)), len(range(top, height, down))
+        if columns:
+            expected += rows * (1 + (columns * bits + 7) // 8)
     packed, position, kind = b"", 8, b""
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", png, position)
@@ -163,12 +170,12 @@ def _require_all_rows(png: bytes) -> None:
         raise ValueError("rows are missing")
 
 
-def _open_image(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
     """An image whose header is read and whose pixels are not decoded yet."""
     try:
         return Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
     except UnidentifiedImageError:  # its message holds an address in memory
-        raise ValueError("it is neither; a class folder may hold images alone") from None
+        raise ValueError("it is neither") from None
 
 
 def _grey(image: Image.Image, where: str) -> Bytes:

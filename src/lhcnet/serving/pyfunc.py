@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
-from numpy.typing import NDArray
+
+from lhcnet.config import Compute
+from lhcnet.errors import LhcnetError
+from lhcnet.inference.predict import predict
+from lhcnet.inference.tta import plain_views, tta_views
+from lhcnet.runtime import open_device
+from lhcnet.saved import open_model
+from lhcnet.serving.images import read_images
+
+
+class ServingError(LhcnetError, MlflowException):
+    """A request that cannot be answered; MLflow's server sends the sentence alone, without data and stack trace.
+
+    Args:
+        sentence: what is wrong.
+        error_code: MLflow's code, which decides the HTTP status.
+    """
+
+    def __init__(self, sentence: str, error_code: str) -> None:
+        super().__init__(sentence)
+        self.sentence, self.error_code = str(self), error_code
+
+    def serialize_as_json(self) -> str:
+        """The body of the server's answer: MLflow puts the whole request into `message`, which is not sent."""
+        return json.dumps({"error_code": self.error_code, "message": self.sentence})
 
 
 class FacialExpressions(PythonModel):
@@ -16,10 +43,10 @@ class FacialExpressions(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the model directory, which is the artifact "model"."""
-        from lhcnet.saved import open_model
-
         self.saved = open_model(Path(context.artifacts["model"]))
         self.network = self.saved.network()
+        self.device = open_device(Compute(device="cpu"))
+        self.one_at_a_time = threading.Lock()  # the server has a thread a request: it bounds the memory
 
     # MLflow warns of every type hint on model_input that is not a list: the signature says what it takes
     def predict(self, context, model_input, params=None) -> pd.DataFrame:  # type: ignore[no-untyped-def]
@@ -27,52 +54,45 @@ class FacialExpressions(PythonModel):
 
         Args:
             context: not used.
-            model_input: images (N, 48, 48) or (N, 2304), whole grey values 0..255 of any numeric type. There is no
-                signature, so MLflow hands them over as they were sent.
-            params: not used.
+            model_input: data frame with the column `image`; `lhcnet.serving.images.read_images` says what it may hold.
+                Without MLflow's signature: an iterable of such values.
+            params: `tta`: whether the probabilities are the mean over the paper's 60 views; default: False.
 
         Returns:
-            probabilities (N, 7), with the classes as columns.
+            a row an image: `label`, the most probable class, and the probability of each class.
 
         Raises:
-            LhcnetError: the images have other shapes or values, or the model's outputs are not finite.
+            ServingError: an image cannot be read, or the model's outputs are not finite.
         """
-        from lhcnet.config import Compute
-        from lhcnet.errors import LhcnetError
-        from lhcnet.inference.predict import predict
-        from lhcnet.inference.tta import plain_views
-        from lhcnet.runtime import open_device
-
-        pixels = _grey(model_input)
-        size, device = self.saved.info.architecture.input_size, open_device(Compute(device="cpu"))
         try:
-            probabilities = predict(self.network, pixels, plain_views(), input_size=size, device=device)
+            pixels = read_images(_values(model_input))
+        except LhcnetError as error:
+            raise ServingError(str(error), "BAD_REQUEST") from None
+        views = tta_views() if (params or {}).get("tta") else plain_views()
+        size, classes = self.saved.info.architecture.input_size, list(self.saved.info.classes)
+        try:
+            with self.one_at_a_time:
+                probabilities = predict(self.network, pixels, views, input_size=size, device=self.device)
         except FloatingPointError as error:
-            raise LhcnetError(f"{self.saved.id}: {error}") from None
-        return pd.DataFrame(probabilities, columns=list(self.saved.info.classes))
+            raise ServingError(f"{self.saved.id}: {error}", "INTERNAL_ERROR") from None
+        answers = pd.DataFrame(probabilities, columns=classes)
+        answers.insert(0, "label", [classes[best] for best in probabilities.argmax(1)])
+        return answers
 
 
-def _grey(model_input: object) -> NDArray[np.uint8]:
-    """The request's images as (N, 48, 48) uint8, checked."""
-    from lhcnet.errors import LhcnetError
-
-    try:
-        pixels = np.asarray(model_input)
-    except (ValueError, TypeError, OverflowError) as error:  # rows of different lengths
-        raise LhcnetError(f"images: expected (N, 48, 48) whole grey values of 0..255: {error}") from None
-    expected = "images: expected (N, 48, 48) whole grey values of 0..255"
-    if pixels.dtype.kind not in "uif" or pixels.shape[1:] not in ((48, 48), (2304,)) or not len(pixels):
-        raise LhcnetError(f"{expected}, got {pixels.dtype} {pixels.shape}")
-    if not ((pixels >= 0) & (pixels <= 255) & (pixels == np.floor(pixels))).all():
-        scaled = " (they look scaled: undo that, multiply by 255 and round)" if np.abs(pixels).max() <= 8 else ""
-        low, high = float(pixels.min()), float(pixels.max())
-        raise LhcnetError(f"{expected}, got {pixels.dtype} from {low:g} to {high:g}{scaled}")
-    if pixels.dtype.kind == "f" and pixels.max() <= 1:
-        raise LhcnetError(
-            f"images: expected whole grey values of 0..255, got {pixels.dtype} with no value above 1: they look scaled "
-            "to 0..1; multiply by 255 and round (black images: send whole numbers, 0 instead of 0.0)"
-        )
-    return pixels.reshape(-1, 48, 48).astype(np.uint8)
+def _values(model_input: Any) -> list[object]:
+    """The images of a request, one an element."""
+    if not isinstance(model_input, pd.DataFrame):
+        try:
+            return list(model_input)
+        except TypeError:
+            return [model_input]
+    if list(model_input.columns) != ["image"]:
+        raise LhcnetError(f"columns {', '.join(map(str, model_input.columns))}: expected the column image")
+    values = list(model_input["image"])
+    if len(values) == 1 and isinstance(values[0], list) and all(isinstance(value, str) for value in values[0]):
+        return values[0]  # MLflow makes one row of {"inputs": [TEXT, TEXT]}
+    return values
 
 
 set_model(FacialExpressions())

@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 from lhcnet.errors import LhcnetError
 from lhcnet.io.locks import try_lock
 from lhcnet.tracking.entries import valid
+from lhcnet.tracking.faults import UnknownRunError
 from lhcnet.tracking.folder import ENTRIES, POSITION, Begin, ended_as, first_entry, pending_journals, running
 from lhcnet.tracking.folder import saved_position as _saved_position
 from lhcnet.tracking.journal import PARENT
 from lhcnet.tracking.mlflow_runs import WEIGHTS_TAG, ExecutionRuns, link_to, made_by, write_entry
-from lhcnet.tracking.store import UnknownRunError, has_run, mlflow_errors, open_client
+from lhcnet.tracking.store import has_run, mlflow_errors, open_client
 from lhcnet.tracking.target import URI_VARIABLE, LastingError, TrackingTarget, default_uri, without_secrets
 from lhcnet.tracking.watchdog import WATCHDOG
 from lhcnet.tracking.writer_process import PROBLEM, wait_limit

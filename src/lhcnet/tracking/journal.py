@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING, BinaryIO, Literal
 from uuid import uuid4
 
@@ -95,6 +96,7 @@ class Journal:
         self.execution, self.step = execution, step
         self._files, self._unwritten, self._complete, self._warned = 0, b"", True, False
         self.source, self._lock = source_tags(), threading.Lock()
+        self.said = ""  # the problem of MLflow that was said last
         try:
             root.mkdir(parents=True, exist_ok=True)
             self.folder = root / _name(next_number(root), step)
@@ -322,8 +324,12 @@ def journaled(
     problem = lasting_problem(default_uri())
     _warn(journal, problem)
     with_process = deliver is None and wait > 0 and not problem
+    ended = Event()
+    watched = (journal.folder, ended, lambda problem: _warn(journal, problem))
+    watch = Thread(target=writer_process.WRITER.watch, args=watched, daemon=True)
     if with_process:
         writer_process.WRITER.follow(journal.folder)
+        watch.start()
     status, interrupted = "FAILED", False
     try:
         yield run
@@ -339,6 +345,8 @@ def journaled(
         if interrupted or problem:  # the writer process goes on without us
             pass
         elif with_process:
+            ended.set()
+            watch.join()
             _warn(journal, writer_process.WRITER.wait(journal.folder, wait))
         elif deliver is None:
             log.info("%s: `lhcnet tracking replay` writes it to MLflow", journal.folder)
@@ -357,7 +365,9 @@ def _problem_of(deliver: Callable[[Path], object], folder: Path) -> str:
 
 
 def _warn(journal: Journal, problem: str) -> None:
-    if problem:
+    """Warn of a problem of MLflow, once."""
+    if problem and problem != journal.said:
+        journal.said = problem
         log.warning(
             "MLflow at %s lacks a part of the record of %s (%s): it is kept in %s, `lhcnet tracking replay` writes it",
             without_secrets(default_uri()),

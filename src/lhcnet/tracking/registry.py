@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Mapping
-from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from lhcnet.serving.package import pyfunc_arguments
 from lhcnet.tracking import bounded
 from lhcnet.tracking.delivery import delivered_run
 from lhcnet.tracking.journal import journal_root
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from lhcnet.tracking.journal import StepRun
 
 UPLOAD_SPEED = 1e6  # bytes per second that an upload needs at least
-SERVING_REQUIREMENTS = ("torch", "numpy", "pandas", "pydantic", "ruamel.yaml", "safetensors")
 
 
 def register(run: StepRun, name: str, model: Path, *, tags: Mapping[str, str]) -> int:
@@ -116,8 +114,7 @@ def _new_version(client: MlflowClient, run_id: str, name: str, model: Path, tags
     import mlflow
 
     mlflow.set_tracking_uri(uri)
-    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*input example was not provided", UserWarning)
+    with mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(name="model", **pyfunc_arguments(model))
     if "MLFLOW_RUN_ID" in os.environ:  # start_run ended it, but its owner is to end it
         client.update_run(run_id, status="RUNNING")
@@ -125,17 +122,3 @@ def _new_version(client: MlflowClient, run_id: str, name: str, model: Path, tags
         name, logged.model_uri, run_id=run_id, model_id=logged.model_id, tags=dict(tags)
     )
     return str(created.version)
-
-
-def pyfunc_arguments(model: Path) -> dict[str, Any]:
-    """What a model directory is logged as: a pyfunc with the code of this package.
-
-    There is no signature: MLflow's server would cast the values of a request to its type, and 0.97 would become 0.
-    """
-    package = Path(__file__).parents[1]
-    return {
-        "python_model": str(package / "serving" / "pyfunc.py"),
-        "artifacts": {"model": str(model)},
-        "code_paths": [str(package)],
-        "pip_requirements": [f"{name}=={version_of(name)}" for name in SERVING_REQUIREMENTS],
-    }

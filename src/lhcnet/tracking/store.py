@@ -1,4 +1,4 @@
-"""MLflow's store: opened, made if it does not exist, and its failures in one sentence.
+"""MLflow's store: opened, and made if it does not exist.
 
 The default store is `mlflow.db` in the working directory, with the artifacts in `mlartifacts` in the same folder.
 """
@@ -13,37 +13,15 @@ from typing import TYPE_CHECKING
 
 from lhcnet.errors import LhcnetError
 from lhcnet.io.locks import wait_for_lock
-from lhcnet.tracking.target import (
-    LastingError,
-    TrackingTarget,
-    lasting_problem,
-    mask,
-    missing_package,
-    sqlite_file,
-    without_secrets,
-)
+from lhcnet.tracking.faults import UNKNOWN, as_sentence
+from lhcnet.tracking.target import LastingError, TrackingTarget, lasting_problem, sqlite_file, without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
-UNKNOWN = "RESOURCE_DOES_NOT_EXIST"
 TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on traces
-_LONGEST = 1500  # characters of a message of MLflow; its remedies come last
-_LASTING_CODES = (
-    UNKNOWN,
-    "INVALID_PARAMETER_VALUE",
-    "PERMISSION_DENIED",
-    "UNAUTHENTICATED",
-    "FEATURE_DISABLED",
-)
-_LASTING_CLASSES = ("UnsupportedModelRegistryStoreURIException", "InvalidUrlException", "ArgumentError")
-_LASTING_TEXTS = ("out-of-date database schema", "Can't locate revision", "home directory")
 _SQLITE_SUFFIXES = ("", "-journal", "-wal", "-shm")  # of a database and of the files that SQLite puts beside it
-
-
-class UnknownRunError(LastingError):
-    """MLflow does not know a run or an experiment that it knew, or was told to use."""
 
 
 @contextmanager
@@ -61,29 +39,7 @@ def mlflow_errors(uri: str) -> Iterator[None]:
     except LhcnetError:
         raise
     except Exception as error:  # of MLflow, its database's driver, protobuf, json: nobody lists them
-        raise _as_sentence(error, uri) from None  # the cause may quote a password
-
-
-def _as_sentence(error: Exception, uri: str) -> LhcnetError:
-    line = " ".join(mask(str(error) or type(error).__name__, uri).split())
-    if isinstance(error, ImportError):
-        line = missing_package(error)
-    if "home directory" in line:
-        line = f"{line} Expected a writable folder in HOME"
-    if len(line) > _LONGEST:
-        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
-    code = getattr(error, "error_code", "")
-    kind: type[LhcnetError] = LhcnetError
-    if code == UNKNOWN:
-        kind = UnknownRunError
-    elif (
-        isinstance(error, ImportError)
-        or code in _LASTING_CODES
-        or type(error).__name__ in _LASTING_CLASSES
-        or any(text in line for text in _LASTING_TEXTS)
-    ):
-        kind = LastingError
-    return kind(f"MLflow at {without_secrets(uri)}: {line}")
+        raise as_sentence(error, uri) from None  # the cause may quote a password
 
 
 def _configure_mlflow() -> None:

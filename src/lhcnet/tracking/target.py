@@ -16,6 +16,7 @@ HIDDEN = "***"
 _DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
 _SERVERS = ("http", "https", "databricks", "databricks-uc", "uc")
 _PLAIN_PATH = re.compile(r"[\w/.+ -]*", re.ASCII)  # a path that is the same in a URI
+_SQLITE_HEADER = b"SQLite format 3\0"
 _SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
@@ -159,11 +160,29 @@ def lasting_problem(uri: str) -> str:
 def _problem_of_file(file: Path | None) -> str:
     if file is None:
         return ""
-    if file.is_symlink() and not file.exists():
-        return f"{file}: is a link to {file.readlink()}, which does not exist; expected its disk to be mounted"
-    if file.exists() and not file.is_file():
-        return f"{file}: expected a file with MLflow's SQLite database"
+    try:
+        if file.is_symlink() and not file.exists():
+            return f"{file}: is a link to {file.readlink()}, which does not exist; expected its disk to be mounted"
+        if not file.exists():
+            there = next(folder for folder in file.absolute().parents if folder.exists())
+            return _problem_of_access(there)
+        if not file.is_file():
+            return f"{file}: expected a file with MLflow's SQLite database"
+        if problem := _problem_of_access(file) or _problem_of_access(file.absolute().parent):
+            return problem
+        with file.open("rb") as opened:
+            if opened.read(len(_SQLITE_HEADER)) not in (b"", _SQLITE_HEADER):
+                return f"{file}: is no SQLite database; expected that of MLflow, or a name that is free"
+    except OSError as error:
+        return f"{file}: {error.strerror}; expected a file that can be read and written"
     return ""
+
+
+def _problem_of_access(path: Path) -> str:
+    effective = os.access in os.supports_effective_ids
+    if os.access(path, os.R_OK | os.W_OK, effective_ids=effective):
+        return ""
+    return f"{path}: permission denied; SQLite must read and write the database and its folder"
 
 
 def _problem_of_driver(uri: str, shown: str) -> str:

@@ -11,15 +11,17 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 
 from lhcnet.errors import LhcnetError
 
 WAIT_VARIABLE = "LHCNET_TRACKING_WAIT"
 PROBLEM = "trouble.txt"  # in a journal's folder: why MLflow did not take it, in one line
 LASTING = 78  # exit status of the process: MLflow will never take it as things are
-_POLL = 0.02  # seconds
+_POLL, _LOOK = 0.02, 0.5  # seconds between two looks, of a step that waits and of one that computes
 
 
 def wait_limit() -> float:
@@ -74,6 +76,19 @@ class WriterProcess:
         with suppress(BrokenPipeError):  # the process has just died: `wait` starts another
             self._process.stdin.write(request(folder))
             self._process.stdin.flush()
+
+    def watch(self, folder: Path, ended: Event, say: Callable[[str], None]) -> None:
+        """While a step computes, say once why MLflow will never take its journal as things are.
+
+        Args:
+            folder: the journal.
+            ended: set when the step has ended.
+            say: called with the problem as soon as the process knows it.
+        """
+        while not ended.wait(_LOOK):
+            if self._process is not None and self._process.poll() == LASTING:
+                say(last_problem(folder))
+                return
 
     def wait(self, folder: Path, seconds: float) -> str:
         """Wait until a closed journal is written.

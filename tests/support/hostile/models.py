@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from support.hostile.choices import INTEGERS, Choices, altered_json, answer, damaged, demand, special
+from support.hostile.images import encoded
 from support.hostile.tables import VALID
 
 CANARY = "canary"  # a file that code from an input would leave in the folder
@@ -185,10 +188,10 @@ def prediction(c: Choices, _: Path) -> bool:
     import pandas as pd
 
     images = VALID.images[: 1 + c.number(3)]
-    kind = c.number(10)
+    kind = c.number(12)
     sent: Any = images
     if kind == 9:
-        shape = c.pick([(0, 48, 48), (48, 48), (1, 47, 48), (2304,), (1, 2304), (1, 1, 48, 48), (), (2, 48, 48, 3)])
+        shape = c.pick([(0, 48, 48), (48, 48), (1, 47, 8), (2304,), (1, 2304), (1, 1, 48, 48), (), (2, 48, 48, 3)])
         sent = np.zeros(shape)
     elif kind == 1:
         sent = images.astype(
@@ -205,19 +208,25 @@ def prediction(c: Choices, _: Path) -> bool:
             [None, "x", b"x", 3, {}, {"images": [1]}, [], [[]], object(), float("nan"), 10**400, [None], ["x"]]
         )
     elif kind == 5:
-        sent = pd.DataFrame(images.reshape(len(images), -1).astype(int))
-        if c.number(2):
-            sent.iloc[0, c.number(2304)] = c.pick([300, -1, 7])
+        sent = pd.DataFrame({c.pick(["image", "images", 0]): [encoded(Image.fromarray(image)) for image in images]})
     elif kind == 6:
         sent = images.reshape(len(images), -1)
     elif kind == 7:
         sent = images[:, ::-1, ::-1].astype(c.pick([">i4", "<i4"]))
     elif kind == 8:
         sent = np.ma.masked_array(images, mask=images == 255)
-    found = answer(lambda: served().predict(None, sent), "images")
+    elif kind == 10:
+        size = (8 + c.number(80), 8 + c.number(80))
+        colour = Image.fromarray(images[0]).convert(c.pick(["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "F"]))
+        sent = [encoded(colour.resize(size), c.pick(["PNG", "TIFF"]) if colour.mode in "1LRGBA" else "TIFF")]
+    elif kind == 11:
+        content = damaged(c, encoded(Image.fromarray(images[0]), c.pick(["PNG", "JPEG"])))
+        sent = [c.pick([content, base64.b64encode(content).decode(), base64.b64encode(content).decode()[:-1]])]
+    found = answer(lambda: served().predict(None, sent), "image")
     if found is None:
         return False
-    values = found.to_numpy()
-    demand(values.shape == (len(sent), 7) and list(found.columns) == list(served().saved.info.classes), "shape")
+    demand(list(found.columns) == ["label", *served().saved.info.classes] and len(found) == len(sent), "shape")
+    values = found.iloc[:, 1:].to_numpy()
+    demand(list(found.columns[1:][values.argmax(1)]) == list(found["label"]), "label")
     demand(np.isfinite(values).all() and np.allclose(values.sum(1), 1, atol=1e-5), "no probabilities")
     return True

@@ -1,34 +1,41 @@
-"""The registered model, asked as MLflow's server asks it: grey values arrive as they were sent, or are refused."""
+"""The registered model as MLflow loads it: signature, parameters, and what its weights must be."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from mlflow.exceptions import MlflowException
-from mlflow.pyfunc import scoring_server
+import yaml
 from safetensors.torch import load_file, save_file
-from support.hostile.models import model_files, with_digest
+from support.hostile.models import with_digest
 from support.hostile.tables import VALID
 
+from lhcnet.config import Compute
 from lhcnet.errors import LhcnetError
-from lhcnet.serving.pyfunc import FacialExpressions
-from lhcnet.tracking.registry import pyfunc_arguments
+from lhcnet.inference.predict import predict
+from lhcnet.inference.tta import plain_views, tta_views
+from lhcnet.runtime import open_device
+from lhcnet.saved import CLASSES, FILES, open_model
+from lhcnet.serving.pyfunc import FacialExpressions, ServingError
 
-IMAGES, WEIGHTS = VALID.images[:2], "model.safetensors"
-
-
-def written(folder: Path) -> Path:
-    folder.mkdir()
-    for name, content in model_files("modules").items():
-        (folder / name).write_bytes(content)
-    return folder
+IMAGES = VALID.images[:3]
+LOAD = """
+import json, sys
+import mlflow, numpy as np
+model = mlflow.pyfunc.load_model(sys.argv[1])
+images = np.load(sys.argv[2])
+answers = [model.predict({"image": images}), model.predict({"image": images / 255}, params={"tta": True})]
+answers += [model.predict(model.input_example)]
+import lhcnet
+print(json.dumps({"code": lhcnet.__file__, "answers": [answer.to_dict("list") for answer in answers]}))
+"""
 
 
 def opened(folder: Path) -> FacialExpressions:
@@ -37,63 +44,57 @@ def opened(folder: Path) -> FacialExpressions:
     return expressions
 
 
-@pytest.fixture(scope="module")
-def registered(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The model as `register` logs it, loaded by MLflow; without the copy of the code, which is imported already."""
-    folder = tmp_path_factory.mktemp("served")
-    arguments = pyfunc_arguments(written(folder / "model")) | {"code_paths": None}
-    mlflow.pyfunc.save_model(folder / "logged", **arguments)
-    return mlflow.pyfunc.load_model(str(folder / "logged"))
+def copied(model: Path, folder: Path) -> Path:
+    folder.mkdir()
+    for name in FILES:
+        (folder / name).write_bytes((model / name).read_bytes())
+    return folder
 
 
-def ask(model: Any, key: str, values: object) -> np.ndarray:
-    """What the server's route /invocations answers."""
-    schema = model.metadata.get_input_schema()
-    response = scoring_server.invocations(json.dumps({key: values}), "application/json", model, schema)
-    assert response.status == 200
-    return np.array([list(row.values()) for row in json.loads(response.response)["predictions"]])
+def test_it_is_loaded_without_the_package_and_without_pickles(
+    model: Path, logged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    np.save(tmp_path / "images.npy", IMAGES)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(logged), str(tmp_path / "images.npy")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert Path(found["code"]).is_relative_to(logged)
+    plain, tta, example = found["answers"]
+    assert list(plain) == ["label", *CLASSES]
+    assert len(example["label"]) == 1
+    saved = open_model(model)
+    for answer, views in ((plain, plain_views()), (tta, tta_views())):
+        size, device = saved.info.architecture.input_size, open_device(Compute(device="cpu"))
+        expected = predict(saved.network(), IMAGES, views, input_size=size, device=device)
+        np.testing.assert_allclose(np.transpose([answer[name] for name in CLASSES]), expected, atol=1e-6)
+        assert answer["label"] == [CLASSES[best] for best in expected.argmax(1)]
 
 
-@pytest.mark.parametrize("key", ["inputs", "instances"])
-def test_whole_grey_values_are_taken_as_integers_and_as_floats(registered: Any, key: str) -> None:
-    expected = registered.predict(IMAGES).to_numpy()
-    for sent in (IMAGES, IMAGES.astype(float), IMAGES.reshape(2, -1)):
-        np.testing.assert_allclose(ask(registered, key, sent.tolist()), expected, atol=1e-6)
-    table = {"columns": list(range(2304)), "data": IMAGES.reshape(2, -1).tolist()}
-    np.testing.assert_allclose(ask(registered, "dataframe_split", table), expected, atol=1e-6)
+def test_the_signature_has_inputs_outputs_and_the_parameter(logged: Path) -> None:
+    signature = yaml.safe_load((logged / "MLmodel").read_text())["signature"]
+    assert json.loads(signature["inputs"]) == [{"name": "image", "type": "any", "required": True}]
+    outputs = [(column["name"], column["type"]) for column in json.loads(signature["outputs"])]
+    assert outputs == [("label", "string"), *((name, "float") for name in CLASSES)]
+    (tta,) = json.loads(signature["params"])
+    assert (tta["name"], tta["type"], tta["default"]) == ("tta", "boolean", False)
+    assert not [path for path in logged.rglob("*") if path.suffix in (".pkl", ".pickle", ".pt", ".pth")]
 
 
-@pytest.mark.parametrize("key", ["inputs", "instances"])
-@pytest.mark.parametrize(
-    ("sent", "says"),
-    [
-        (IMAGES / 255, "they look scaled: undo that"),
-        (IMAGES / 127.5 - 1, "they look scaled: undo that"),
-        ((IMAGES - IMAGES.mean()) / IMAGES.std(), "whole grey values of 0..255, got float64 from -"),
-        ((IMAGES > 100).astype(float), "no value above 1: they look scaled to 0..1"),
-        (np.zeros((1, 48, 48)), "no value above 1: they look scaled to 0..1"),
-        (IMAGES + 0.5, "whole grey values of 0..255, got float64 from"),
-        (IMAGES.astype(int) + 300, "whole grey values of 0..255, got int64 from 300 to"),
-        (-IMAGES.astype(int), "whole grey values of 0..255, got int64 from -"),
-        (IMAGES > 100, "got bool"),
-        (IMAGES.astype(str), "got <U"),
-    ],
-    ids=["0..1", "-1..1", "standardised", "binary", "black floats", "half", "300", "negative", "bools", "strings"],
-)
-def test_other_values_are_refused_before_they_are_cast(registered: Any, key: str, sent: Any, says: str) -> None:
-    with pytest.raises(MlflowException) as error:
-        ask(registered, key, sent.tolist())
-    assert error.value.get_http_status_code() == 400
-    assert says in str(error.value.json_kwargs)
+def test_a_data_frame_needs_the_column_image(model: Path) -> None:
+    with pytest.raises(ServingError, match="columns face, mask: expected the column image"):
+        opened(model).predict(None, pd.DataFrame({"face": [1], "mask": [2]}))
 
 
-def test_black_images_of_whole_numbers_are_images(registered: Any) -> None:
-    black = ask(registered, "inputs", np.zeros((1, 48, 48), int).tolist())
-    np.testing.assert_allclose(black.sum(), 1, atol=1e-5)
-
-
-def test_altered_weights_are_noticed_when_the_model_is_loaded(tmp_path: Path) -> None:
-    weights = written(tmp_path / "model") / "model.safetensors"
+def test_altered_weights_are_noticed_when_the_model_is_loaded(model: Path, tmp_path: Path) -> None:
+    weights = copied(model, tmp_path / "model") / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1001] ^= 0x40
     weights.write_bytes(content)
@@ -101,13 +102,13 @@ def test_altered_weights_are_noticed_when_the_model_is_loaded(tmp_path: Path) ->
         opened(tmp_path / "model")
 
 
-def test_outputs_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
-    folder = written(tmp_path / "model")
-    state = load_file(folder / WEIGHTS)
+def test_outputs_that_are_not_finite_are_an_error_of_the_model_not_of_the_request(model: Path, tmp_path: Path) -> None:
+    folder = copied(model, tmp_path / "model")
+    weights = folder / "model.safetensors"
+    state = load_file(weights)
     huge = {name: torch.full_like(state[name], 3e38) for name in ("logits.weight", "logits.bias", "hidden.0.bias")}
-    save_file(state | huge, folder / WEIGHTS)
-    (folder / "model.json").write_bytes(
-        with_digest((folder / "model.json").read_bytes(), (folder / WEIGHTS).read_bytes())
-    )
-    with pytest.raises(LhcnetError, match="A/seed-0: the network's outputs are not finite for 2 of 2 images"):
+    save_file(state | huge, weights)
+    (folder / "model.json").write_bytes(with_digest((folder / "model.json").read_bytes(), weights.read_bytes()))
+    with pytest.raises(ServingError, match="A/seed-0: the network's outputs are not finite for 3 of 3") as error:
         opened(folder).predict(None, IMAGES)
+    assert error.value.get_http_status_code() == 500

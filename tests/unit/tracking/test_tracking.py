@@ -248,11 +248,11 @@ def test_the_champion_loads_in_a_fresh_process_and_predicts(
 import mlflow, numpy as np
 mlflow.set_tracking_uri({tracking!r})
 model = mlflow.pyfunc.load_model("models:/faces@champion")
-out = model.predict(np.load({str(tmp_path / "images.npy")!r}))
-np.save({str(tmp_path / "out.npy")!r}, out.to_numpy())
+out = model.predict({{"image": np.load({str(tmp_path / "images.npy")!r})}})
+np.save({str(tmp_path / "out.npy")!r}, out.iloc[:, 1:].to_numpy())
 print(",".join(out.columns))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-1] == "anger,disgust,fear,happiness,sadness,surprise,neutral"
+    assert done.stdout.split()[-1] == "label,anger,disgust,fear,happiness,sadness,surprise,neutral"
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)

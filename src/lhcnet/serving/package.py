@@ -1,0 +1,53 @@
+"""How a model directory is logged in MLflow: code, files, requirements, signature and an example of a request."""
+
+from __future__ import annotations
+
+import base64
+import io
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lhcnet.saved import CLASSES
+
+REQUIREMENTS = ("torch", "numpy", "pandas", "pydantic", "ruamel.yaml", "safetensors", "pillow")
+
+
+def pyfunc_arguments(model: Path) -> dict[str, Any]:
+    """Arguments of `mlflow.pyfunc.log_model` and `save_model` for a model directory.
+
+    The input column has the type Any. With any other type MLflow's server would cast the values of a request before
+    the model sees them: with whole numbers, 0.97 would become 0.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types.schema import AnyType
+
+    package = Path(__file__).parents[1]
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), "image")]  # type: ignore[no-untyped-call]  # MLflow's
+    outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "label")]
+    outputs += [ColSpec(DataType.float, name) for name in CLASSES]
+    return {
+        "python_model": str(package / "serving" / "pyfunc.py"),
+        "artifacts": {"model": str(model)},
+        "code_paths": [str(package)],
+        "pip_requirements": [f"{name}=={version(name)}" for name in REQUIREMENTS],
+        "signature": ModelSignature(
+            inputs=Schema(inputs),
+            outputs=Schema(outputs),
+            params=ParamSchema([ParamSpec("tta", DataType.boolean, default=False)]),
+        ),
+        "input_example": (example(), {"tta": False}),
+    }
+
+
+def example() -> Any:
+    """A request with one drawn face, as a data frame."""
+    import pandas as pd
+    from PIL import Image
+
+    from lhcnet.data.drawn_faces import draw
+
+    file = io.BytesIO()
+    Image.fromarray(draw(42, seed=0).images[0]).save(file, "PNG")
+    return pd.DataFrame({"image": [base64.b64encode(file.getvalue()).decode()]})
