@@ -87,7 +87,8 @@ def chosen(summary: Summary) -> str:
 def note(results: Results, summary: Summary, found: Statistics) -> str:
     """What came out of an execution, in five lines of Markdown."""
     means = [
-        f"{name}: {percent(spread.mean)} % on test, mean of {spread.n} (standard deviation {percent(spread.sd)})"
+        f"{name}: {percent(spread.mean)} % on test, "
+        + ("one model" if spread.sd is None else f"mean of {spread.n}, standard deviation {percent(spread.sd)} points")
         for name in ("A", "B ∪ C")
         if (spread := found.spread.get(name, {}).get("test_accuracy"))
     ]
@@ -95,7 +96,7 @@ def note(results: Results, summary: Summary, found: Statistics) -> str:
     no = iter(found.untested)
     counts = f"{summary.kept} of {summary.kept + summary.rejected} models kept."
     best = not_the_best(summary) or "The chosen model is the best one on validation."
-    lines = [chosen(summary), "; ".join(means), *(compared.get(q) or next(no, "") for q in ("best", "sets"))]
+    lines = [chosen(summary), f"{'; '.join(means)}.", *(compared.get(q) or next(no, "") for q in ("best", "sets"))]
     return "\n".join(f"- {line}" for line in (*lines, f"{counts} {best}"))
 
 

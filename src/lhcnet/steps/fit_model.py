@@ -64,7 +64,7 @@ def fit_model(
         device = context.device()
         if run:
             run.params(training_params(info))
-            run.params({"threads": torch.get_num_threads()})  # compute.threads may be 0: as many as there are
+            run.params({"compute.threads_used": torch.get_num_threads()})  # the setting may be 0: all there are
             name = data_set_name(store.images, store.labels)
             run.dataset(name, store.digest, str(store.path.absolute()), "training")
 

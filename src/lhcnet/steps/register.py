@@ -53,12 +53,11 @@ def register(chosen: Path, evaluation: Path, out: Path, *, name: str, execution:
         Execution(execution, saved.info.provenance.data), "register", tags={}, mode="keep", deliver=deliver
     ) as run:
         restore([saved], run)
-        run.metrics(accuracies)
         with TemporaryDirectory(prefix="lhcnet-") as folder:  # the four files alone; MLflow follows no links
             saved.copy(Path(folder))
             version = register_model(run, name, Path(folder), tags=tags)
         run.tags({"registered": f"{name} version {version}"})
-        run.parent().metrics(accuracies)
+        run.parent().params({"registry.model": name})
         run.end_parent()
     result = {"name": name, "version": version, "alias": "champion", "weights": weights, "model": saved.id}
     with atomic_file(out, REGISTERED) as file:
