@@ -127,8 +127,13 @@ def _tidy(axes: object) -> None:
 
 def runs_page(found: Executions) -> str:
     """One HTML page: which set is better, with which settings, and how the best models were trained."""
+    lines = ""
+    if len(found.names) > 1:
+        words = ("solid", "dashed", "dotted", "dash-dotted")
+        named = (f"{words[number % len(words)]}: {name}" for number, name in enumerate(found.names))
+        lines = f" Lines are {', '.join(named)}."
     drawn = [
-        Drawing("Test accuracy by set", "A box a set and execution, a point a model.", boxes(found)),
+        Drawing("Test accuracy by set", f"A box a set and execution, a point a model.{lines}", boxes(found)),
         *_drawing(
             "Settings of the modules",
             "A line a model; settings that are equal everywhere are left out.",

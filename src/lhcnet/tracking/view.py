@@ -174,9 +174,7 @@ STANDALONE_VIEW = View(
     order=("params.`stage`", True),
     columns=(*_params("variant", "stage", "seed"), *_ACCURACIES),
     means=True,
-    sections=(
-        ("LHC-Net against ResNet34v2 (none) after every stage", 2, (_bars(TEST), _lines(CURVE), _scores(VAL, TEST))),
-    ),
+    sections=(("LHC-Net against ResNet34v2 (none)", 2, (_bars(TEST), _lines(CURVE), _scores(VAL, TEST))),),
 )
 VIEWS = (EXPERIMENT_VIEW, STANDALONE_VIEW)
 
