@@ -66,8 +66,8 @@ docs: setup ## the documentation as a site, in site/
 bench: setup ## all figures of docs/performance.md, on an idle machine, in half an hour
 	$(BIN)/python benchmarks
 
-ui: setup ## MLflow on http://127.0.0.1:5000; PORT=8080: another port
-	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db} --port $${PORT:-5000}
+ui: setup ## MLflow on http://127.0.0.1:5000, with links to the views of the runs; PORT=8080: another port
+	$(BIN)/lhcnet runs ui --port $${PORT:-5000}
 
 image: ## the image of all components; BUILD_ARGS="--build-arg NAME=VALUE": BASE or TORCH_INDEX, see Dockerfile
 	$(DOCKER) build $(BUILD_ARGS) --build-arg VERSION=$(VERSION) \

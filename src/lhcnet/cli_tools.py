@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lhcnet.cli_record import runs
 from lhcnet.errors import LhcnetError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def add_to(app: typer.Typer) -> None:
     for command in (profile, check, faces, sizes, appendix_b, show):
         app.command()(command)
     app.add_typer(tracking, name="tracking")
+    app.add_typer(runs, name="runs")
 
 
 def profile(

@@ -30,6 +30,7 @@ from lhcnet.tracking.journal import PARENT
 from lhcnet.tracking.mlflow_runs import WEIGHTS_TAG, ExecutionRuns, link_to, made_by, write_entry
 from lhcnet.tracking.store import has_run, mlflow_errors, open_client
 from lhcnet.tracking.target import URI_VARIABLE, LastingError, TrackingTarget, default_uri, without_secrets
+from lhcnet.tracking.view import show_execution
 from lhcnet.tracking.watchdog import WATCHDOG
 from lhcnet.tracking.writer_process import PROBLEM, wait_limit
 
@@ -284,6 +285,8 @@ class Delivery:
         if run_id and not (do == "end" and self._injected):
             known = runs.without_known(run_id, entry) if run_id == self._injected else entry
             write_entry(runs.client, run_id, known, self.folder)
+            if do == "params" and (parent := self._ids.get(PARENT)):
+                show_execution(runs.client, runs.experiment, entry["values"], parent)
 
     def _open(self, runs: ExecutionRuns, name: str, entry: dict[str, Any]) -> None:
         """Find or make the run of an entry `open`; `journal.Mode` says how."""

@@ -131,7 +131,7 @@ class ExecutionRuns:
         source: Mapping[str, str] | None = None,
     ) -> None:
         self.client = client
-        self._experiment, self._execution, self._journal, self._lock = experiment, execution, journal, lock
+        self.experiment, self._execution, self._journal, self._lock = experiment, execution, journal, lock
         self._kubeflow_run, self._source = kubeflow_run, dict(source or {})
         self._known_steps: dict[str, set[int]] = {}  # of the metrics of an adopted run
 
@@ -248,7 +248,7 @@ class ExecutionRuns:
         tags = {KEY: self._key(step), JOURNAL: self._journal, NAME_TAG: run_name(step) or self._execution, **tags}
         if self._kubeflow_run and not step:
             tags |= {RUN_TAG: self._kubeflow_run, SETTINGS: settings_of(self._execution, self._kubeflow_run)}
-        return self.client.create_run(self._experiment, start_time=at, tags=tags)
+        return self.client.create_run(self.experiment, start_time=at, tags=tags)
 
     def _first(self, condition: str) -> Run | None:
         found = self._search(condition, 1)
@@ -256,4 +256,4 @@ class ExecutionRuns:
 
     def _search(self, condition: str, limit: int) -> list[Run]:
         order = ["attributes.start_time ASC", "attributes.run_id ASC"]
-        return list(self.client.search_runs([self._experiment], condition, max_results=limit, order_by=order))
+        return list(self.client.search_runs([self.experiment], condition, max_results=limit, order_by=order))
