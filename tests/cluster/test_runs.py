@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-import time
 
 import pytest
 from support.real_cluster import LONG, RealCluster, upload
@@ -131,11 +130,7 @@ def test_a_seed_that_dies_for_good_fails_only_itself(with_pods: RealCluster, dem
     cluster, new = with_pods, random.randrange(100, 10**6)
     run_id = cluster.submit(*changes(f"seeds.a=[{new}, 0]"))  # all other models come from the demo, through the cache
     pod = cluster.wait_for_log(run_id, SET_A, f"A/seed-{new}: ").pod
-    killed: set[str] = set()
-    while len(killed) < 2:  # the training, and its repetition as soon as it has begun
-        killed |= set(cluster.kill_training(pod).split())
-        assert cluster.tasks(run_id)[SET_A].state == "RUNNING"
-        time.sleep(1)
+    assert len(cluster.kill_training(pod, times=2)) == 2  # the training, and its repetition
     assert cluster.lhcnet("wait", run_id).returncode == 0
     log = cluster.log(run_id, SET_A)
     assert "it is repeated once, from its checkpoint" in log
