@@ -96,7 +96,7 @@ def test_two_runs_at_once_with_the_same_settings_have_two_records(cluster: RealC
     runs = [cluster.submit(*changes(seed, "stage1.epochs=4")) for _ in range(2)]
     for run_id in runs:
         cluster.wait_for_task(run_id, STAGE1, ["SUCCEEDED"])
-    records = [cluster.record(run_id) for run_id in runs]
+    records = [cluster.record_with(run_id, STAGE1_RUN) for run_id in runs]
     assert records[0].parent.info.run_id != records[1].parent.info.run_id
     for record in records:
         assert record.parent.info.status == "RUNNING"
@@ -162,7 +162,7 @@ def test_mlflow_away_and_back_loses_no_record(with_pods: RealCluster) -> None:
     finally:
         subprocess.run(start, shell=True, check=True, timeout=300)
     cluster.wait_for_task(run_id, "train", ["SUCCEEDED"])  # stage 2 brings what stage 1 could not write
-    record = cluster.record(run_id)
+    record = cluster.record_with(run_id, STAGE1_RUN)
     assert record.steps[STAGE1_RUN].info.status == "FINISHED"
     assert cluster.points(record.steps[STAGE1_RUN], "epoch/val_accuracy") == list(range(epochs + 1))
     cluster.end(run_id)

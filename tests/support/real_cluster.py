@@ -166,6 +166,15 @@ class RealCluster:
         )
         return Record(parent, {str(run.info.run_name): run for run in steps})
 
+    def record_with(self, run_id: str, step: str, seconds: float = 300.0) -> Record:
+        """The record of a run as soon as a step is FINISHED in it; a busy MLflow has it only after its task."""
+        deadline = time.monotonic() + seconds
+        while True:
+            record = self.record(run_id)
+            if record.statuses().get(step) == "FINISHED" or time.monotonic() > deadline:
+                return record
+            time.sleep(5)
+
     def points(self, run: MlflowRun, metric: str) -> list[int]:
         """Steps (epochs) of all points of a metric."""
         return [point.step for point in self.mlflow.get_metric_history(run.info.run_id, metric)]
