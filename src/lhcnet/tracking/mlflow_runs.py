@@ -30,6 +30,7 @@ ADDED = "lhcnet.added"  # tag of a run that an addition or a cache made, before 
 CACHED, ORIGINAL_TAG = "cached", "original_run"  # tags of a run whose step did not run in this execution
 CONTINUES, CONTINUED = "continues", "continued_by"  # tags of two attempts of the same task
 WEIGHTS_TAG = "weights"  # digest of the trained weights
+REGISTERED_TAG = "registered"  # tag of the run that a version of a registered model comes from
 
 
 def write_entry(client: MlflowClient, run_id: str, entry: Mapping[str, Any], journal: Path) -> None:
@@ -146,7 +147,9 @@ class ExecutionRuns:
             return former
         if former and self._kubeflow_run and former.info.status != "FINISHED":
             return self._continue(former, step, at, parent)
-        if former and former.info.status != "RUNNING":
+        if former and REGISTERED_TAG in former.data.tags:  # a version points to it
+            self.client.set_tag(former.info.run_id, KEY, self._former_key(step, made_by(former)))
+        elif former and former.info.status != "RUNNING":
             self.client.delete_run(former.info.run_id)
         return self._create(step, at, {PARENT_TAG: parent})
 
