@@ -68,8 +68,8 @@ def model_card(
             else "`lhcnet faces` makes 5 % of the labels of drawn faces wrong on purpose."
         ),
         bias=(
-            "Bias: FER2013 was collected by web search with emotion words. Age, sex, skin colour and culture are not "
-            "known and not balanced, many faces are posed, and disgust is rare; accuracy on other people may be much lower."
+            "Bias: FER2013 was collected by web search with emotion words. Age, sex and skin colour are not "
+            "known and unbalanced, many faces are posed, disgust is rare; accuracy on other people may be lower."
             if is_fer2013
             else "Bias: nothing can be said about photographs of people: these images are not FER2013."
         ),

@@ -183,7 +183,16 @@ def _new_version(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*input example was not provided", UserWarning)
         # not mlflow.pyfunc.log_model: it would open the training's run again and change its end
-        logged = Model.log(artifact_path=None, name="model", flavor=mlflow.pyfunc, run_id=run_id, **arguments)
+        run = client.get_run(run_id)
+        model = client.create_logged_model(run.info.experiment_id, "model", run_id, params=run.data.params)
+        logged = Model.log(
+            artifact_path=None,
+            name="model",
+            flavor=mlflow.pyfunc,
+            run_id=run_id,
+            model_id=model.model_id,
+            **arguments,
+        )
     card = (content / CARD).read_text(encoding="utf-8")
     decision = {GATE: verdict.reason, DECIDED: "yes" if verdict.champion else "no"}
     if verdict.test is not None:
