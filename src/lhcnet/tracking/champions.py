@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from lhcnet.errors import LhcnetError
-from lhcnet.tracking.faults import UNKNOWN, mlflow_errors, open_client
+from lhcnet.tracking.faults import UNKNOWN
+from lhcnet.tracking.store import mlflow_errors, open_client
 from lhcnet.tracking.target import default_uri, sqlite_file, without_secrets
 
 if TYPE_CHECKING:

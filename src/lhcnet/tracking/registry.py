@@ -6,7 +6,7 @@ Each version is judged once: registering the same weights again changes neither 
 
 from __future__ import annotations
 
-import warnings
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -95,7 +95,7 @@ def register_in_this_process(
                 source = training_run(client, experiment, tags["weights"], run_id)
             WATCHDOG.limit = limit + size / UPLOAD_SPEED
             with WATCHDOG.call():
-                made = _new_version(client, source, name, Path(content), verdict, tags, uri)
+                made = _new_version(client, (run_id, source), name, Path(content), verdict, tags, uri)
             WATCHDOG.limit = limit
             # of machines that register the same weights at once, each finds the first version that was made
             version = _version_of_weights(client, name, tags["weights"]) or made
@@ -170,28 +170,30 @@ def _version_of_weights(client: MlflowClient, name: str, weights: str) -> str | 
 
 
 def _new_version(
-    client: MlflowClient, run_id: str, name: str, content: Path, verdict: Verdict, tags: Mapping[str, str], uri: str
+    client: MlflowClient,
+    runs: tuple[str, str],
+    name: str,
+    content: Path,
+    verdict: Verdict,
+    tags: Mapping[str, str],
+    uri: str,
 ) -> str:
-    """Log the content, with the code of this package, as a pyfunc of the run, and make a version of it."""
+    """Log the content, with the code of this package, as a pyfunc of the step's run, and make a version of it.
+
+    Args:
+        runs: ids of the step's run and of the training's, which is the version's source.
+    """
+    step_run, run_id = runs
     import mlflow
-    from mlflow.models import Model
 
     mlflow.set_tracking_uri(uri)
     arguments = pyfunc_arguments(content / MODEL)
     arguments["artifacts"] |= {"card": str(content / CARD), "validation": str(content / PREDICTIONS)}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*input example was not provided", UserWarning)
-        # not mlflow.pyfunc.log_model: it would open the training's run again and change its end
-        run = client.get_run(run_id)
-        model = client.create_logged_model(run.info.experiment_id, "model", run_id, params=run.data.params)
-        logged = Model.log(
-            artifact_path=None,
-            name="model",
-            flavor=mlflow.pyfunc,
-            run_id=run_id,
-            model_id=model.model_id,
-            **arguments,
-        )
+    # in the step's own run, which is open anyway: start_run would open and end the training's again
+    with mlflow.start_run(run_id=step_run):
+        logged = mlflow.pyfunc.log_model(name="model", **arguments)
+    if "MLFLOW_RUN_ID" in os.environ:  # start_run ended it, but its owner is to end it
+        client.update_run(step_run, status="RUNNING")
     card = (content / CARD).read_text(encoding="utf-8")
     decision = {GATE: verdict.reason, DECIDED: "yes" if verdict.champion else "no"}
     if verdict.test is not None:

@@ -242,7 +242,22 @@ def test_the_champion_loads_in_a_fresh_process_and_predicts(
 
     client, _ = open_client()
     version = client.get_model_version_by_alias("faces", "champion")
-    assert client.get_run(version.run_id).info.lifecycle_stage == "active"
+    source = client.get_run(version.run_id)
+    assert source.info.lifecycle_stage == "active"
+    assert source.info.status == "FINISHED"
+    assert source.data.tags[KEY].endswith("/train/B/narrow")
+    assert source.data.tags["weights"] == model.weights_digest()
+    logged = client.get_logged_model(version.model_id)
+    assert logged.experiment_id == source.info.experiment_id
+    assert logged.artifact_location.startswith((tmp_path / "mlartifacts").as_uri())
+    assert "synthetic images" in version.description or "images that are not FER2013" in version.description
+    assert version.tags["gate"] == "champion: the first version; there was no champion to compare with"
+    got = Path(mlflow.artifacts.download_artifacts("models:/faces@champion", dst_path=str(tmp_path / "got")))
+    assert (got / "artifacts" / "MODEL_CARD.md").read_text().startswith("# faces: LHC-Net")
+    described = mlflow.models.Model.load(str(got))
+    assert described.signature is not None
+    assert described.signature.outputs.input_names()[0] == "label"
+    assert described.saved_input_example_info is not None
     assert version.tags["weights"] == model.weights_digest()
     assert "test_accuracy" in version.tags
 
