@@ -7,11 +7,13 @@ import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from threading import Barrier
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from lhcnet import steps
 from lhcnet.config import Config, Registry
 from lhcnet.errors import LhcnetError
+from lhcnet.protocol.gate import PREDICTIONS, ValidationResult
 from lhcnet.saved import FILES, open_model, save
 from lhcnet.steps import fit_model
 from lhcnet.tracking import registry
@@ -157,13 +160,33 @@ def test_a_model_of_links_into_a_cache_is_registered(flow: Path, tracking: str, 
     assert sorted(file.name for file in published.iterdir()) == sorted(FILES)
 
 
+def test_the_gate_gets_predictions_on_validation_alone(
+    flow: Path, tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[ValidationResult] = []
+
+    def register(_: object, __: str, content: Path, **___: object) -> dict[str, Any]:
+        assert {file.name for file in content.iterdir()} == {"model", PREDICTIONS, "MODEL_CARD.md"}
+        got.append(ValidationResult.read(content / PREDICTIONS))
+        return {"version": 1, "champion": False, "gate": "challenger: why"}
+
+    monkeypatch.setattr(import_module("lhcnet.steps.register"), "register_model", register)
+    done = registered(flow, tmp_path / "r.json", "faces")
+    assert (done["alias"], done["gate"]) == ("challenger", "challenger: why")
+    with np.load(flow / "evaluation" / "predictions.npz") as saved:
+        expected = saved[f"{done['model']}/validation"].argmax(1)
+        assert (got[0].predicted == expected).all()
+        assert (got[0].labels == saved["labels/validation"]).all()
+    assert got[0].data == open_model(flow / "chosen").info.provenance.data
+
+
 def test_the_same_weights_registered_at_once_are_one_version(
     tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both processes find no version, and each makes one: the later one is withdrawn."""
     client, both = mlflow.MlflowClient(tracking), Barrier(2)
 
-    def made(_: object, __: str, name: str, ___: Path, ____: object, tags: Any, uri: str) -> str:
+    def made(_: object, __: object, name: str, ___: Path, ____: object, tags: Any, uri: str) -> str:
         both.wait(timeout=60)
         return str(client.create_model_version(name, "runs:/x/y", tags=dict(tags)).version)
 
