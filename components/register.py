@@ -29,8 +29,7 @@ def register(
     """
     from pathlib import Path
 
-    from lhcnet import steps
-    from lhcnet.config import Registry, parse
+    from lhcnet import config, steps
 
     steps.start_task()
     result = steps.register(
@@ -38,7 +37,7 @@ def register(
         Path(scores.path),
         Path(registered.path),
         data_report=Path(data_report.path),
-        registry=parse(Registry, {"model": name, "champion": champion}, "registry"),
+        registry=config.parse(config.Registry, {"model": name, "champion": champion}, "registry"),
         execution=steps.execution_name_of_task(),
     )
     return int(result["version"])
