@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-import time
 
 import pytest
 from support.real_cluster import LONG, RealCluster, upload
@@ -98,7 +97,7 @@ def test_two_runs_at_once_with_the_same_settings_have_two_records(cluster: RealC
     runs = [cluster.submit(*changes(seed, "stage1.epochs=4")) for _ in range(2)]
     for run_id in runs:
         cluster.wait_for_task(run_id, STAGE1, ["SUCCEEDED"])
-    records = [cluster.record(run_id) for run_id in runs]
+    records = [cluster.record_with(run_id, STAGE1_RUN) for run_id in runs]
     assert records[0].parent.info.run_id != records[1].parent.info.run_id
     for record in records:
         assert record.parent.info.status == "RUNNING"
@@ -132,11 +131,7 @@ def test_a_seed_that_dies_for_good_fails_only_itself(with_pods: RealCluster, dem
     cluster, new = with_pods, random.randrange(100, 10**6)
     run_id = cluster.submit(*changes(f"seeds.a=[{new}, 0]"))  # all other models come from the demo, through the cache
     pod = cluster.wait_for_log(run_id, SET_A, f"A/seed-{new}: ").pod
-    killed: set[str] = set()
-    while len(killed) < 2:  # the training, and its repetition as soon as it has begun
-        killed |= set(cluster.kill_training(pod).split())
-        assert cluster.tasks(run_id)[SET_A].state == "RUNNING"
-        time.sleep(1)
+    assert len(cluster.kill_training(pod, times=2)) == 2  # the training, and its repetition
     assert cluster.lhcnet("wait", run_id).returncode == 0
     log = cluster.log(run_id, SET_A)
     assert "it is repeated once, from its checkpoint" in log
@@ -168,7 +163,7 @@ def test_mlflow_away_and_back_loses_no_record(with_pods: RealCluster) -> None:
     finally:
         subprocess.run(start, shell=True, check=True, timeout=300)
     cluster.wait_for_task(run_id, "train", ["SUCCEEDED"])  # stage 2 brings what stage 1 could not write
-    record = cluster.record(run_id)
+    record = cluster.record_with(run_id, STAGE1_RUN)
     assert record.steps[STAGE1_RUN].info.status == "FINISHED"
     assert cluster.points(record.steps[STAGE1_RUN], "epoch/val_accuracy") == list(range(epochs + 1))
     cluster.end(run_id)

@@ -24,15 +24,19 @@ from support.drivers import ROOT
 
 LONG = 3600.0  # seconds that a run may take on a small machine
 KILL_TRAINING = """
-import os, pathlib, signal
-for folder in pathlib.Path("/proc").glob("[0-9]*"):
-    try:
-        command = (folder / "cmdline").read_bytes()
-    except OSError:
-        continue
-    if b"lhcnet.steps.child" in command:
-        os.kill(int(folder.name), signal.SIGKILL)
-        print(folder.name)
+import os, pathlib, signal, sys, time
+killed, deadline = set(), time.monotonic() + 120
+while len(killed) < int(sys.argv[1]) and time.monotonic() < deadline:
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"lhcnet.steps.child" in command and folder.name not in killed:
+            os.kill(int(folder.name), signal.SIGKILL)
+            killed.add(folder.name)
+    time.sleep(0.05)
+print(*sorted(killed))
 """
 
 
@@ -145,9 +149,10 @@ class RealCluster:
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
         return done.stdout
 
-    def kill_training(self, pod: str) -> str:
-        """Kill the process of the training in a pod, as the kernel does; returns its number, or ""."""
-        return self.kubectl("exec", pod, "--container", "main", "--", "python", "-c", KILL_TRAINING).strip()
+    def kill_training(self, pod: str, times: int) -> list[str]:
+        """Kill the process of the training in a pod, as the kernel does, and each that takes its place."""
+        program = ["python", "-c", KILL_TRAINING, str(times)]
+        return self.kubectl("exec", pod, "--container", "main", "--", *program).split()
 
     def record(self, run_id: str) -> Record:
         """The record of a run; there must be exactly one."""
@@ -160,6 +165,15 @@ class RealCluster:
             [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'", max_results=1000
         )
         return Record(parent, {str(run.info.run_name): run for run in steps})
+
+    def record_with(self, run_id: str, step: str, seconds: float = 300.0) -> Record:
+        """The record of a run as soon as a step is FINISHED in it; a busy MLflow has it only after its task."""
+        deadline = time.monotonic() + seconds
+        while True:
+            record = self.record(run_id)
+            if record.statuses().get(step) == "FINISHED" or time.monotonic() > deadline:
+                return record
+            time.sleep(5)
 
     def points(self, run: MlflowRun, metric: str) -> list[int]:
         """Steps (epochs) of all points of a metric."""
