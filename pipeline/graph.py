@@ -90,6 +90,7 @@ def build(config: Config, cluster: Cluster, execution: str = "", lost: Mapping[s
         evaluation: dict = config.evaluation.to_dict(),
         analysis: dict = config.analysis.to_dict(),
         registry: str = config.registry.model,
+        champion: str = config.registry.champion,
     ):
         """LHC-Net on FER2013: sets A, B and C, the 10 % loss rule, TTA, registry.
 
@@ -115,6 +116,7 @@ def build(config: Config, cluster: Cluster, execution: str = "", lost: Mapping[s
             evaluation: Section `evaluation`: test-time augmentation and batch size.
             analysis: Section `analysis`: number of validation images.
             registry: Name of the registered model in MLflow.
+            champion: Setting `registry.champion`: when a new version becomes champion.
         """
         # loops have no names: back ends before 2.16 find the collected outputs of a loop only under kfp's own name
         closing = on_cpu(finish(), "Close the record").set_caching_options(False)
@@ -225,7 +227,14 @@ def build(config: Config, cluster: Cluster, execution: str = "", lost: Mapping[s
                 ),
                 "Compare with the paper",
             ).outputs["report"]
-            registering = register(chosen=chosen, scores=scores, report=report, name=registry)
-            on_cpu(registering, "Register the champion").set_caching_options(False)
+            registering = register(
+                chosen=chosen,
+                scores=scores,
+                report=report,
+                data_report=prepared.outputs["report"],
+                name=registry,
+                champion=champion,
+            )
+            on_cpu(registering, "Register the model").set_caching_options(False)
 
     return lhcnet

@@ -1,7 +1,8 @@
 """The command line: every step of the pipeline on files, settings from `params.yaml`. DVC calls these commands.
 
 A command imports what it calls, so that `--help` answers at once. The commands of other subjects are in the modules
-`cli_pipeline` (compile, run and submit the Kubeflow pipeline) and `cli_tools` (settings, drawn faces, tables, MLflow).
+`cli_pipeline` (compile, run and submit the Kubeflow pipeline), `cli_registry` (registered models) and `cli_tools`
+(settings, drawn faces, tables, MLflow).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from lhcnet import cli_pipeline, cli_tools
+from lhcnet import cli_pipeline, cli_registry, cli_tools
 from lhcnet.errors import LhcnetError
 
 if TYPE_CHECKING:
@@ -346,18 +347,20 @@ def compare(
 def register(
     chosen: Annotated[Path, typer.Option(help="Model directory of the chosen model.")],
     evaluation: Annotated[Path, typer.Option(help="Folder that `evaluate` wrote.")],
+    data: Annotated[Path, typer.Option(help="Data report that `prepare` wrote.")],
     out: Annotated[Path, typer.Option(help="Name, version and alias are written here (JSON).")],
     params: Params = PARAMS,
 ) -> None:
-    """Register the chosen model in MLflow as `champion`.
+    """Register the chosen model in MLflow.
 
-    The setting `registry.model` is its name.
+    As `challenger`, and as `champion` by the rule `registry.champion`; `registry.model` is its name.
     """
     from lhcnet import steps
     from lhcnet.code_version import execution_name
 
     config, _ = _open(params)
-    steps.register(chosen, evaluation, out, name=config.registry.model, execution=execution_name(config))
+    name = execution_name(config)
+    steps.register(chosen, evaluation, out, data_report=data, registry=config.registry, execution=name)
 
 
 @app.command("compare-standalone")
@@ -383,4 +386,5 @@ def compare_standalone(
 
 
 cli_tools.add_to(app)
+cli_registry.add_to(app)
 app.add_typer(cli_pipeline.app, name="pipeline")

@@ -27,7 +27,6 @@ SCHEMA_VERSION: Literal[1] = 1  # of params.yaml; increased when a key changes i
 PLAIN = "resnet34v2"  # name of the network without modules, among the names of variants
 _MAX_YAML = 1 << 20  # bytes
 
-
 Count = Annotated[int, BeforeValidator(whole), Field(ge=1, lt=LARGEST)]
 Needed = Annotated[int, BeforeValidator(whole), Field(ge=0, lt=LARGEST)]
 Depth = Annotated[int, BeforeValidator(whole), Field(ge=1, le=1000)]
@@ -256,9 +255,13 @@ class Checkpoints(FrozenModel):
 
 
 class Registry(FrozenModel):
-    """Name of the registered model in MLflow; the version registered last gets the alias `champion`."""
+    """Name of the registered model in MLflow, and when a new version becomes `champion`, by accuracy on validation.
+
+    It is the champion's at least (`not_worse`), or higher with McNemar's p < 0.05 (`better`); `never`: people decide.
+    """
 
     model: Name = "lhcnet"
+    champion: Literal["not_worse", "better", "never"] = "not_worse"
 
 
 class Config(FrozenModel):

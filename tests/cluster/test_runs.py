@@ -46,7 +46,8 @@ def test_the_demo_from_submission_to_registry(cluster: RealCluster, demo: str) -
     assert len([name for name in record.steps if name.startswith("C ")]) == len(config.seeds.c)
     assert record.parent.data.metrics["chosen/test_accuracy"] > 1 / 7
     champion = cluster.mlflow.get_model_version_by_alias(config.registry.model, "champion")
-    assert champion.run_id == record.steps["register"].info.run_id
+    chosen = next(run for run in record.steps.values() if run.info.run_id == champion.run_id)
+    assert chosen.data.tags["weights"] == champion.tags["weights"]
 
 
 def test_the_source_is_read_from_a_bucket_that_is_not_the_pipeline_roots(cluster: RealCluster, demo: str) -> None:

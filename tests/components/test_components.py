@@ -364,7 +364,9 @@ def test_register(artifacts: Artifacts, tracking: str, started: Started) -> None
         chosen=artifacts.model("chosen"),
         scores=artifacts.file("evaluation"),
         report=artifacts.file("report"),
+        data_report=artifacts.file("data_report.json"),
         name="faces",
+        champion="not_worse",
         registered=registered,
     )
     written = json.loads(Path(registered.path).read_text())

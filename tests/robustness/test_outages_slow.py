@@ -76,7 +76,7 @@ def test_replay_and_registration_end_within_the_bound(trickle: str, tmp_path: Pa
         pytest.raises(LhcnetError, match="not answered completely"),
         journaled(Execution("c", "d" * 64), "register", tags={}, deliver=bounded.deliver) as run,
     ):
-        register(run, "faces", tmp_path, tags={"weights": "w"})
+        register(run, "faces", tmp_path, rule="not_worse", tags={"weights": "w"})
 
 
 def test_ctrl_c_ends_a_replay_at_once(trickle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from lhcnet.errors import LhcnetError
 from lhcnet.tracking.replay import NoAnswerError
@@ -19,12 +20,12 @@ _process: list[subprocess.Popen[str]] = []  # one for all calls: MLflow is loade
 
 def deliver(folder: Path) -> int:
     """`delivery.deliver` with a bound on each call to MLflow."""
-    return _ask("deliver", folder)
+    return int(_ask("deliver", folder))
 
 
-def register(folder: Path, **arguments: object) -> int:
+def register(folder: Path, **arguments: object) -> dict[str, Any]:
     """`registry.register_in_this_process` with a bound on each call to MLflow."""
-    return _ask("register", folder, arguments=arguments)
+    return dict(_ask("register", folder, arguments=arguments))
 
 
 def stop() -> None:
@@ -35,7 +36,7 @@ def stop() -> None:
         process.wait()
 
 
-def _ask(do: str, folder: Path, **more: object) -> int:
+def _ask(do: str, folder: Path, **more: object) -> Any:
     if not _process or _process[0].poll() is not None:
         _process[:] = [
             subprocess.Popen(
@@ -65,4 +66,4 @@ def _ask(do: str, folder: Path, **more: object) -> int:
         if answer["kind"] == "silent":
             stop()  # it ends itself after such an answer: the next call must not meet it half dead
         raise _ERRORS[answer["kind"]](answer["error"])
-    return int(answer["value"])
+    return answer["value"]

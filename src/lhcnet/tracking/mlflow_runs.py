@@ -33,6 +33,7 @@ CONTINUES, CONTINUED = "continues", "continued_by"  # tags of two attempts of th
 WEIGHTS_TAG = "weights"  # digest of the trained weights
 WALL_TIME = "time/wall"  # metric of an execution: seconds from its start to its first end
 _PARAMETERS = 100  # that MLflow takes at once
+REGISTERED_TAG = "registered"  # tag of the run that a version of a registered model comes from
 
 
 def write_entry(client: MlflowClient, run_id: str, entry: Mapping[str, Any], journal: Path) -> None:
@@ -174,7 +175,9 @@ class ExecutionRuns:
             return former
         if former and self._kubeflow_run and former.info.status != "FINISHED":
             return self._continue(former, step, at, parent)
-        if former and former.info.status != "RUNNING":
+        if former and REGISTERED_TAG in former.data.tags:  # a version points to it
+            self.client.set_tag(former.info.run_id, KEY, self._former_key(step, made_by(former)))
+        elif former and former.info.status != "RUNNING":
             self.client.delete_run(former.info.run_id)
         return self._create(step, at, {PARENT_TAG: parent})
 

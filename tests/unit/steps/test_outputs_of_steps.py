@@ -12,7 +12,7 @@ import pytest
 
 from lhcnet import steps
 from lhcnet.analysis.results import ANALYSIS_FOLDER
-from lhcnet.config import Checkpoints, Config
+from lhcnet.config import Checkpoints, Config, Registry
 from lhcnet.data.store import STORE_FOLDER
 from lhcnet.errors import LhcnetError
 from lhcnet.io.contents import OwnFolder, OwnJson
@@ -70,7 +70,9 @@ def calls(tiny: Config, context: steps.RunContext) -> dict[str, Call]:
         "analyse": lambda out: steps.analyse(NOWHERE, NOWHERE, out, analysis=tiny.analysis, **with_images),
         "compare": lambda out: steps.compare(NOWHERE, NOWHERE, out, data_report=NOWHERE),
         "compare standalone": lambda out: steps.compare_standalone([], NOWHERE, NOWHERE, out, **with_images),
-        "register": lambda out: steps.register(NOWHERE, NOWHERE, out, name="x", execution="x"),
+        "register": lambda out: steps.register(
+            NOWHERE, NOWHERE, out, data_report=NOWHERE, registry=Registry(model="x"), execution="x"
+        ),
     }
 
 

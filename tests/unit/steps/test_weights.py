@@ -7,18 +7,21 @@ import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from threading import Barrier
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from lhcnet import steps
-from lhcnet.config import Config
+from lhcnet.config import Config, Registry
 from lhcnet.errors import LhcnetError
+from lhcnet.protocol.gate import PREDICTIONS, ValidationResult
 from lhcnet.saved import FILES, open_model, save
 from lhcnet.steps import fit_model
 from lhcnet.tracking import registry
@@ -54,7 +57,7 @@ def readers(flow: Path, stores: tuple[Path, Path], config: Config) -> dict[str, 
     return {
         "evaluate": lambda: steps.evaluate(models, selection, *stores, out, **settings),
         "control": lambda: steps.control(models, selection, stores[0], out, control=config.control, context=context),
-        "register": lambda: steps.register(chosen, flow / "evaluation", out, name="x", execution="x"),
+        "register": lambda: registered(flow, out, "x"),
         "analyse": lambda: steps.analyse(chosen, stores[0], out, analysis=config.analysis, **settings),
         "train": lambda: steps.train_stage(
             stores[0], chosen, out, stage_number=4, stage=config.stage4, seed=0, context=context
@@ -67,6 +70,17 @@ def readers(flow: Path, stores: tuple[Path, Path], config: Config) -> dict[str, 
             models, [flow / "backbone" / "stage3"], out, loss_factor=9.0, chosen=flow / "new"
         ),
     }
+
+
+def registered(flow: Path, out: Path, name: str) -> dict[str, Any]:
+    return steps.register(
+        flow / "chosen",
+        flow / "evaluation",
+        out,
+        data_report=flow / "data_report.json",
+        registry=Registry(model=name),
+        execution="x",
+    )
 
 
 READERS = ("evaluate", "control", "register", "analyse", "train", "evaluate_weights", "insert", "select")
@@ -137,7 +151,7 @@ def test_a_model_of_links_into_a_cache_is_registered(flow: Path, tracking: str, 
     for file in (tmp_path / "cache").iterdir():
         (flow / "chosen" / file.name).symlink_to(file)
     (flow / "chosen" / "notes.txt").symlink_to("/etc/hostname")
-    done = steps.register(flow / "chosen", flow / "evaluation", tmp_path / "r.json", name="linked", execution="x")
+    done = registered(flow, tmp_path / "r.json", "linked")
     client = mlflow.MlflowClient(tracking)
     version = client.get_model_version("linked", str(done["version"]))
     assert version.tags["weights"] == open_model(flow / "chosen").weights_digest()
@@ -146,13 +160,33 @@ def test_a_model_of_links_into_a_cache_is_registered(flow: Path, tracking: str, 
     assert sorted(file.name for file in published.iterdir()) == sorted(FILES)
 
 
+def test_the_gate_gets_predictions_on_validation_alone(
+    flow: Path, tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[ValidationResult] = []
+
+    def register(_: object, __: str, content: Path, **___: object) -> dict[str, Any]:
+        assert {file.name for file in content.iterdir()} == {"model", PREDICTIONS, "MODEL_CARD.md"}
+        got.append(ValidationResult.read(content / PREDICTIONS))
+        return {"version": 1, "champion": False, "gate": "challenger: why"}
+
+    monkeypatch.setattr(import_module("lhcnet.steps.register"), "register_model", register)
+    done = registered(flow, tmp_path / "r.json", "faces")
+    assert (done["alias"], done["gate"]) == ("challenger", "challenger: why")
+    with np.load(flow / "evaluation" / "predictions.npz") as saved:
+        expected = saved[f"{done['model']}/validation"].argmax(1)
+        assert (got[0].predicted == expected).all()
+        assert (got[0].labels == saved["labels/validation"]).all()
+    assert got[0].data == open_model(flow / "chosen").info.provenance.data
+
+
 def test_the_same_weights_registered_at_once_are_one_version(
     tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both processes find no version, and each makes one: the later one is withdrawn."""
     client, both = mlflow.MlflowClient(tracking), Barrier(2)
 
-    def made(_: object, __: str, name: str, ___: Path, tags: Any, uri: str) -> str:
+    def made(_: object, __: object, name: str, ___: Path, ____: object, tags: Any, uri: str) -> str:
         both.wait(timeout=60)
         return str(client.create_model_version(name, "runs:/x/y", tags=dict(tags)).version)
 
@@ -160,6 +194,8 @@ def test_the_same_weights_registered_at_once_are_one_version(
     monkeypatch.setattr(registry, "_new_version", made)
     monkeypatch.setattr(registry, "default_uri", lambda: tracking)
     monkeypatch.setattr(registry, "open_client", lambda: (client, None))
+    monkeypatch.setattr(registry, "training_run", lambda *_: "run")
+    monkeypatch.setattr(registry, "_verdict", lambda *_: None)
     with ThreadPoolExecutor(2) as pool:
         calls = [
             pool.submit(
@@ -167,13 +203,14 @@ def test_the_same_weights_registered_at_once_are_one_version(
                 tmp_path,
                 run=f"run{i}",
                 name="twice",
-                model=str(tmp_path),
-                tags={"weights": "w"},
+                content=str(tmp_path),
+                rule="not_worse",
+                tags={"weights": "w", "gate_champion": "yes"},
             )
             for i in range(2)
         ]
         versions = [call.result() for call in calls]
-    assert versions == [1, 1]
+    assert [version["version"] for version in versions] == [1, 1]
     assert [version.version for version in client.search_model_versions("name = 'twice'")] == [1]
     assert client.get_model_version_by_alias("twice", "champion").version == 1
 

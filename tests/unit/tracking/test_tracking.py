@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from lhcnet import steps
-from lhcnet.config import Config
+from lhcnet.config import Config, Registry
+from lhcnet.data.audit import audit
+from lhcnet.data.drawn_faces import draw
 from lhcnet.errors import LhcnetError
+from lhcnet.io.files import write_json
 from lhcnet.tracking.delivery import deliver
 from lhcnet.tracking.folder import pending_journals
 from lhcnet.tracking.journal import Execution, journal_root, journaled
@@ -223,21 +226,38 @@ def test_the_champion_loads_in_a_fresh_process_and_predicts(
         context=steps.RunContext(compute=tiny.compute, execution="demo"),
     )
     arguments = (tmp_path / "chosen", tmp_path / "ev")
+    write_json(tmp_path / "data.json", audit(draw(400, seed=1)).to_dict())
+    more = {"data_report": tmp_path / "data.json", "registry": Registry(model="faces"), "execution": "demo"}
     with pytest.MonkeyPatch.context() as away:
         away.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         away.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         with pytest.raises(LhcnetError, match=r"MLflow at http://127\.0\.0\.1:9") as error:
-            steps.register(*arguments, tmp_path / "r.json", name="faces", execution="demo")
+            steps.register(*arguments, tmp_path / "r.json", **more)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "r.json").exists()
-    first = steps.register(*arguments, tmp_path / "r.json", name="faces", execution="demo")
-    again = steps.register(*arguments, tmp_path / "r.json", name="faces", execution="demo")
+    first = steps.register(*arguments, tmp_path / "r.json", **more)
+    again = steps.register(*arguments, tmp_path / "r.json", **more)
     assert (first["version"], again["version"]) == (1, 1)
     assert json.loads((tmp_path / "r.json").read_text())["alias"] == "champion"
 
     client, _ = open_client()
     version = client.get_model_version_by_alias("faces", "champion")
-    assert client.get_run(version.run_id).info.lifecycle_stage == "active"
+    source = client.get_run(version.run_id)
+    assert source.info.lifecycle_stage == "active"
+    assert source.info.status == "FINISHED"
+    assert source.data.tags[KEY].endswith("/train/B/narrow")
+    assert source.data.tags["weights"] == model.weights_digest()
+    logged = client.get_logged_model(version.source.removeprefix("models:/"))
+    assert logged.experiment_id == source.info.experiment_id
+    assert logged.artifact_location.startswith((tmp_path / "mlartifacts").as_uri())
+    assert "400 images that are not FER2013" in version.description
+    assert version.tags["gate"] == "champion: the first version; there was no champion to compare with"
+    got = Path(mlflow.artifacts.download_artifacts("models:/faces@champion", dst_path=str(tmp_path / "got")))
+    assert (got / "artifacts" / "MODEL_CARD.md").read_text().startswith("# faces: LHC-Net")
+    described = mlflow.models.Model.load(str(got))
+    assert described.signature is not None
+    assert described.signature.outputs.input_names()[0] == "label"
+    assert described.saved_input_example_info is not None
     assert version.tags["weights"] == model.weights_digest()
     assert "test_accuracy" in version.tags
 

@@ -1,0 +1,82 @@
+"""The model card: data, scores by class with intervals, limits, use."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.hostile.models import model_files
+
+from lhcnet.data.audit import DataReport, audit
+from lhcnet.data.drawn_faces import draw
+from lhcnet.data.fer2013 import CLASSES, OFFICIAL_COUNTS, SPLITS
+from lhcnet.model_record import ModelInfo
+from lhcnet.protocol.results import ModelScores
+from lhcnet.protocol.score import score
+from lhcnet.protocol.statistics import wilson
+from lhcnet.report.model_card import model_card
+
+LABELS = np.repeat(np.arange(7, dtype=np.uint8), 10)
+LABELS[LABELS == 1] = 0  # no image of disgust
+
+
+def probabilities(right: int) -> np.ndarray:
+    """Of a model that is right in the first `right` images of each ten."""
+    predicted = np.where(np.arange(70) % 10 < right, LABELS, (LABELS + 1) % 7)
+    return np.eye(7, dtype=np.float32)[predicted]
+
+
+@pytest.fixture(scope="module")
+def drawn() -> DataReport:
+    return audit(draw(100, seed=0))
+
+
+def card(data: DataReport) -> str:
+    info = ModelInfo.model_validate_json(model_files("modules")["model.json"])
+    id_ = info.provenance.id
+    found = {"labels/test": LABELS, f"{id_}/test": probabilities(7)}
+    scores = ModelScores(
+        id=id_,
+        weights="a" * 64,
+        validation=score(probabilities(8), LABELS, split="validation", views=1),
+        test=score(probabilities(7), LABELS, split="test", views=1),
+        test_distinct=score(probabilities(7)[:35], LABELS[:35], split="test", views=1),
+    )
+    return model_card("faces", info, scores, data, found)
+
+
+def test_scores_with_intervals(drawn: DataReport) -> None:
+    text = card(drawn)
+    low, high = wilson(56, 70)
+    assert f"| validation | 70 | 0.8000 | {low:.4f} - {high:.4f} |" in text
+    assert "| test without duplicates in train | 35 |" in text
+    assert "TTA |" not in text
+    low, high = wilson(14, 20)
+    assert f"| anger | 20 | 0.700 | {low:.3f} - {high:.3f} |" in text
+    assert "| disgust | 0 | - | - |" in text
+
+
+def test_drawn_faces_are_named(drawn: DataReport) -> None:
+    text = card(drawn)
+    assert "Drawn faces, 100 synthetic images of `lhcnet faces`: a demonstration, not FER2013" in text
+    assert "makes 5 % of the labels of drawn faces wrong on purpose" in text
+    assert "web search" not in text
+    assert f"{drawn.train_duplicates['test']} test images occur in train too" in text
+
+
+def test_other_images_are_not_called_drawn_faces_nor_fer2013() -> None:
+    assert "100 images that are not FER2013" in card(audit(draw(100, seed=1)))
+
+
+def test_fer2013_is_named(drawn: DataReport) -> None:
+    rows = OFFICIAL_COUNTS.tolist()
+    counts = {split: dict(zip(CLASSES, row, strict=True)) for split, row in zip(SPLITS, rows, strict=True)}
+    images = int(OFFICIAL_COUNTS.sum())
+    text = card(DataReport.model_validate(drawn.to_dict() | {"counts": counts, "images": images}))
+    assert f"FER2013, {images} images with its own splits" in text
+    assert "People agree with FER2013's labels in about 65 %" in text
+    assert "Bias: FER2013 was collected by web search" in text
+    assert len(text) < 5000
+    for chapter in ("## Data", "## Protocol", "## Scores", "## Limits", "## Intended use", "## Citation"):
+        assert chapter in text
+    assert "Not intended: any decision about a person" in text
+    assert "https://doi.org/10.3390/info13090419" in text
