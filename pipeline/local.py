@@ -45,6 +45,7 @@ class Registered(FrozenModel):
     alias: str
     weights: str
     model: str
+    gate: str
 
 
 def run(
