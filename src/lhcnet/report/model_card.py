@@ -13,8 +13,6 @@ from lhcnet.protocol.results import ModelScores
 from lhcnet.protocol.statistics import wilson
 from lhcnet.report.protocol_chapter import official
 
-_MOST_DRAWN = 5000  # images that are drawn again to recognise them: five seconds
-
 
 def model_card(
     name: str, info: ModelInfo, scores: ModelScores, data: DataReport, predictions: Mapping[str, NDArray[Any]]
@@ -65,7 +63,7 @@ def model_card(
         label_noise=(
             "People agree with FER2013's labels in about 65 % of the images (Goodfellow et al., 2013)."
             if is_fer2013
-            else "`lhcnet faces` makes 5 % of the labels of drawn faces wrong on purpose."
+            else "Of drawn faces, `lhcnet faces` makes 5 % of the labels wrong on purpose."
         ),
         bias=(
             "Bias: FER2013 was collected by web search with emotion words. Age, sex and skin colour are not "
@@ -77,15 +75,10 @@ def model_card(
 
 
 def data_name(data: DataReport) -> str:
-    """What the images are, in words: FER2013 by its counts, drawn faces because the same can be drawn again."""
+    """What the images are, in words: FER2013 is known by its counts."""
     if official(data):
         return f"FER2013, {data.images} images with its own splits"
-    if data.images <= _MOST_DRAWN:
-        from lhcnet.data.drawn_faces import draw
-
-        if draw(data.images, 0).digest == data.digest:
-            return f"Drawn faces, {data.images} synthetic images of `lhcnet faces`: a demonstration, not FER2013"
-    return f"{data.images} images that are not FER2013 (drawn faces, if they come from `lhcnet faces`)"
+    return f"{data.images} images that are not FER2013, such as the drawn faces of `lhcnet faces`: a demonstration"
 
 
 def _protocol(info: ModelInfo) -> str:

@@ -42,12 +42,11 @@ def pyfunc_arguments(model: Path) -> dict[str, Any]:
 
 
 def example() -> Any:
-    """A request with one drawn face, as a data frame."""
+    """A request with one image, a grey ramp, as a data frame."""
+    import numpy as np
     import pandas as pd
     from PIL import Image
 
-    from lhcnet.data.drawn_faces import draw
-
-    file = io.BytesIO()
-    Image.fromarray(draw(42, seed=0).images[0]).save(file, "PNG")
+    file, ramp = io.BytesIO(), np.arange(48, dtype=np.uint8)
+    Image.fromarray(np.add.outer(2 * ramp, 2 * ramp)).save(file, "PNG")
     return pd.DataFrame({"image": [base64.b64encode(file.getvalue()).decode()]})
