@@ -24,11 +24,11 @@ def dvc_project(one_seed: Config, environment: dict[str, str], tmp_path_factory:
     (folder / "params.yaml").write_text(to_yaml(one_seed.model_copy(update={"data": data})))
     git(folder, "init", "-q")
     dvc(folder, environment, "init", "-q")
-    dvc(folder, environment, "add", "-q", "data/raw/faces.csv")
     dvc(folder, environment, "remote", "add", "-q", "-d", "storage", str(tmp_path_factory.mktemp("remote")))
-    dvc(folder, environment, "repro")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-qm", "results")
+    for message, command in (("project", ["add", "-q", "data/raw/faces.csv"]), ("results", ["repro"])):
+        dvc(folder, environment, *command)
+        git(folder, "add", "-A")
+        git(folder, "commit", "-qm", message)
     dvc(folder, environment, "push", "-q")
     return folder
 

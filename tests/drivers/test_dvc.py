@@ -15,6 +15,7 @@ from support.drivers import assert_same_analysis, assert_same_files, copy_projec
 
 from lhcnet.config import Config, Selection, load
 from lhcnet.profiles import to_yaml
+from lhcnet.saved import open_model
 from lhcnet.tracking.folder import pending_journals
 
 
@@ -33,6 +34,43 @@ def test_dvc_leaves_one_execution_in_the_record(dvc_project: Path, environment: 
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert [run.info.status for run in parents] == ["FINISHED"]
     assert {"analyse", "compare", "evaluate", "register", "A seed 0"} <= {run.info.run_name for run in runs}
+
+
+def lineage(model: str, folder: Path, environment: dict[str, str]) -> tuple[int, dict[str, tuple[str, str]], str]:
+    """Exit status of `lhcnet lineage`, the state and the found value of each link, and what it says on stderr."""
+    command = ["lhcnet", "lineage", model, "--json"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    links = json.loads(done.stdout)["links"] if done.stdout else []
+    return done.returncode, {link["name"]: (link["state"], link["found"]) for link in links}, done.stderr
+
+
+def test_the_lineage_of_the_champion_is_verified(dvc_project: Path, environment: dict[str, str]) -> None:
+    """One digest of the data stands in DVC's lock, in MLflow's data set and in the model."""
+    status, links, _ = lineage("lhcnet-demo", dvc_project, environment)
+    assert status == 0
+    assert {name: state for name, (state, _) in links.items()} == {
+        **dict.fromkeys(("version", "weights", "training run", "parent run", "data", "data in DVC"), "verified"),
+        **dict.fromkeys(("Kubeflow run", "image"), "not checked"),
+        "Git commit": "verified",
+    }
+    data = open_model(dvc_project / "artifacts" / "chosen").info.provenance.data
+    assert links["data"][1] == links["data in DVC"][1] == data
+    assert links["Git commit"][1] == git(dvc_project, "rev-parse", "HEAD~1").strip()
+    assert lineage("artifacts/chosen", dvc_project, environment)[1] == links
+
+
+def test_one_altered_bit_of_the_weights_breaks_the_lineage(dvc_project: Path, environment: dict[str, str]) -> None:
+    store = Path(environment["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///")).parent / "mlartifacts"
+    (weights,) = store.rglob("model.safetensors")
+    content = weights.read_bytes()
+    try:
+        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        status, links, said = lineage("lhcnet-demo@champion", dvc_project, environment)
+    finally:
+        weights.write_bytes(content)
+    assert status == 1
+    assert [name for name, (state, _) in links.items() if state == "BROKEN"] == ["weights"]
+    assert "lhcnet-demo@champion: its lineage is broken at: weights" in said
 
 
 def test_a_no_op_repro_runs_nothing(dvc_project: Path, environment: dict[str, str]) -> None:
