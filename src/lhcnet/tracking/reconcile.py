@@ -155,7 +155,38 @@ def _enter_cached_steps(client: MlflowClient, experiment: str, parent: Run, now:
         missing = {step: run for step, run in missing.items() if not step.startswith("train/")}
     for step, original in missing.items():
         _copy(client, experiment, original, step, parent, now)
+    if missing:
+        _take_over(client, parent, former, now, compared=any(step.startswith("compare") for step in missing))
     return sorted(missing)
+
+
+def _take_over(client: MlflowClient, parent: Run, former: Run, now: int, *, compared: bool) -> None:
+    """Give an execution what its cached steps gave to the former one: parameters, figures and what came out.
+
+    Args:
+        client: of the store.
+        parent: the run of the execution.
+        former: that of the execution with the same settings, code and data.
+        now: milliseconds.
+        compared: whether `compare` came from the cache, which writes the figures and the note.
+    """
+    from mlflow.entities import Metric
+
+    run_id = parent.info.run_id
+    log_params(client, run_id, former.data.params)
+    if not compared:
+        return
+    figures = {name: v for name, v in former.data.metrics.items() if name.startswith(("summary/", "chosen/"))}
+    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in figures.items()])
+    for name in ("chosen", "metrics_digest", NOTE):
+        if text := former.data.tags.get(name):
+            parent.data.tags[name] = text if name != NOTE else _results(text)
+            client.set_tag(run_id, name, parent.data.tags[name])
+
+
+def _results(note: str) -> str:
+    """The part of a note that says what came out, which `compare` wrote."""
+    return "\n\n".join(part for part in note.split("\n\n") if part.startswith("- "))
 
 
 def _copy(client: MlflowClient, experiment: str, original: Run, step: str, parent: Run, now: int) -> None:
@@ -208,8 +239,8 @@ def _describe(
     if not lines and status == "FINISHED" and FAILED_TASK in parent.data.tags:
         lines = ["The run succeeded after it was repeated."]
     if lines:  # behind the list of `compare`
-        result = [part for part in parent.data.tags.get(NOTE, "").split("\n\n") if part.startswith("- ")]
-        tags[NOTE] = "\n\n".join([*result, *lines])
+        result = _results(parent.data.tags.get(NOTE, ""))
+        tags[NOTE] = "\n\n".join([result, *lines] if result else lines)
     for name, text in tags.items():
         client.set_tag(run_id, name, text[:_LONGEST])
 

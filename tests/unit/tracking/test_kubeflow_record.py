@@ -23,6 +23,7 @@ from lhcnet.tracking.lost import lost_trainings
 from lhcnet.tracking.mlflow_runs import KEY
 from lhcnet.tracking.reconcile import close_execution, mlflow_status
 from lhcnet.tracking.replay import replay
+from lhcnet.tracking.source import NOTE
 from lhcnet.tracking.store import open_client
 from lhcnet.training.checkpoint import Preempted
 
@@ -309,6 +310,27 @@ def test_steps_from_the_cache_are_entered_with_the_original_and_its_metrics(in_p
     again = steps_of(third)
     assert again[f"/{STEP}"].data.tags["original_run"] == original.info.run_id
     assert again[""].info.status == "FINISHED"
+
+
+def test_what_cached_steps_gave_to_the_execution_is_taken_over(in_pod: Callable[..., None]) -> None:
+    """Parameters, figures and the note of `compare`; the links are the run's own."""
+    with journaled(Execution(steps.execution_name_of_task(), DATA), "compare", tags={}) as run:
+        run.parent().params({"data": {"source": "faces.zip"}})
+        run.parent().metrics({"summary/difference": 0.01, "chosen/test_accuracy": 0.7})
+        run.parent().tags({"chosen": "C/seed-1", NOTE: "- chosen: C/seed-1"})
+    write()
+    steps.finish("SUCCEEDED", links={"Kubeflow": "http://kfp.example/1"})
+    for run_id in (OTHER_RUN, "cccccccc-1111"):
+        in_pod(run_id)
+        one_step("register", epochs=0)
+        for _ in range(2):
+            steps.finish("SUCCEEDED", links={"Kubeflow": "http://kfp.example/2"})
+            parent = steps_of(run_id)[""]
+            assert parent.data.params == {"data.source": "faces.zip"}
+            assert parent.data.metrics["summary/difference"] == 0.01
+            assert parent.data.metrics["chosen/test_accuracy"] == 0.7
+            assert parent.data.tags["chosen"] == "C/seed-1"
+            assert parent.data.tags[NOTE] == "- chosen: C/seed-1\n\n[Kubeflow](http://kfp.example/2)"
 
 
 def test_trainings_that_a_select_did_not_use_are_not_of_this_run(in_pod: Callable[..., None]) -> None:
