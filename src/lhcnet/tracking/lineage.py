@@ -177,6 +177,8 @@ class _Chain:
     def _trained_by(self, run_id: str, weights: str, data: str, *, in_folder: bool) -> None:
         """The links from the training run on."""
         run = self._run("training run", run_id)
+        if run is not None and WEIGHTS_TAG not in run.data.tags and (by_weights := self._training_of(weights)):
+            run = self._run("training run", by_weights)  # a version that an earlier lhcnet registered: run `register`
         parent = None
         if run is not None:
             self._training(run, weights)

@@ -81,6 +81,16 @@ def test_a_link_that_breaks_is_named(
     assert why in broken[link]
 
 
+def test_a_version_that_comes_from_the_run_of_register_has_its_training(training: str, tracking: str) -> None:
+    client = mlflow.MlflowClient(tracking)
+    (version,) = client.search_model_versions("name = 'faces'")
+    register = client.create_run(client.get_run(training).info.experiment_id).info.run_id
+    client.create_model_version("faces", version.source, run_id=register, tags=version.tags)
+    link = lineage("faces/2")[2]
+    assert (link.name, link.state) == ("training run", VERIFIED)
+    assert training in link.found
+
+
 def test_a_commit_is_looked_up_in_the_repository_of_the_folder(training: str, tracking: str, model: Path) -> None:
     subprocess.run(["git", "init", "-q", "."], check=True)
     git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-q", "--allow-empty", "-m", "x"]
