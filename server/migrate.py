@@ -44,13 +44,14 @@ def main(folder: Path) -> str:
             )
         if target.execute(sa.text("SELECT count(*) FROM runs")).scalar():
             sys.exit("the server has runs already; expected a new one, because ids of experiments would collide")
-        target.execute(sa.text("DELETE FROM experiments"))  # the empty one that each store begins with
-        for table in ours.sorted_tables:
-            if table.name.startswith("alembic_version") or table.name not in theirs.tables:
-                continue
+        names = theirs.tables.keys() - {"alembic_version"}
+        tables = [table for table in ours.sorted_tables if table.name in names]
+        for table in reversed(tables):
+            target.execute(table.delete())  # the rows that each store begins with
+        for table in tables:
             old = theirs.tables[table.name]
-            names = [column.name for column in table.columns if column.name in old.columns]
-            result = source.execute(sa.select(*(old.columns[name] for name in names)))
+            columns = [old.columns[column.name] for column in table.columns if column.name in old.columns]
+            result = source.execute(sa.select(*columns))
             while rows := result.fetchmany(ROWS):
                 values = [
                     {name: moved(value) if name in LOCATIONS else value for name, value in row._mapping.items()}
@@ -58,7 +59,7 @@ def main(folder: Path) -> str:
                 ]
                 target.execute(table.insert(), values)
                 counts[table.name] = counts.get(table.name, 0) + len(values)
-        for table in ours.sorted_tables:  # the numbers that the database counts itself
+        for table in tables:  # the numbers that the database counts itself
             for column in table.primary_key.columns:
                 sequence = target.execute(sa.select(sa.func.pg_get_serial_sequence(table.name, column.name))).scalar()
                 if sequence and (largest := target.execute(sa.select(sa.func.max(column))).scalar()):

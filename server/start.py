@@ -8,7 +8,7 @@ import boto3
 BUCKET = "mlflow"
 DATABASE = "postgresql+psycopg://mlflow@database/mlflow"  # the password is in PGPASSWORD
 AUTH = f"""[mlflow]
-default_permission = READ
+default_permission = {os.environ.get("MLFLOW_PERMISSION") or "MANAGE"}
 database_uri = {DATABASE}
 """
 

@@ -43,12 +43,15 @@ def mlflow_errors(uri: str) -> Iterator[None]:
 
 
 def _configure_mlflow() -> None:
-    """Set before MLflow is imported: by default it retries each call for four minutes, and prints tables and bars."""
+    """Set what MLflow reads when it is imported: by default it retries each call for four minutes, and prints bars."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # files go through the server: its store of artifacts may have a name that only the server can resolve
+    os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
+    os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "false")
 
 
 def open_client(target: TrackingTarget | None = None) -> tuple[MlflowClient, str]:
