@@ -149,6 +149,27 @@ def test_a_seed_that_dies_for_good_fails_only_itself(with_pods: RealCluster, dem
     assert cluster.record(again).steps[f"A seed {new}"].data.tags["status"] == "trained"
 
 
+def test_a_failed_run_is_repeated_from_where_it_failed(with_pods: RealCluster) -> None:
+    cluster = with_pods
+    run_id = cluster.submit(*changes(new_seed(), "checkpoints.seconds=1", "stage1.epochs=30", "stage1.patience=30"))
+    pod = cluster.wait_for_log(run_id, STAGE1, "epoch 2:").pod
+    assert cluster.kill_training(pod, step=True)
+    assert cluster.lhcnet("wait", run_id).returncode == 1
+    failed = cluster.record(run_id)
+    assert failed.parent.info.status == "FAILED"
+    assert failed.parent.data.tags["failed_task"] == STAGE1
+    prepared = cluster.tasks(run_id)["prepare"]
+    assert cluster.lhcnet("retry", run_id).returncode == 0
+    cluster.wait_for_log(run_id, STAGE1, "resuming at epoch")
+    cluster.wait_for_task(run_id, STAGE1, ["SUCCEEDED"])
+    assert cluster.tasks(run_id)["prepare"] == prepared
+    record = cluster.record_with(run_id, STAGE1_RUN)
+    assert record.parent.info.status == "RUNNING"
+    assert record.steps[f"{STAGE1_RUN} (attempt 1)"].info.status == "KILLED"
+    assert record.steps[STAGE1_RUN].info.status == "FINISHED"
+    cluster.end(run_id)
+
+
 def test_mlflow_away_and_back_loses_no_record(with_pods: RealCluster) -> None:
     cluster = with_pods
     stop, start = (os.environ.get(f"LHCNET_CLUSTER_MLFLOW_{name}") for name in ("STOP", "START"))

@@ -24,7 +24,8 @@ from support.drivers import ROOT
 
 LONG = 3600.0  # seconds that a run may take on a small machine
 KILL_TRAINING = """
-import os, pathlib, signal, sys, time
+import os, pathlib, re, signal, sys, time
+whole = sys.argv[2] == "with its step"
 killed, deadline = set(), time.monotonic() + 120  # the name below is in two parts, or this process would kill itself
 while len(killed) < int(sys.argv[1]) and time.monotonic() < deadline:
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
@@ -33,7 +34,8 @@ while len(killed) < int(sys.argv[1]) and time.monotonic() < deadline:
         except OSError:
             continue
         if b"lhcnet.steps." + b"child" in command and folder.name not in killed:
-            os.kill(int(folder.name), signal.SIGKILL)
+            step = int(re.search(r"PPid:\\s+(\\d+)", (folder / "status").read_text())[1])
+            os.kill(step if whole else int(folder.name), signal.SIGKILL)
             killed.add(folder.name)
     time.sleep(0.05)
 print(*sorted(killed))
@@ -149,9 +151,12 @@ class RealCluster:
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
         return done.stdout
 
-    def kill_training(self, pod: str, times: int) -> list[str]:
-        """Kill the process of the training in a pod, as the kernel does, and each that takes its place."""
-        program = ["python", "-c", KILL_TRAINING, str(times)]
+    def kill_training(self, pod: str, times: int = 1, *, step: bool = False) -> list[str]:
+        """Kill the process of the training in a pod, as the kernel does, and each that takes its place.
+
+        With `step`, the process of the step is killed in its stead, which ends the pod.
+        """
+        program = ["python", "-c", KILL_TRAINING, str(times), "with its step" if step else "alone"]
         return self.kubectl("exec", pod, "--container", "main", "--", *program).split()
 
     def record(self, run_id: str) -> Record:
