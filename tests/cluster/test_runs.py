@@ -157,7 +157,7 @@ def test_a_failed_run_is_repeated_from_where_it_failed(with_pods: RealCluster) -
     assert cluster.lhcnet("wait", run_id).returncode == 1
     failed = cluster.record(run_id)
     assert failed.parent.info.status == "FAILED"
-    assert failed.parent.data.tags["failed_task"] == STAGE1
+    assert failed.parent.data.tags["failed_task"] == STAGE1_RUN
     prepared = cluster.tasks(run_id)["prepare"]
     assert cluster.lhcnet("retry", run_id).returncode == 0
     cluster.wait_for_log(run_id, STAGE1, "resuming at epoch")
