@@ -15,7 +15,7 @@ IMAGE ?= lhcnet:$(VERSION)
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs bench ui image image-test cluster-test image-sbom lock clean
+.PHONY: help setup demo test check docs bench ui image image-test server-test cluster-test image-sbom lock clean
 
 help: ## this list
 	@echo "make TARGET [PYTHON=python3.12]"
@@ -57,7 +57,8 @@ check: setup ## formatting, lint, types, Dockerfile, workflows and CITATION.cff;
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
-	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec server/compose.yaml
+	$(BIN)/hadolint Dockerfile server/Dockerfile
 	$(BIN)/zizmor --offline --quiet --no-progress --strict-collection .
 
 docs: setup ## the documentation as a site, in site/
@@ -81,6 +82,9 @@ image-test: setup ## tests of the image, and of a pipeline in it as a random use
 
 cluster-test: setup ## tests on a real Kubeflow back end: tests/cluster/README.md; ARGS="-k deleted": some of them
 	$(BIN)/python -m pytest -m cluster $(ARGS) tests/cluster
+
+server-test: setup ## the team's MLflow server of server/, in containers: users, move of an mlflow.db, gc, backup
+	$(BIN)/python -m pytest -m docker $(ARGS) tests/server
 
 image-sbom: setup ## list of the Python packages in the image with licences (CycloneDX), in build/sbom.json
 	rm -rf build/sbom && $(PYTHON) -m venv --without-pip build/sbom

@@ -1,6 +1,6 @@
 """Copy the MLflow store of one machine (mlflow.db, mlartifacts) into the team's server, with all ids.
 
-Runs in the server's container: docs/team-server.md. The server's store must be new; the former one is only read.
+migrate.sh calls it in the server's container. The server's store must be new; the former one is only read.
 """
 
 import os
@@ -27,8 +27,8 @@ def moved(value: object) -> object:
 def main(folder: Path) -> str:
     """Copy. Returns what was done; ends with a sentence if it cannot be done."""
     file = folder / "mlflow.db"
-    if not file.is_file():
-        sys.exit(f"{file}: there is no such file; expected the MLflow store of a machine")
+    if not os.access(file, os.R_OK):
+        sys.exit(f"{file.name}: expected the MLflow store of a machine; there is none that {os.getuid()} can read")
     former = sa.create_engine(f"sqlite:///file:{file}?mode=ro&immutable=1&uri=true")
     new = sa.create_engine(DATABASE)
     theirs, ours = sa.MetaData(), sa.MetaData()
