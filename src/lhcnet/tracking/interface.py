@@ -36,5 +36,6 @@ def open_interface(port: int, say: Callable[[str], object]) -> None:
     if server:
         return
     sys.stdout.flush()
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # seven processes that judge language models
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", target.uri, "--port", str(port)]
     os.execv(sys.executable, command)
