@@ -40,7 +40,7 @@ demo: setup data/raw/faces.zip ## the whole pipeline on drawn faces, through Kub
 	$(BIN)/python -m pipeline local --profile demo
 	@echo
 	@echo "Compare the runs in MLflow:  make ui"
-	@echo "The registered model:        models:/lhcnet-demo@champion (MLFLOW_TRACKING_URI=sqlite:///$(CURDIR)/mlflow.db)"
+	@echo "The registered model:        models:/lhcnet-demo@champion ($(if $(MLFLOW_TRACKING_URI),in the store of MLFLOW_TRACKING_URI,MLFLOW_TRACKING_URI=sqlite:///$(CURDIR)/mlflow.db))"
 
 data/raw/faces.zip: | setup
 	$(BIN)/lhcnet faces $@
