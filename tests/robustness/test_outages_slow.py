@@ -84,7 +84,8 @@ def test_ctrl_c_ends_a_replay_at_once(trickle: str, tmp_path: Path, monkeypatch:
         pass
     monkeypatch.setenv("LHCNET_TRACKING_WAIT", "500")
     (tmp_path / "short" / "sitecustomize.py").unlink()
-    program = [sys.executable, "-c", "from lhcnet.cli import app; app()", "tracking", "replay"]
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # `&` of a shell ignores it
+    program = [sys.executable, "-c", f"{listening}; from lhcnet.cli import app; app()", "tracking", "replay"]
     process = subprocess.Popen(program, stderr=subprocess.DEVNULL)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while not (child := children.read_text().split()):

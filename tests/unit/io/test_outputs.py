@@ -446,12 +446,13 @@ def test_exchange(exchangeable: Path) -> None:
 
 
 SIGNALLED = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from lhcnet.io.atomic import atomic_directory, atomic_file
 from lhcnet.runtime import exit_on_sigterm
 sys.path.insert(0, {folder!r})
 from test_outputs import OWN
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, under which the tests may run, ignores it
 exit_on_sigterm()
 with atomic_directory(Path("out"), OWN) as a, atomic_file(Path("out.json")) as b:
     (a / "own.json").write_text("half")
