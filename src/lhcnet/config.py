@@ -14,10 +14,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
+from lhcnet.config_base import Count as Count
+from lhcnet.config_base import Depth as Depth
+from lhcnet.config_base import Fraction as Fraction
+from lhcnet.config_base import FrozenModel as FrozenModel
+from lhcnet.config_base import InputSize as InputSize
+from lhcnet.config_base import Name as Name
+from lhcnet.config_base import Needed, Seed, Window
+from lhcnet.config_training import Augmentation as Augmentation
+from lhcnet.config_training import Stage as Stage
 from lhcnet.errors import LhcnetError
-from lhcnet.estimate import LARGEST, Sizes, problem, training_problem
+from lhcnet.estimate import Sizes, problem, training_problem
 from lhcnet.geometry import PartitionName, map_sides, partition_problem
 from lhcnet.io.files import read_text
 from lhcnet.io.yaml import read_yaml
@@ -27,25 +36,7 @@ SCHEMA_VERSION: Literal[1] = 1  # of params.yaml; increased when a key changes i
 PLAIN = "resnet34v2"  # name of the network without modules, among the names of variants
 _MAX_YAML = 1 << 20  # bytes
 
-Count = Annotated[int, BeforeValidator(whole), Field(ge=1, lt=LARGEST)]
-Needed = Annotated[int, BeforeValidator(whole), Field(ge=0, lt=LARGEST)]
-Depth = Annotated[int, BeforeValidator(whole), Field(ge=1, le=1000)]
-Window = Annotated[int, BeforeValidator(whole), Field(ge=1, le=1024)]  # pixels; no map is larger
-Seed = Annotated[int, BeforeValidator(whole), Field(ge=0, lt=2**31)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]  # no dots: DVC reads them as nested keys
 SetName = Literal["backbone", "A", "B", "C", "control", "standalone"]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-InputSize = Annotated[int, BeforeValidator(whole), Field(ge=32, le=1024)]
-
-
-class FrozenModel(BaseModel):
-    """Base of settings and records: frozen, strict about types, closed to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The values as plain JSON types, for files and other processes; `parse` is the inverse."""
-        return self.model_dump(mode="json")
 
 
 class Data(FrozenModel):
@@ -88,26 +79,6 @@ class Compute(FrozenModel):
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: Annotated[int, BeforeValidator(whole), Field(ge=0, le=1024)] = 0
     deterministic: bool = False
-
-
-class Augmentation(FrozenModel):
-    """Random augmentation of each image in each epoch (Tables 3, 4): rotation in degrees, shift, zoom as fractions."""
-
-    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
-    shift: Fraction = 0.0
-    zoom: Fraction = 0.0
-    flip: bool = False
-
-
-class Stage(FrozenModel):
-    """One training stage (Tables 3-6): cross-entropy, early stopping on validation accuracy."""
-
-    optimizer: Literal["adam", "sgd"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0)] = 0.01
-    batch_size: Annotated[int, BeforeValidator(whole), Field(ge=2, lt=LARGEST)] = 64
-    epochs: Count = 300
-    patience: Count = 3
-    augmentation: Augmentation = Augmentation()
 
 
 class LHCSettings(FrozenModel):
