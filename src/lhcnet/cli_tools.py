@@ -14,6 +14,7 @@ from lhcnet.errors import LhcnetError
 if TYPE_CHECKING:
     from lhcnet.protocol.score import Score
 
+data = typer.Typer(help="The data set.", no_args_is_help=True, rich_markup_mode=None)
 tracking = typer.Typer(help="The record in MLflow.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -22,6 +23,7 @@ def add_to(app: typer.Typer) -> None:
     for command in (profile, check, faces, sizes, appendix_b, show):
         app.command()(command)
     app.add_typer(tracking, name="tracking")
+    app.add_typer(data, name="data")
     app.add_typer(runs, name="runs")
 
 
@@ -43,6 +45,33 @@ def profile(
         return
     with atomic_file(out) as file:
         file.write_text(text, encoding="utf-8")
+
+
+@data.command("audit")
+def audit(
+    out: Annotated[Path, typer.Argument(help="Folder to write: figures, pairs, and a page with pictures.")],
+    source: Annotated[str | None, typer.Option(help="Another source than data.source.")] = None,
+    params: Annotated[Path, typer.Option("--params", help="Settings (YAML).")] = Path("params.yaml"),
+) -> None:
+    """Look for what makes scores untrue.
+
+    Near duplicates, contradicting labels, damaged images, differences between the splits. A page shows them; the
+    figures go to MLflow.
+    """
+    from lhcnet import steps
+    from lhcnet.config import load
+
+    config = load(params)
+    data = config.data if source is None else config.data.model_copy(update={"source": source})
+    context = steps.RunContext.of_config(config)
+    figures = steps.audit_data(out, data=data, execution=context.execution)
+    for split, number in figures["near_duplicates_in_train"].items():
+        typer.echo(f"{number} images of {split} are near duplicates of training images")
+    typer.echo(f"{figures['groups_with_several_labels']} groups of near duplicates have several labels")
+    for shift in figures["shifts"]:
+        if shift["differs"]:
+            typer.echo(f"{shift['measure']} of {shift['split']} differs from train (distance {shift['distance']:.2f})")
+    typer.echo(f"Pictures: {out / 'audit.html'}")
 
 
 def check(

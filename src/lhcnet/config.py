@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from lhcnet.config_base import Count as Count
 from lhcnet.config_base import Depth as Depth
+from lhcnet.config_base import Exclusion as Exclusion
 from lhcnet.config_base import Fraction as Fraction
 from lhcnet.config_base import FrozenModel as FrozenModel
 from lhcnet.config_base import InputSize as InputSize
@@ -40,11 +41,20 @@ SetName = Literal["backbone", "A", "B", "C", "control", "standalone"]
 
 
 class Data(FrozenModel):
-    """Where FER2013 is. The last two settings apply only to copies without the official three-way split."""
+    """Where FER2013 is, and what is left out of training: `leaks`, `blanks` (`lhcnet.data.exclusion`).
+
+    `validation_fraction` and `split_seed` apply only to copies without the official three-way split.
+    """
 
     source: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")] = "data/raw/fer2013.zip"
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.125
     split_seed: Seed = 0
+    exclude: tuple[Exclusion, ...] = ()
+
+    @field_validator("exclude")
+    @classmethod
+    def _each_once(cls, kinds: tuple[Exclusion, ...]) -> tuple[Exclusion, ...]:
+        return tuple(sorted(set(kinds)))
 
 
 class Network(FrozenModel):

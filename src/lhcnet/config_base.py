@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -17,6 +17,7 @@ Seed = Annotated[int, BeforeValidator(whole), Field(ge=0, lt=2**31)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]  # no dots: DVC reads them as nested keys
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 InputSize = Annotated[int, BeforeValidator(whole), Field(ge=32, le=1024)]
+Exclusion = Literal["leaks", "blanks"]  # from training: lhcnet.data.exclusion
 
 
 class FrozenModel(BaseModel):

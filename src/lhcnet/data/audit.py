@@ -29,6 +29,7 @@ class DataReport(Versioned):
         constant: images per split that have one grey value.
         blank: images per split whose grey values differ by 3 at most (FER2013 has one more of these).
         mean_grey: mean grey value per split, 0..255.
+        excluded: images that the setting `data.exclude` left out of train before all this was counted, by kind.
     """
 
     shape: str
@@ -44,6 +45,7 @@ class DataReport(Versioned):
     constant: dict[str, Number]
     blank: dict[str, Number]
     mean_grey: dict[str, Annotated[float, Field(ge=0, le=255)]]
+    excluded: dict[str, Number] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _names_every_split_and_class(self) -> DataReport:

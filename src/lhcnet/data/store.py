@@ -44,6 +44,11 @@ class Store:
     meta: dict[str, Any]  # the content of store.json
 
     @property
+    def data_set(self) -> str:
+        """Name of the data set that images were left out of (`data.exclude`), or ""."""
+        return str(self.meta.get("data_set", ""))
+
+    @property
     def digest(self) -> str:
         """SHA-256 (hex) of the whole data set: train, validation and test, the same in both stores."""
         return str(self.meta["digest"])
@@ -113,13 +118,14 @@ def _check(images: Bytes, labels: Bytes, splits: Bytes, meta: dict[str, Any]) ->
         raise ValueError("the digest of the data set is missing")
 
 
-def write_stores(faces: Faces, trainval: Path, test: Path) -> None:
+def write_stores(faces: Faces, trainval: Path, test: Path, data_set: str = "") -> None:
     """Write train and validation to one store and test to another; each directory is complete or absent.
 
     Args:
         faces: the data set.
         trainval: directory of the store for train and validation.
         test: directory of the store for test.
+        data_set: name of the data set, if it cannot be told from its images because some were left out.
 
     Raises:
         LhcnetError: a target holds something that is no store, or cannot be written.
@@ -130,10 +136,10 @@ def write_stores(faces: Faces, trainval: Path, test: Path) -> None:
         directories = [stack.enter_context(atomic_directory(path, STORE_FOLDER, size)) for path in (trainval, test)]
         in_test = faces.splits == TEST
         for directory, rows in zip(directories, (~in_test, in_test), strict=True):
-            _write(faces, rows, directory)
+            _write(faces, rows, directory, data_set)
 
 
-def _write(faces: Faces, rows: NDArray[np.bool], directory: Path) -> None:
+def _write(faces: Faces, rows: NDArray[np.bool], directory: Path, data_set: str) -> None:
     images, labels, splits = faces.images[rows], faces.labels[rows], faces.splits[rows]
     counts = class_counts(labels, splits)
     present = [split for split in range(len(SPLITS)) if counts[split].any()]
@@ -147,6 +153,8 @@ def _write(faces: Faces, rows: NDArray[np.bool], directory: Path) -> None:
         "splits": [SPLITS[split] for split in present],
         "counts": {SPLITS[s]: dict(zip(CLASSES, counts[s].tolist(), strict=True)) for s in present},
     }
+    if data_set:
+        meta["data_set"] = data_set
     for name, array in zip(ARRAYS, (images, labels, splits), strict=True):
         np.save(directory / f"{name}.npy", array, allow_pickle=False)
     (directory / MARKER).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")

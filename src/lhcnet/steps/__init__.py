@@ -7,6 +7,7 @@ Steps that compute take a `RunContext`. torch is imported only when such a step 
 
 from lhcnet.steps import supervised
 from lhcnet.steps.analyse import analyse
+from lhcnet.steps.audit_data import audit_data
 from lhcnet.steps.compare import compare
 from lhcnet.steps.compare_standalone import compare_standalone
 from lhcnet.steps.context import RunContext, task_settings
@@ -31,6 +32,7 @@ from lhcnet.tracking.handover import hand_over_journals, take_over_journals
 __all__ = [
     "RunContext",
     "analyse",
+    "audit_data",
     "compare",
     "compare_standalone",
     "confusion_matrix",

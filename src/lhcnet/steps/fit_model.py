@@ -65,7 +65,7 @@ def fit_model(
         if run:
             run.params(training_params(info))
             run.params({"compute.threads_used": torch.get_num_threads()})  # the setting may be 0: all there are
-            name = data_set_name(store.images, store.labels)
+            name = store.data_set or data_set_name(store.images, store.labels)
             run.dataset(name, store.digest, str(store.path.absolute()), "training")
 
         def on_epoch(row: Epoch) -> None:

@@ -59,8 +59,15 @@ def prepare(
         copy = remote.fetch(source, source_version, folder)
         faces = read(copy, validation_fraction=data.validation_fraction, seed=data.split_seed)
     origin = remote.source_record(source, source_version)
-    findings = audit(faces)
-    write_stores(faces, trainval, test)
+    known = faces.splits != TEST
+    name, excluded = data_set_name(faces.images[known], faces.labels[known]), dict[str, int]()
+    if data.exclude:
+        from lhcnet.data.exclusion import without
+
+        faces, excluded = without(faces, data.exclude)
+        name = f"{name} without {' and '.join(data.exclude)}"
+    findings = audit(faces).model_copy(update={"excluded": excluded})
+    write_stores(faces, trainval, test, name if excluded else "")
     digest = findings.digest
     with atomic_file(report, DATA_REPORT) as file:
         write_json(file, findings.to_dict())
@@ -71,8 +78,7 @@ def prepare(
                 recorded.params({"data": data.to_dict() | origin})
                 recorded.tags({DVC_REVISION: origin["dvc_rev"]} if "dvc_rev" in origin else {})
             run.metrics({f"images/{name}": sum(counts.values()) for name, counts in findings.counts.items()})
-            known = faces.splits != TEST
-            name = data_set_name(faces.images[known], faces.labels[known])
+            run.metrics({f"images/excluded_{kind}": number for kind, number in excluded.items()})
             run.dataset(name, digest, str(local.absolute()) if local else origin["source"], "training")
             run.file(report)
     return findings
