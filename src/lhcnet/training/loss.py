@@ -1,0 +1,55 @@
+"""Loss of a batch: cross-entropy with label smoothing, class weights and mixed labels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lhcnet.config import Stage
+from lhcnet.model_record import CLASSES
+from lhcnet.training.mixing import Mix, partner
+
+
+def class_weights(labels: Tensor, stage: Stage) -> Tensor | None:
+    """Weight of each class in the loss: N / (classes * images of the class), as scikit-learn's `balanced`.
+
+    Args:
+        labels: (N,) int64, of all training images.
+        stage: settings of the training.
+
+    Returns:
+        (classes,) float32, 0 for a class without images; None if all classes weigh the same.
+    """
+    if stage.class_weights == "none":
+        return None
+    counts = torch.bincount(labels, minlength=len(CLASSES)).double()
+    weights = torch.where(counts > 0, len(labels) / (len(counts) * counts), 0.0)
+    return weights.float()
+
+
+def batch_loss(logits: Tensor, labels: Tensor, stage: Stage, weights: Tensor | None, mix: Mix | None) -> Tensor:
+    """Mean loss of a batch.
+
+    Args:
+        logits: (B, classes) float32.
+        labels: (B,) int64.
+        stage: `label_smoothing`.
+        weights: of the classes, or None.
+        mix: how the images were combined; the loss is combined alike.
+
+    Returns:
+        A scalar.
+    """
+
+    def loss(target: Tensor) -> Tensor:
+        return F.cross_entropy(logits, target, weight=weights, label_smoothing=stage.label_smoothing)
+
+    if mix is None:
+        return loss(labels)
+    return mix.share * loss(labels) + (1 - mix.share) * loss(partner(labels))
+
+
+def dominant(labels: Tensor, mix: Mix | None) -> Tensor:
+    """The label with the larger share in each image."""
+    return labels if mix is None or mix.share >= 0.5 else partner(labels)
