@@ -31,6 +31,9 @@ def class_weights(labels: Tensor, stage: Stage) -> Tensor | None:
 def batch_loss(logits: Tensor, labels: Tensor, stage: Stage, weights: Tensor | None, mix: Mix | None) -> Tensor:
     """Mean loss of a batch.
 
+    The weight of an image is that of its label. torch's `weight` would weigh the smoothed part of a label by class as
+    well: with balanced weights, it moves every label towards the rare classes.
+
     Args:
         logits: (B, classes) float32.
         labels: (B,) int64.
@@ -43,7 +46,11 @@ def batch_loss(logits: Tensor, labels: Tensor, stage: Stage, weights: Tensor | N
     """
 
     def loss(target: Tensor) -> Tensor:
-        return F.cross_entropy(logits, target, weight=weights, label_smoothing=stage.label_smoothing)
+        if weights is None:
+            return F.cross_entropy(logits, target, label_smoothing=stage.label_smoothing)
+        losses = F.cross_entropy(logits, target, label_smoothing=stage.label_smoothing, reduction="none")
+        weight = weights[target]
+        return (losses * weight).sum() / weight.sum()
 
     if mix is None:
         return loss(labels)

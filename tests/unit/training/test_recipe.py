@@ -302,7 +302,17 @@ def test_balanced_classes_weigh_the_same_in_all() -> None:
     assert class_weights(labels, Stage()) is None
     logits = torch.randn(10, 7)
     expected = F.cross_entropy(logits, labels, weight=balanced)
-    assert torch.equal(batch_loss(logits, labels, Stage(), balanced, None), expected)
+    torch.testing.assert_close(batch_loss(logits, labels, Stage(), balanced, None), expected)
+
+
+def test_label_smoothing_does_not_favour_rare_classes() -> None:
+    """With balanced classes the best constant prediction is uniform, smoothed or not: the gradient is zero there."""
+    labels = torch.tensor([0] * 60 + [1] * 2 + [2] * 8 + [3] * 90 + [4] * 30 + [5] * 40 + [6] * 50)
+    stage = Stage(class_weights="balanced", label_smoothing=0.3)
+    logits = torch.zeros(7, requires_grad=True)
+    weights = class_weights(labels, stage)
+    batch_loss(logits.expand(len(labels), 7), labels, stage, weights, None).backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(logits.grad, torch.zeros(7), atol=1e-6, rtol=0)
 
 
 def test_the_average_is_the_sum_by_hand() -> None:
