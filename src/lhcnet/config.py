@@ -23,7 +23,7 @@ from lhcnet.config_base import Fraction as Fraction
 from lhcnet.config_base import FrozenModel as FrozenModel
 from lhcnet.config_base import InputSize as InputSize
 from lhcnet.config_base import Name as Name
-from lhcnet.config_base import Needed, Seed, Window
+from lhcnet.config_base import Needed, Patience, Seed, Window
 from lhcnet.config_training import Augmentation as Augmentation
 from lhcnet.config_training import Stage as Stage
 from lhcnet.errors import LhcnetError
@@ -213,12 +213,13 @@ class Analysis(FrozenModel):
 class Standalone(FrozenModel):
     """The stand-alone pipeline: LHC-Net is trained in stages 1-3 and compared with a ResNet34v2 (section 4.2).
 
-    `patience` replaces the patience of stages 1-3, as in the reference implementation.
+    `patience` replaces the patience of stages 1-3, as in the reference implementation; a stage with `patience: none`
+    keeps that. All epochs have `network.input_size`: LHC modules fit one size, so `sizes` of a stage do not apply.
     """
 
     variant: Name = "table2"
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
-    patience: tuple[Count, Count, Count] = (8, 8, 8)
+    patience: tuple[Patience, Patience, Patience] = (8, 8, 8)
 
 
 class Checkpoints(FrozenModel):
@@ -279,9 +280,9 @@ class Config(FrozenModel):
 
     @property
     def standalone_stages(self) -> tuple[Stage, ...]:
-        """Stages 1-3 with the patience of the stand-alone pipeline."""
+        """Stages 1-3 with the patience of the stand-alone pipeline, and one size."""
         return tuple(
-            stage.model_copy(update={"patience": patience})
+            stage.model_copy(update={"patience": None if stage.patience is None else patience, "sizes": ()})
             for stage, patience in zip(self.stages, self.standalone.patience, strict=False)
         )
 
@@ -311,19 +312,40 @@ class Config(FrozenModel):
                 raise ValueError(f"selection.minimum.{name}: {minimum}, but set {name.upper()} has only {n} models")
         return self
 
+    @property
+    def _named_stages(self) -> dict[str, Stage]:
+        return {f"stage{i}": stage for i, stage in enumerate(self.stages, 1)} | {
+            "control.training": self.control.training
+        }
+
+    @model_validator(mode="after")
+    def _networks_take_the_sizes(self) -> Config:
+        has_lhc = any(isinstance(row, LHCSettings) for modules in self.variants.values() for row in modules)
+        for key, stage in self._named_stages.items():
+            if not stage.sizes:
+                continue
+            if key == "control.training" or (key == "stage4" and has_lhc):
+                raise ValueError(f"{key}.sizes: an LHC module fits maps of one size; expected no sizes in {key}")
+            if (last := stage.sizes[-1][1]) != (size := self.network.input_size):
+                raise ValueError(f"{key}.sizes: the last size is {last}; expected network.input_size: {size}")
+        return self
+
     @model_validator(mode="after")
     def _networks_fit_in_memory(self) -> Config:
         bfloat16 = self.compute.precision == "bfloat16"
-        stages = {f"stage{i}": stage for i, stage in enumerate(self.stages, 1)} | {
-            "control.training": self.control.training
-        }
         for name, modules in (("network", None), *self.variants.items()):
             sizes, where = self.network.sizes(modules), f"variants.{name}" if modules else name
             if why := problem(sizes):
                 raise ValueError(f"{where}: {why}")
-            for key, stage in stages.items():
-                adam = stage.optimizer == "adam"
-                if why := training_problem(sizes, key, batch_size=stage.batch_size, adam=adam, bfloat16=bfloat16):
+            for key, stage in self._named_stages.items():
+                if why := training_problem(
+                    sizes,
+                    key,
+                    batch_size=stage.batch_size,
+                    adam=stage.optimizer == "adam",
+                    bfloat16=bfloat16,
+                    more_copies=stage.more_copies,
+                ):
                     raise ValueError(f"{where}: {why}")
         return self
 

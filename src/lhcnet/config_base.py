@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from lhcnet.estimate import LARGEST
 from lhcnet.validation import whole
@@ -20,6 +28,18 @@ InputSize = Annotated[int, BeforeValidator(whole), Field(ge=32, le=1024)]
 Exclusion = Literal["leaks", "blanks"]  # from training: lhcnet.data.exclusion
 
 
+def _null_if_none(value: object) -> object:
+    """Null for the word `none`, which `params.yaml` has instead of null."""
+    return None if value == "none" else value
+
+
+Patience = Annotated[
+    Annotated[int, BeforeValidator(whole), Field(ge=1, lt=LARGEST)] | None,
+    BeforeValidator(_null_if_none),
+    PlainSerializer(lambda value: "none" if value is None else value),
+]  # epochs without gain on validation after which a training stops; `none`: it never stops early
+
+
 class FrozenModel(BaseModel):
     """Base of settings and records: frozen, strict about types, closed to unknown keys."""
 
@@ -28,3 +48,19 @@ class FrozenModel(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """The values as plain JSON types, for files and other processes; `parse` is the inverse."""
         return self.model_dump(mode="json")
+
+
+class SparseModel(FrozenModel):
+    """A section whose newer keys are written only where they differ from their default.
+
+    Files and digests of settings that do not use them stay equal to those of earlier versions.
+    """
+
+    newer: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_newer_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        unused = {name for name in self.newer if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in values.items() if name not in unused}

@@ -107,16 +107,26 @@ class Memory:
         )
 
 
-def training_memory(sizes: Sizes, *, batch_size: int, adam: bool, bfloat16: bool) -> Memory:
-    """Estimate the memory of a training; measured and estimated activations differ by less than a factor of two."""
+def training_memory(sizes: Sizes, *, batch_size: int, adam: bool, bfloat16: bool, more_copies: int = 0) -> Memory:
+    """Estimate the memory of a training; measured and estimated activations differ by less than a factor of two.
+
+    Args:
+        sizes: of the network.
+        batch_size: images of a batch.
+        adam: whether the optimiser is Adam.
+        bfloat16: whether activations are bfloat16.
+        more_copies: copies of the weights for momentum and for their average, `Stage.more_copies`.
+    """
     count = parameters(sizes)
-    copies = 5 if adam else 3  # weights, best weights and gradients; Adam keeps two moments
+    copies = (5 if adam else 3) + more_copies  # weights, best weights and gradients; Adam keeps two moments
     return Memory(count, 4 * copies * count, batch_size * activations(sizes) * (2 if bfloat16 else 4))
 
 
-def training_problem(sizes: Sizes, stage: str, *, batch_size: int, adam: bool, bfloat16: bool) -> str:
+def training_problem(
+    sizes: Sizes, stage: str, *, batch_size: int, adam: bool, bfloat16: bool, more_copies: int = 0
+) -> str:
     """Why no machine has the memory for a training with the settings `stage`, or an empty string."""
-    needed = training_memory(sizes, batch_size=batch_size, adam=adam, bfloat16=bfloat16)
+    needed = training_memory(sizes, batch_size=batch_size, adam=adam, bfloat16=bfloat16, more_copies=more_copies)
     if needed.total <= MAX_MEMORY:
         return ""
     return (

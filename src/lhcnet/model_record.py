@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -22,6 +22,7 @@ from lhcnet.config import (
     Stage,
     module_arguments,
 )
+from lhcnet.config_base import SparseModel
 from lhcnet.estimate import Sizes, problem
 from lhcnet.validation import whole
 from lhcnet.versioned import Versioned
@@ -35,15 +36,21 @@ Status = Literal["trained", "diverged", "dead", "inserted", Unfinished]  # dead:
 UNFINISHED: tuple[Unfinished, ...] = get_args(Unfinished)
 
 
-class Epoch(FrozenModel):
-    """One row of `history.csv`. Training figures are running means over the epoch, under augmentation and dropout;
-    `grad_norm` is the largest of a batch (Euclidean, over all trained weights).
+class Epoch(SparseModel):
+    """One row of `history.csv`. Training figures are running means over the epoch, under augmentation and dropout.
+
+    `train_accuracy` of mixed images (mixup, CutMix) counts the label with the larger share. `grad_norm` is the largest
+    of a batch (Euclidean, over all trained weights). `learning_rate` is that of the last batch; it is left out where
+    the rate is constant.
     """
+
+    newer: ClassVar = frozenset({"learning_rate"})
 
     epoch: Annotated[int, BeforeValidator(whole)]
     train_loss: float | None = None
     train_accuracy: float | None = None
     grad_norm: float | None = None
+    learning_rate: float | None = None
     val_loss: float | None = None
     val_accuracy: float
 

@@ -237,9 +237,11 @@ def save_unfinished(target: Path, info: ModelInfo, metrics: Metrics) -> None:
 
 def _write_record(folder: Path, info: ModelInfo, metrics: Metrics, history: Sequence[Epoch]) -> None:
     with (folder / HISTORY).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(Epoch.model_fields), lineterminator="\n")
+        rows = [row.to_dict() for row in history]
+        used = set().union(*rows) | Epoch.model_fields.keys() - Epoch.newer
+        writer = csv.DictWriter(file, [name for name in Epoch.model_fields if name in used], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({k: "" if v is None else v for k, v in row.to_dict().items()} for row in history)
+        writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
     write_json(folder / METRICS, metrics.to_dict())
     write_json(folder / MARKER, info.to_dict())
 

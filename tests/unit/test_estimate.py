@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lhcnet.config import parse
+from lhcnet.config import Stage, parse
 from lhcnet.errors import LhcnetError
 from lhcnet.estimate import activations, parameters, training_memory
 from lhcnet.models.lhcnet import count_parameters
@@ -81,6 +81,9 @@ def test_the_memory_of_a_training_is_a_sentence() -> None:
     assert needed.total == needed.weights + needed.activations
     assert needed.weights == 20 * needed.parameters
     assert "GiB for weights, gradients and optimiser" in str(needed)
+    more = Stage(momentum=0.9, ema=0.99).more_copies
+    needed = training_memory(architecture(None).sizes, batch_size=64, adam=False, bfloat16=False, more_copies=more)
+    assert needed.weights == 20 * needed.parameters  # weights, best weights, gradients, momentum, average
 
 
 def rows(**first: Any) -> dict[str, Any]:

@@ -67,6 +67,17 @@ def test_what_is_saved_comes_back(folder: Path) -> None:
         torch.testing.assert_close(saved.network()(images), expected(images), rtol=0, atol=0)
 
 
+def test_the_learning_rate_is_a_column_only_where_it_changes(folder: Path, tmp_path: Path) -> None:
+    columns = "epoch,train_loss,train_accuracy,grad_norm,val_loss,val_accuracy"
+    assert (folder / "history.csv").read_text().splitlines()[0] == columns
+    rates = (HISTORY[0], HISTORY[1].model_copy(update={"learning_rate": 0.05}))
+    save(tmp_path / "annealed", ARCHITECTURE.build(seed=3), INFO, Metrics(status="trained"), rates)
+    lines = (tmp_path / "annealed" / "history.csv").read_text().splitlines()
+    assert lines[0] == columns.replace("grad_norm,", "grad_norm,learning_rate,")
+    assert lines[2] == "1,1.5,0.4,,0.05,,0.3"
+    assert open_model(tmp_path / "annealed").history == rates
+
+
 def test_nothing_is_pickled(folder: Path) -> None:
     assert sorted(p.name for p in folder.iterdir()) == [
         "history.csv",

@@ -122,3 +122,54 @@ def affine(images: Tensor, params: Tensor) -> Tensor:
 def mirror(images: Tensor, flip: Tensor) -> Tensor:
     """Mirror (left and right exchanged) those of the images (B, 1, S, S) whose flip (B,) is not zero."""
     return torch.where(flip.bool()[:, None, None, None], images.flip(3), images)
+
+
+def adjust(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
+    """Change brightness, then contrast, and clip to 0..255, as torchvision's ColorJitter.
+
+    Args:
+        images: (B, 1, S, S).
+        brightness: (B,), factors of the grey values.
+        contrast: (B,), factors of their distance from the mean of the image.
+    """
+    images = (images * brightness[:, None, None, None]).clamp(0, 255)
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    return (mean + (images - mean) * contrast[:, None, None, None]).clamp(0, 255)
+
+
+def draw_boxes(n: int, *, probability: float, size: int, generator: torch.Generator) -> Tensor:
+    """Draw the boxes of random erasing (Zhong et al., AAAI 2020), distributed as torchvision's RandomErasing.
+
+    The area is 2 % to 33 % of the image, the ratio of the sides 0.3 to 3.3. A side is at most that of the image, where
+    torchvision draws again.
+
+    Args:
+        n: number of images.
+        probability: of an image to be erased.
+        size: S, side of the images in pixels.
+        generator: the only source of randomness.
+
+    Returns:
+        (n, 4) int64: top, bottom, left, right; an empty box for an image that is not erased.
+    """
+    erased, area, ratio, row, column = torch.rand(n, 5, generator=generator, dtype=torch.float64).unbind(1)
+    area = (0.02 + (0.33 - 0.02) * area) * size**2
+    ratio = 0.3 * (3.3 / 0.3) ** ratio
+    height, width = (side.sqrt().round().clamp(1, size) for side in (area * ratio, area / ratio))
+    top, left = (row * (size - height + 1)).floor(), (column * (size - width + 1)).floor()
+    boxes = torch.stack([top, top + height, left, left + width], dim=1)
+    return (boxes * (erased < probability)[:, None]).long()
+
+
+def erase(images: Tensor, boxes: Tensor) -> Tensor:
+    """Fill a box of each image with the image's mean grey value.
+
+    Args:
+        images: (B, 1, S, S).
+        boxes: (B, 4), from `draw_boxes`.
+    """
+    index = torch.arange(images.shape[-1], device=images.device)
+    top, bottom, left, right = boxes[:, :, None].unbind(1)  # (B, 1)
+    rows, columns = (index >= top) & (index < bottom), (index >= left) & (index < right)  # (B, S)
+    inside = (rows[:, :, None] & columns[:, None, :])[:, None]  # (B, 1, S, S)
+    return torch.where(inside, images.mean(dim=(1, 2, 3), keepdim=True), images)

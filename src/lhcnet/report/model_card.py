@@ -84,12 +84,17 @@ def data_name(data: DataReport) -> str:
 def _protocol(info: ModelInfo) -> str:
     p = info.provenance
     training = p.training
-    fitted = (
-        f"{training.optimizer}, learning rate {training.learning_rate:g}, batches of {training.batch_size}, at most "
-        f"{training.epochs} epochs, early stopping after {training.patience} without gain on validation"
-        if training
-        else "not trained"
-    )
+    fitted = "not trained"
+    if training:
+        ends = f"at most {training.epochs} epochs, early stopping after {training.patience} without gain on validation"
+        if training.patience is None:
+            ends = f"{training.epochs} epochs, the best on validation is kept"
+        parts = [
+            f"{training.optimizer}, learning rate {training.learning_rate:g}, batches of {training.batch_size}",
+            ends,
+            *training.recipe(),
+        ]
+        fitted = ", ".join(parts)
     return (
         f"Stage {p.stage} of training, set {p.set}, variant {p.variant or 'none'}, seed {p.seed}: {fitted}. "
         "The backbone was trained in stages 1-3. Models with too high a training loss are rejected (10 % rule); of the "

@@ -124,12 +124,13 @@ def _stages(results: Results) -> list[Row]:
 
 def _stage(stage: Stage) -> Row:
     moves = stage.augmentation.to_dict()
-    drawn = [f"{name} {moves[name]:g}" for name in ("rotation", "shift", "zoom") if moves[name]]
+    amounts = ("rotation", "shift", "zoom", "brightness", "contrast")
+    drawn = [f"{name} {moves[name]:g}" for name in amounts if moves.get(name)]
     return {
-        "optimiser": stage.optimizer,
+        "optimiser": ", ".join([stage.optimizer, *stage.recipe()]),
         "learning_rate": stage.learning_rate,
         "batch": stage.batch_size,
-        "patience": stage.patience,
+        "patience": "none" if stage.patience is None else stage.patience,
         "epochs": stage.epochs,
         "augmentation": ", ".join([*drawn, *(["flip"] if moves["flip"] else [])]) or "none",
     }

@@ -56,7 +56,7 @@ def fit_model(
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     output_directory(out, MODEL_FOLDER, weights)
     if context.checkpoints is not None:
-        shared_folder(context.checkpoints.directory, 3 * weights)  # weights, best weights, optimiser
+        shared_folder(context.checkpoints.directory, (3 + stage.more_copies) * weights)  # weights, best, optimiser
     p, size = info.provenance, info.architecture.input_size
     info = with_settings(info, stage, context)
     settings_of = "control.training" if info.architecture.control else f"stage{p.stage}"
@@ -86,6 +86,7 @@ def fit_model(
             batch_size=batches[0].stop,
             adam=stage.optimizer == "adam",
             bfloat16=context.compute.precision == "bfloat16",
+            more_copies=stage.more_copies,
         )
         log.info("%s: %s; %d batches an epoch, %d threads", p.id, needed, len(batches), torch.get_num_threads())
         seconds = epoch_seconds(
@@ -96,9 +97,8 @@ def fit_model(
             input_size=size,
             device=device,
         )
-        log.info(
-            "%s: about %s an epoch, %s for all %d", p.id, span(seconds), span(stage.epochs * seconds), stage.epochs
-        )
+        total = stage.relative_work(size) * seconds
+        log.info("%s: about %s an epoch, %s for all %d", p.id, span(seconds), span(total), stage.epochs)
         result = fit(
             model,
             train_split,

@@ -6,7 +6,6 @@ implementation's stand-alone mode differs: it keeps the first epoch's weights ev
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -16,18 +15,25 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from lhcnet.config import Augmentation, Stage
-from lhcnet.data.transforms import affine, draw_affine, mirror, upscale
+from lhcnet.config import Stage
+from lhcnet.data.transforms import upscale
+from lhcnet.errors import LhcnetError
 from lhcnet.inference.predict import loss_and_accuracy
+from lhcnet.models.lhc import LHC
 from lhcnet.runtime import Device
 from lhcnet.saved import Epoch
+from lhcnet.training.augmentation import EpochAugmentation, derive_seed
+from lhcnet.training.average import moving_average
 from lhcnet.training.checkpoint import Checkpoint, Progress
+from lhcnet.training.loss import batch_loss, class_weights, dominant
+from lhcnet.training.mixing import draw_mixes
 from lhcnet.training.optimizer import make_optimizer
+from lhcnet.training.schedule import learning_rate
 from lhcnet.training.state import EpochTotals, TrainingState
 
 CHECK_EVERY = 50  # batches between two checks for divergence
@@ -70,7 +76,11 @@ def fit(
 
     Equal seeds give the same bytes on the same machine with the same number of threads, also if the training was
     interrupted and resumed from its checkpoint: every epoch has random generators of its own, seeded with (seed, stage
-    number, epoch).
+    number, epoch), one for each kind of draw. The learning rate depends only on the number of the batch.
+
+    With a moving average, validation and the kept weights are the average's. With `sizes`, an epoch is validated at its
+    own size, and only the start (validated at `input_size`) and epochs of the last size can be kept: accuracies at
+    other sizes are of another task, and BatchNorm's statistics belong to the size that the network was trained at.
 
     Args:
         network: maps images (B, 3, S, S) with values 0..255 to logits (B, classes).
@@ -90,9 +100,13 @@ def fit(
 
     Raises:
         Preempted: the process received SIGTERM; the checkpoint is written.
+        LhcnetError: the network cannot be trained at the sizes of the stage.
     """
+    _require_sizes(network, stage, input_size)
     device.move(network)
-    state = TrainingState(network, make_optimizer(network, stage), EpochTotals.zero(device.torch))
+    average = moving_average(network, stage.ema) if stage.ema else None
+    optimizer = make_optimizer(network, stage)
+    state = TrainingState(network, optimizer, EpochTotals.zero(device.torch), average=average)
     images = torch.from_numpy(np.array(train.images)).to(device.torch)  # the whole split: 66 MB of FER2013
     labels = torch.from_numpy(train.labels.astype(np.int64)).to(device.torch)
 
@@ -102,12 +116,12 @@ def fit(
         elif checkpoint:
             checkpoint.exit_if_terminated()
 
-    def validate() -> tuple[float, float]:
+    def validate(size: int) -> tuple[float, float]:
         return loss_and_accuracy(
-            network,
+            state.evaluated,
             validation.images,
             validation.labels,
-            input_size=input_size,
+            input_size=size,
             device=device,
             batch_size=stage.batch_size,
             between_batches=between_batches,
@@ -120,7 +134,7 @@ def fit(
             for row in state.history:
                 on_epoch(row)
         else:
-            val_loss, val_accuracy = validate()
+            val_loss, val_accuracy = validate(input_size)
             state.history.append(Epoch(epoch=0, val_loss=finite(val_loss), val_accuracy=val_accuracy))
             on_epoch(state.history[0])
             state.best, state.epoch = _copy_weights(network), 1
@@ -129,6 +143,7 @@ def fit(
         reason = ""
         while state.epoch <= stage.epochs:
             epoch = state.epoch
+            size = stage.size(epoch, input_size)
             try:
                 train_epoch(
                     network,
@@ -137,21 +152,25 @@ def fit(
                     labels,
                     stage=stage,
                     seed=f"{seed}/{stage_number}/{epoch}",
-                    input_size=input_size,
+                    input_size=size,
                     device=device,
                     totals=state.totals,
+                    epoch=epoch,
+                    average=average,
                     title=f"{title} {epoch}",
                     between_batches=between_batches,
                 )
             except FloatingPointError as error:
                 status, reason = "diverged", f"{error} in epoch {epoch}"
                 break
-            val_loss, val_accuracy = validate()
+            val_loss, val_accuracy = validate(size)
+            steps = len(batch_slices(len(images), stage.batch_size))
             row = Epoch(
                 epoch=epoch,
                 train_loss=state.totals.loss.item() / len(images),
                 train_accuracy=state.totals.hits.item() / len(images),
                 grad_norm=state.totals.norm.item(),
+                learning_rate=_logged_rate(stage, epoch * steps - 1, stage.epochs * steps),
                 val_loss=finite(val_loss),
                 val_accuracy=val_accuracy,
             )
@@ -160,9 +179,9 @@ def fit(
             if not math.isfinite(val_loss):
                 status, reason = "diverged", f"validation loss is not finite after epoch {epoch}"
                 break
-            if val_accuracy > state.history[state.best_epoch].val_accuracy:
-                state.best_epoch, state.best = epoch, _copy_weights(network)
-            elif epoch - state.best_epoch >= stage.patience:
+            if epoch >= stage.first_kept and val_accuracy > state.history[state.best_epoch].val_accuracy:
+                state.best_epoch, state.best = epoch, _copy_weights(state.evaluated)
+            elif stage.patience is not None and epoch - state.best_epoch >= stage.patience:
                 break
             state.epoch, state.totals = epoch + 1, EpochTotals.zero(device.torch)
 
@@ -183,6 +202,8 @@ def train_epoch(
     totals: EpochTotals,
     title: str = "train",
     between_batches: Callable[[], None] = lambda: None,
+    epoch: int = 1,
+    average: AveragedModel | None = None,
 ) -> None:
     """Train for one epoch, or for the rest of it after `totals.batches` batches.
 
@@ -192,13 +213,16 @@ def train_epoch(
         network, optimizer: updated in place.
         images: (N, 48, 48) uint8 on the device.
         labels: (N,) int64 on the device.
-        stage: batch size and augmentation.
-        seed: determines shuffling, augmentation and dropout of the epoch.
+        stage: batch size, augmentation, loss and learning rate.
+        seed: determines shuffling, augmentation, mixing and dropout of the epoch.
         input_size: S, side of the network's input in pixels.
         device: where the images are, and the precision of the forward pass.
-        totals: loss, hits and gradient norm are added to it.
+        totals: loss, hits and gradient norm are added to it. A mixed image is a hit if the network names the label with
+            the larger share.
         title: label of the progress bar.
         between_batches: called after each batch.
+        epoch: number of the epoch, from 1; the learning rate and mixing depend on it.
+        average: moving average of the network, updated after each batch; None for none.
 
     Raises:
         FloatingPointError: the loss is not finite, or the gradients explode.
@@ -206,29 +230,41 @@ def train_epoch(
     network.train()
     _freeze_statistics(network)
     if totals.batches == 0:  # later, the checkpoint has restored the generator that dropout draws from
-        torch.manual_seed(_derive_seed(f"{seed}/dropout"))
-    generator = torch.Generator().manual_seed(_derive_seed(f"{seed}/data"))  # on the CPU, whatever the device
+        torch.manual_seed(derive_seed(f"{seed}/dropout"))
+    generator = torch.Generator().manual_seed(derive_seed(f"{seed}/data"))  # on the CPU, whatever the device
     order = torch.randperm(len(images), generator=generator).to(device.torch)
-    augmentations = _draw_augmentations(len(images), stage.augmentation, input_size, generator).to(device.torch)
+    augmentation = EpochAugmentation.draw(
+        len(images), stage, size=input_size, seed=seed, generator=generator, device=device.torch
+    )
     to_check = torch.zeros(2, dtype=torch.float64, pin_memory=device.torch.type == "cuda")
     parameters = [p for p in network.parameters() if p.requires_grad]
 
     slices = batch_slices(len(images), stage.batch_size)
+    mixes = draw_mixes(stage, epoch, len(slices), input_size, derive_seed(f"{seed}/mix"))
+    weights = class_weights(labels, stage)
     bar = tqdm(slices, desc=title, unit="batch", leave=False, disable=None, initial=totals.batches)
     for step, batch in enumerate(slices[totals.batches :], totals.batches):
         rows = order[batch]
         grey = upscale(images[rows], input_size, truncate=True)
-        grey = _augment(grey, augmentations[batch], stage.augmentation)
-        target = labels[rows]
+        grey = augmentation.apply(grey, batch)
+        target, mix = labels[rows], mixes[step] if mixes else None
+        if mix:
+            grey = mix.images(grey)
+        if stage.schedule != "constant":
+            rate = learning_rate(stage, (epoch - 1) * len(slices) + step, stage.epochs * len(slices))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)  # before the forward pass, when memory use peaks
         with device.autocast():
             logits: Tensor = network(grey.expand(-1, 3, -1, -1))
-        loss = F.cross_entropy(logits.float(), target)
+        loss = batch_loss(logits.float(), target, stage, weights, mix)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         optimizer.step()
+        if average is not None:
+            average.update_parameters(network)
         totals.loss += loss.detach().double() * len(rows)
-        totals.hits += (logits.detach().argmax(1) == target).sum()
+        totals.hits += (logits.detach().argmax(1) == dominant(target, mix)).sum()
         totals.norm = torch.maximum(totals.norm, norm)  # propagates NaN
         totals.batches = step + 1
         if step % CHECK_EVERY == 0:
@@ -256,20 +292,6 @@ def _freeze_statistics(network: nn.Module) -> None:
             module.eval()
 
 
-def _draw_augmentations(n: int, a: Augmentation, input_size: int, generator: torch.Generator) -> Tensor:
-    """Augmentation parameters of each image of the epoch, (n, 6)."""
-    return draw_affine(
-        n, rotation=a.rotation, shift=a.shift, zoom=a.zoom, flip=a.flip, size=input_size, generator=generator
-    )
-
-
-def _augment(grey: Tensor, params: Tensor, a: Augmentation) -> Tensor:
-    """Augment images (B, 1, S, S). Transforms that are switched off in the settings are skipped."""
-    if a.rotation or a.shift or a.zoom:
-        return affine(grey, params)
-    return mirror(grey, params[:, 5]) if a.flip else grey
-
-
 def batch_slices(n: int, batch_size: int) -> list[slice]:
     """Slices of n images into batches, the last one partial; a single last image joins the batch before it.
 
@@ -281,9 +303,18 @@ def batch_slices(n: int, batch_size: int) -> list[slice]:
     return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], n], strict=True)]
 
 
-def _derive_seed(name: str) -> int:
-    """Seed of a random generator; hashed, so that neighbouring seeds, stages and epochs are independent."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "little")
+def _require_sizes(network: nn.Module, stage: Stage, input_size: int) -> None:
+    if not stage.sizes:
+        return
+    if any(isinstance(module, LHC) for module in network.modules()):
+        raise LhcnetError("sizes: an LHC module fits maps of one size; expected no sizes for a network that has one")
+    if (last := stage.sizes[-1][1]) != input_size:
+        raise LhcnetError(f"sizes: the last size is {last}; expected the network's input size, {input_size}")
+
+
+def _logged_rate(stage: Stage, step: int, steps: int) -> float | None:
+    """Learning rate for the history; None where it is constant."""
+    return None if stage.schedule == "constant" else learning_rate(stage, step, steps)
 
 
 def _copy_weights(network: nn.Module) -> dict[str, Tensor]:
@@ -299,9 +330,11 @@ def progress_problem(tensors: Mapping[str, Tensor], progress: Progress, *, stage
         return f"its history has {len(history)} epochs, but it stopped in epoch {progress.epoch} of {stage.epochs}"
     if not 0 <= progress.batches <= batches:
         return f"it stopped after {progress.batches} batches of an epoch of {batches}"
-    if progress.best_epoch != accuracies.index(max(accuracies)):
+    kept = [accuracy if i >= stage.first_kept or i == 0 else -1.0 for i, accuracy in enumerate(accuracies)]
+    if progress.best_epoch != kept.index(max(kept)):
         return f"its best epoch is {progress.best_epoch}, which its history contradicts"
-    if len(history) > 1 and len(history) - 1 - progress.best_epoch >= stage.patience:
+    patience = stage.patience
+    if patience is not None and len(history) > 1 and len(history) - 1 - progress.best_epoch >= patience:
         return "its training had ended"
     try:
         torch.Generator().set_state(tensors["random/cpu"])

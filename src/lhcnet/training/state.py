@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from lhcnet.saved import Epoch
 from lhcnet.training.checkpoint import Progress
@@ -45,6 +46,7 @@ class TrainingState:
         history: the finished epochs.
         best_epoch: the epoch with the best validation accuracy so far.
         best: the weights after that epoch.
+        average: moving average of the network; None if there is none.
     """
 
     network: nn.Module
@@ -54,13 +56,21 @@ class TrainingState:
     history: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
+    average: AveragedModel | None = None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network whose weights are validated and kept: the average, if there is one."""
+        return self.network if self.average is None else self.average.module
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state, and the state of torch's random generators, under unique names."""
         found = {f"network/{name}": tensor for name, tensor in self.network.state_dict().items()}
         found |= {f"best/{name}": tensor for name, tensor in self.best.items()}
         for i, p in enumerate(self._parameters()):
-            found |= {f"optimizer/{i}/{name}": tensor for name, tensor in self.optimizer.state[p].items()}
+            moments = self.optimizer.state[p].items()
+            found |= {f"optimizer/{i}/{name}": tensor for name, tensor in moments if tensor is not None}
+        found |= self._average()
         found |= {"totals/loss": self.totals.loss, "totals/hits": self.totals.hits, "totals/norm": self.totals.norm}
         found["random/cpu"] = torch.get_rng_state()
         if self.totals.loss.is_cuda:
@@ -81,6 +91,9 @@ class TrainingState:
                 step = torch.zeros((), dtype=torch.float32)
                 found |= {f"optimizer/{i}/{name}": p for name in ("exp_avg", "exp_avg_sq")}
                 found[f"optimizer/{i}/step"] = step
+        elif self.optimizer.defaults["momentum"]:
+            found |= {f"optimizer/{i}/momentum_buffer": p for i, p in enumerate(self._parameters())}
+        found |= self._average()
         found |= {"totals/loss": self.totals.loss, "totals/hits": self.totals.hits, "totals/norm": self.totals.norm}
         found["random/cpu"] = torch.get_rng_state()
         if self.totals.loss.is_cuda:
@@ -96,6 +109,8 @@ class TrainingState:
         device = self.totals.loss.device
         self.network.load_state_dict(parts["network"])
         self.best = {name: tensor.to(device) for name, tensor in parts["best"].items()}
+        if self.average is not None:
+            self.average.load_state_dict(parts["average"])
         for i, p in enumerate(self._parameters()):
             for name in [name for name in parts.get("optimizer", {}) if name.startswith(f"{i}/")]:
                 value = parts["optimizer"][name]
@@ -109,6 +124,11 @@ class TrainingState:
         torch.set_rng_state(parts["random"]["cpu"])
         if device.type == "cuda":
             torch.cuda.set_rng_state(parts["random"]["cuda"], device)
+
+    def _average(self) -> dict[str, Tensor]:
+        if self.average is None:
+            return {}
+        return {f"average/{name}": tensor for name, tensor in self.average.state_dict().items()}
 
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from support.hostile.models import model_files
 
+from lhcnet.config import Stage
 from lhcnet.data.audit import DataReport, audit
 from lhcnet.data.drawn_faces import draw
 from lhcnet.data.fer2013 import CLASSES, OFFICIAL_COUNTS, SPLITS
@@ -30,8 +31,10 @@ def drawn() -> DataReport:
     return audit(draw(100, seed=0))
 
 
-def card(data: DataReport) -> str:
+def card(data: DataReport, training: Stage | None = None) -> str:
     info = ModelInfo.model_validate_json(model_files("modules")["model.json"])
+    if training:
+        info = info.model_copy(update={"provenance": info.provenance.model_copy(update={"training": training})})
     id_ = info.provenance.id
     found = {"labels/test": LABELS, f"{id_}/test": probabilities(7)}
     scores = ModelScores(
@@ -53,6 +56,17 @@ def test_scores_with_intervals(drawn: DataReport) -> None:
     low, high = wilson(14, 20)
     assert f"| anger | 20 | 0.700 | {low:.3f} - {high:.3f} |" in text
     assert "| disgust | 0 | - | - |" in text
+
+
+def test_the_recipe_is_named(drawn: DataReport) -> None:
+    text = card(drawn, Stage())
+    assert "sgd, learning rate 0.01, batches of 64, at most 300 epochs, early stopping after 3 without gain" in text
+    stage = Stage(epochs=9, patience=None, momentum=0.9, schedule="one_cycle", warmup=0.25, sizes=((4, 64), (5, 96)))
+    text = card(drawn, stage)
+    assert (
+        "batches of 64, 9 epochs, the best on validation is kept, momentum 0.9, schedule one_cycle, warmup 0.25, "
+        "sizes 4 x 64 px, 5 x 96 px. The backbone" in text
+    )
 
 
 def test_drawn_faces_are_named(drawn: DataReport) -> None:
