@@ -181,7 +181,8 @@ def _torchvision(name: str, dropout: float, classes: int) -> tuple[nn.Module, tu
     if name not in models.list_models(module=models):
         close = _close(name, lambda: models.list_models(module=models))
         raise LhcnetError(f"network.backbone: torchvision has no network for classification {name}{close}")
-    host: nn.Module = models.get_model(name, weights=None, num_classes=classes)
+    more = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}  # one output
+    host: nn.Module = models.get_model(name, weights=None, num_classes=classes, **more)
     dropouts = [module for module in host.modules() if isinstance(module, nn.Dropout)]
     for module in dropouts:
         module.p = dropout
