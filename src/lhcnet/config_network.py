@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from lhcnet.config_base import Count, Depth, Fraction, FrozenModel, InputSize, Name, Window
+from lhcnet.config_base import Count, Depth, Fraction, FrozenModel, InputSize, Name, SparseModel, Window
 from lhcnet.estimate import Sizes
 from lhcnet.geometry import PartitionName
 from lhcnet.validation import SLOTS, in_slots
@@ -19,7 +19,10 @@ Layer = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", max_l
 Layers = Annotated[tuple[Layer, ...], Field(max_length=len(SLOTS))]
 
 
-class Network(FrozenModel):
+SIZES = ("depths", "widths", "head")  # of lhcnet
+
+
+class Network(SparseModel):
     """The network without its attention modules.
 
     `backbone` is `lhcnet`, the ResNet34v2 of the paper with its head (Figure 1), or another network: `timm:<name>` or
@@ -32,6 +35,8 @@ class Network(FrozenModel):
     `resnet34_imagenet_1000_no_top.h5`, downloaded once into a cache), or the path of that file. Of another network:
     `imagenet` (from an installed package, for `timm:tf_efficientnet_lite0` alone), or the path of its state dict.
     """
+
+    newer: ClassVar = frozenset({"backbone", "layers"})
 
     backbone: Backbone = LHCNET
     layers: Layers = ()
@@ -55,6 +60,9 @@ class Network(FrozenModel):
             self.input_size, self.depths, self.widths, self.head, module_arguments(modules) if modules else None
         )
 
+    def unused(self) -> set[str]:
+        return super().unused() | (set() if self.is_lhcnet else set(SIZES))
+
     @model_validator(mode="after")
     def _settings_apply_to_backbone(self) -> Network:
         if self.is_lhcnet:
@@ -63,7 +71,7 @@ class Network(FrozenModel):
             return self
         if len(set(self.layers)) != len(self.layers):
             raise ValueError(f"layers: expected names that differ from each other, not {', '.join(self.layers)}")
-        for key in ("depths", "widths", "head"):
+        for key in SIZES:
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key}: is a size of {LHCNET}, and {self.backbone} has its own; remove the key")
         return self

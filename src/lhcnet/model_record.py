@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 
@@ -33,6 +31,7 @@ from lhcnet.config import (
     module_arguments,
 )
 from lhcnet.config_base import SparseModel
+from lhcnet.config_network import SIZES
 from lhcnet.estimate import Sizes, problem
 from lhcnet.validation import SLOTS, whole
 from lhcnet.versioned import Versioned
@@ -65,10 +64,10 @@ class Epoch(SparseModel):
     val_accuracy: float
 
 
-_LHCNET_KEYS, _OTHER_KEYS = ("depths", "widths", "head"), ("backbone", "layers")
+_OF_OTHERS = ("backbone", "layers")  # keys of another backbone than lhcnet
 
 
-class Architecture(FrozenModel):
+class Architecture(SparseModel):
     """Everything that is needed to build the network again; `modules` is null for the plain backbone.
 
     The ResNet34v2 of the paper (`backbone` is `lhcnet`) has `depths`, `widths` and `head`; another backbone has none of
@@ -105,7 +104,7 @@ class Architecture(FrozenModel):
 
     @model_validator(mode="after")
     def _can_be_built(self) -> Architecture:
-        needed, foreign = (_LHCNET_KEYS, _OTHER_KEYS) if self.is_lhcnet else (_OTHER_KEYS, _LHCNET_KEYS)
+        needed, foreign = (SIZES, _OF_OTHERS) if self.is_lhcnet else (_OF_OTHERS, SIZES)
         for key in needed:
             if getattr(self, key) is None or (key == "layers" and not self.layers):
                 raise ValueError(f"{key}: required key is missing")
@@ -119,10 +118,8 @@ class Architecture(FrozenModel):
             raise ValueError(why)
         return self
 
-    @model_serializer(mode="wrap")
-    def _own_keys(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        unused = _OTHER_KEYS if self.is_lhcnet else _LHCNET_KEYS
-        return {key: value for key, value in serialise(self).items() if key not in unused}
+    def unused(self) -> set[str]:
+        return set(_OF_OTHERS if self.is_lhcnet else SIZES)
 
     @property
     def has_lhc(self) -> bool:
@@ -137,8 +134,6 @@ class Architecture(FrozenModel):
             LhcnetError: there is no such backbone, or its layers cannot be found.
         """
         values = network.model_dump(exclude={"weights"})
-        if not network.is_lhcnet:
-            values = {key: value for key, value in values.items() if key not in _LHCNET_KEYS}
         if not network.is_lhcnet and not network.layers:
             from lhcnet.models.host import default_layers
 
