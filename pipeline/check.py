@@ -162,12 +162,14 @@ def _training_need(config: Config) -> tuple[float, str]:
     for name, modules in (("network", None), *((f"variants.{key}", value) for key, value in config.variants.items())):
         for number, stage in enumerate(config.stages, 1):
             if modules is None or number == 4:  # of the main pipeline; only set B and C have modules
+                if (sizes := config.network.sizes(modules)) is None:
+                    continue
                 memory = training_memory(
-                    config.network.sizes(modules),
+                    sizes,
                     batch_size=stage.batch_size,
                     adam=stage.optimizer == "adam",
                     bfloat16=bfloat16,
                     more_copies=stage.more_copies,
                 )
                 found.append((memory.total + _PROCESS, f"{name} in stage{number}"))
-    return max(found)
+    return max(found, default=(0.0, ""))

@@ -79,12 +79,18 @@ def check(
 ) -> None:
     """Validate params.yaml.
 
-    Prints the name that its execution will have in MLflow.
+    Prints the name that its execution will have in MLflow. Another backbone than `lhcnet` is built: the layers that its
+    modules follow are printed with the sizes of their maps, and the modules of each variant are tried.
     """
     from lhcnet.code_version import execution_name
     from lhcnet.config import load
 
-    typer.echo(execution_name(load(params)))
+    config = load(params)
+    typer.echo(execution_name(config))
+    if not config.network.is_lhcnet:
+        from lhcnet.steps.insert import check_variants
+
+        typer.echo(check_variants(config))
 
 
 def faces(

@@ -10,11 +10,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from lhcnet.config_base import Count as Count
 from lhcnet.config_base import Depth as Depth
@@ -23,15 +22,26 @@ from lhcnet.config_base import Fraction as Fraction
 from lhcnet.config_base import FrozenModel as FrozenModel
 from lhcnet.config_base import InputSize as InputSize
 from lhcnet.config_base import Name as Name
-from lhcnet.config_base import Needed, Patience, Seed, Window
+from lhcnet.config_base import Needed, Patience, Seed, SparseModel
+from lhcnet.config_network import HIDDEN
+from lhcnet.config_network import LHCNET as LHCNET
+from lhcnet.config_network import TABLE_2 as TABLE_2
+from lhcnet.config_network import Backbone as Backbone
+from lhcnet.config_network import BaselineSettings as BaselineSettings
+from lhcnet.config_network import Layers as Layers
+from lhcnet.config_network import LHCSettings as LHCSettings
+from lhcnet.config_network import Modules as Modules
+from lhcnet.config_network import Network as Network
+from lhcnet.config_network import Variant as Variant
+from lhcnet.config_network import module_arguments as module_arguments
 from lhcnet.config_training import Augmentation as Augmentation
 from lhcnet.config_training import Stage as Stage
 from lhcnet.errors import LhcnetError
-from lhcnet.estimate import Sizes, problem, training_problem
-from lhcnet.geometry import PartitionName, map_sides, partition_problem
+from lhcnet.estimate import problem, training_problem
+from lhcnet.geometry import map_sides, partition_problem
 from lhcnet.io.files import read_text
 from lhcnet.io.yaml import read_yaml
-from lhcnet.validation import SLOTS, first_problem, in_slots, whole
+from lhcnet.validation import SLOTS, first_problem, whole
 
 SCHEMA_VERSION: Literal[1] = 1  # of params.yaml; increased when a key changes its name or meaning
 PLAIN = "resnet34v2"  # name of the network without modules, among the names of variants
@@ -40,11 +50,13 @@ _MAX_YAML = 1 << 20  # bytes
 SetName = Literal["backbone", "A", "B", "C", "control", "standalone"]
 
 
-class Data(FrozenModel):
+class Data(SparseModel):
     """Where FER2013 is, and what is left out of training: `leaks`, `blanks` (`lhcnet.data.exclusion`).
 
     `validation_fraction` and `split_seed` apply only to copies without the official three-way split.
     """
+
+    newer: ClassVar = frozenset({"exclude"})
 
     source: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")] = "data/raw/fer2013.zip"
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.125
@@ -55,26 +67,6 @@ class Data(FrozenModel):
     @classmethod
     def _each_once(cls, kinds: tuple[Exclusion, ...]) -> tuple[Exclusion, ...]:
         return tuple(sorted(set(kinds)))
-
-
-class Network(FrozenModel):
-    """ResNet34v2 with its head (Figure 1).
-
-    `weights` are the initial weights of the backbone: `imagenet` (the file `resnet34_imagenet_1000_no_top.h5`,
-    downloaded once into a cache), the path of that file, or `none` (random).
-    """
-
-    input_size: InputSize = 224
-    depths: tuple[Depth, Depth, Depth, Depth] = (3, 4, 6, 3)
-    widths: tuple[Count, Count, Count, Count] = (64, 128, 256, 512)
-    head: Annotated[tuple[Count, ...], Field(max_length=100)] = (4096, 1024)
-    dropout: Fraction = 0.4
-    bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.01
-    weights: Annotated[str, Field(min_length=1)] = "imagenet"
-
-    def sizes(self, modules: Modules | None = None) -> Sizes:
-        """Sizes of this network, for estimates of its memory."""
-        return Sizes(self.input_size, self.depths, self.widths, self.head, modules and module_arguments(modules))
 
 
 class Compute(FrozenModel):
@@ -89,62 +81,6 @@ class Compute(FrozenModel):
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: Annotated[int, BeforeValidator(whole), Field(ge=0, le=1024)] = 0
     deterministic: bool = False
-
-
-class LHCSettings(FrozenModel):
-    """One LHC module, a row of Table 2; the heads must fit the feature map at its slot.
-
-    The last three are options that section 5 leaves open; the defaults are the paper's: how the map is cut into heads
-    (`split`), BatchNorm before or after LHC (`norm`), a second convolution of size `kernel` before the residual sum.
-    """
-
-    heads: Count
-    d: Count
-    pool: Window = 3
-    g: Annotated[float, Field(ge=0)] = 1.0
-    kernel: Window = 3
-    split: PartitionName = "horizontal"
-    norm: Literal["none", "before", "after", "both"] = "none"
-    second_conv: bool = False
-
-
-class BaselineSettings(FrozenModel):
-    """A baseline attention module instead of LHC: Squeeze and Excitation, CBAM or ECA, from timm."""
-
-    attention: Literal["se", "cbam", "eca"]
-
-
-_TAGS = ("<lhc>", "<baseline>")  # pydantic adds them to the location of an error; `parse` removes them
-
-
-def _tag(row: object) -> str:
-    is_baseline = "attention" in row if isinstance(row, Mapping) else isinstance(row, BaselineSettings)
-    return _TAGS[is_baseline]
-
-
-Row = Annotated[Annotated[LHCSettings, Tag(_TAGS[0])] | Annotated[BaselineSettings, Tag(_TAGS[1])], Discriminator(_tag)]
-
-Modules = Annotated[tuple[Row, Row, Row, Row, Row], BeforeValidator(in_slots)]
-
-TABLE_2: Modules = (
-    LHCSettings(heads=8, d=196),
-    LHCSettings(heads=8, d=196),
-    LHCSettings(heads=7, d=56),
-    LHCSettings(heads=7, d=14),
-    LHCSettings(heads=1, d=25),
-)
-
-
-def module_arguments(modules: Modules) -> list[dict[str, Any]]:
-    """Plain keyword arguments of the five modules, as `lhcnet.LHCNet` and `insert_modules` take them."""
-    return [module.to_dict() for module in modules]
-
-
-class Variant(FrozenModel):
-    """Named settings of the five modules."""
-
-    name: Name
-    modules: Modules
 
 
 class Seeds(FrozenModel):
@@ -294,6 +230,11 @@ class Config(FrozenModel):
 
     @model_validator(mode="after")
     def _heads_fit_maps(self) -> Config:
+        for name, modules in self.variants.items():
+            if why := self.network.count_problem(modules):
+                raise ValueError(f"variants.{name}: {why}")
+        if not self.network.is_lhcnet:
+            return self  # the sizes of the maps are known when the network is built: `lhcnet check`
         sides = map_sides(self.network.input_size)
         for name, modules in self.variants.items():
             for slot, (module, side) in enumerate(zip(modules, sides, strict=True), 1):
@@ -335,6 +276,8 @@ class Config(FrozenModel):
         bfloat16 = self.compute.precision == "bfloat16"
         for name, modules in (("network", None), *self.variants.items()):
             sizes, where = self.network.sizes(modules), f"variants.{name}" if modules else name
+            if sizes is None:
+                continue
             if why := problem(sizes):
                 raise ValueError(f"{where}: {why}")
             for key, stage in self._named_stages.items():
@@ -378,7 +321,7 @@ def parse(section: type[S], values: object, where: str) -> S:
         # as JSON, because pydantic then accepts lists as tuples although it is strict about types
         return section.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        problem = re.sub(r"^(variants\.[^.]+)\.([0-4])(?=[.:])", _named_slot, first_problem(error, hidden=_TAGS))
+        problem = re.sub(r"^(variants\.[^.]+)\.([0-4])(?=[.:])", _named_slot, first_problem(error, hidden=HIDDEN))
         raise LhcnetError(f"{where}: {problem}") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise LhcnetError(f"{where}: not plain values: {error}") from None

@@ -61,6 +61,9 @@ class SparseModel(FrozenModel):
     @model_serializer(mode="wrap")
     def _without_newer_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        unused = {name for name in self.newer if getattr(self, name) == fields[name].default}
+        unused = self.unused()
         return {name: value for name, value in values.items() if name not in unused}
+
+    def unused(self) -> set[str]:
+        """Keys that are not written."""
+        return {name for name in self.newer if getattr(self, name) == type(self).model_fields[name].default}

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    model_validator,
+)
 
 from lhcnet import __version__
 from lhcnet.config import (
+    LHCNET,
+    Backbone,
     Compute,
     Count,
     Depth,
     Fraction,
     FrozenModel,
     InputSize,
+    Layers,
     LHCSettings,
     Modules,
     Name,
@@ -23,12 +31,13 @@ from lhcnet.config import (
     module_arguments,
 )
 from lhcnet.config_base import SparseModel
+from lhcnet.config_network import SIZES
 from lhcnet.estimate import Sizes, problem
-from lhcnet.validation import whole
+from lhcnet.validation import SLOTS, whole
 from lhcnet.versioned import Versioned
 
 if TYPE_CHECKING:
-    from lhcnet.models.resnetv2 import ResNetV2
+    from lhcnet.models.slots import SlotNetwork
 
 CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 Unfinished = Literal["crashed", "out of memory", "time limit"]  # how a training ends early; its model has no weights
@@ -55,49 +64,106 @@ class Epoch(SparseModel):
     val_accuracy: float
 
 
-class Architecture(FrozenModel):
-    """Everything that is needed to build the network again; `modules` is null for the plain ResNet34v2."""
+_OF_OTHERS = ("backbone", "layers")  # keys of another backbone than lhcnet
 
+
+class Architecture(SparseModel):
+    """Everything that is needed to build the network again; `modules` is null for the plain backbone.
+
+    The ResNet34v2 of the paper (`backbone` is `lhcnet`) has `depths`, `widths` and `head`; another backbone has none of
+    them, and `layers`, which its attention modules follow. Files have the keys of the one or of the other.
+    """
+
+    backbone: Backbone = LHCNET
+    layers: Layers = ()
     input_size: InputSize
-    depths: tuple[Depth, Depth, Depth, Depth]
-    widths: tuple[Count, Count, Count, Count]
-    head: Annotated[tuple[Count, ...], Field(max_length=100)]
+    depths: tuple[Depth, Depth, Depth, Depth] | None = None
+    widths: tuple[Count, Count, Count, Count] | None = None
+    head: Annotated[tuple[Count, ...], Field(max_length=100)] | None = None
     dropout: Fraction
     bn_momentum: float
     modules: Modules | None = None
     control: bool = False
 
     @property
-    def sizes(self) -> Sizes:
-        """Sizes of this network, for estimates of its memory."""
+    def sizes(self) -> Sizes | None:
+        """Sizes of this network, for estimates of its memory; None if the backbone is not `lhcnet`."""
+        if self.depths is None or self.widths is None or self.head is None:
+            return None
         modules = None if self.modules is None else module_arguments(self.modules)
         return Sizes(self.input_size, self.depths, self.widths, self.head, modules)
 
+    @property
+    def is_lhcnet(self) -> bool:
+        return self.backbone == LHCNET
+
+    @property
+    def plain_name(self) -> str:
+        """Name of the network without modules, for people."""
+        return "ResNet34v2" if self.is_lhcnet else self.backbone.partition(":")[2]
+
     @model_validator(mode="after")
     def _can_be_built(self) -> Architecture:
-        if why := problem(self.sizes):
+        needed, foreign = (SIZES, _OF_OTHERS) if self.is_lhcnet else (_OF_OTHERS, SIZES)
+        for key in needed:
+            if getattr(self, key) is None or (key == "layers" and not self.layers):
+                raise ValueError(f"{key}: required key is missing")
+        for key in set(foreign) & self.model_fields_set:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key}: does not belong to the backbone {self.backbone}")
+        slots = len(SLOTS) if self.is_lhcnet else len(self.layers)
+        if self.modules is not None and len(self.modules) != slots:
+            raise ValueError(f"modules: expected {slots}, one for each slot of the backbone, not {len(self.modules)}")
+        if (sizes := self.sizes) and (why := problem(sizes)):
             raise ValueError(why)
         return self
 
+    def unused(self) -> set[str]:
+        return set(_OF_OTHERS if self.is_lhcnet else SIZES)
+
     @property
     def has_lhc(self) -> bool:
-        """Whether there is an LHC module in each of the five slots."""
+        """Whether there is an LHC module in each slot."""
         return self.modules is not None and all(isinstance(row, LHCSettings) for row in self.modules)
 
     @classmethod
     def of(cls, network: Network) -> Architecture:
-        return cls(**network.model_dump(exclude={"weights"}))
+        """The architecture that settings name; another backbone than `lhcnet` is built if they do not name its layers.
 
-    def build(self, seed: int | None, device: str = "cpu") -> ResNetV2:
-        """The network with new weights; `device` is `cpu`, or `meta` for the shapes alone, without a seed."""
+        Raises:
+            LhcnetError: there is no such backbone, or its layers cannot be found.
+        """
+        values = network.model_dump(exclude={"weights"})
+        if not network.is_lhcnet and not network.layers:
+            from lhcnet.models.host import default_layers
+
+            values["layers"] = default_layers(network.backbone, network.input_size)
+        return cls(**values)
+
+    def build(self, seed: int | None, device: str = "cpu") -> SlotNetwork:
+        """The network with new weights.
+
+        Args:
+            seed: draws the weights.
+            device: `cpu`, or `meta` for the shapes alone, without a seed: only where the backbone is `lhcnet`.
+
+        Raises:
+            LhcnetError: the backbone cannot be built here.
+        """
         import torch
 
-        from lhcnet.models.lhcnet import LHCNet, add_control
+        from lhcnet.models.lhcnet import LHCNet, add_control, insert_modules
         from lhcnet.models.resnetv2 import ResNetV2
 
         sizes = self.model_dump(exclude={"modules", "control"})
         with torch.device(device):
-            if self.modules is None:
+            if not self.is_lhcnet:
+                from lhcnet.models.host import HostNetwork
+
+                network: SlotNetwork = HostNetwork(**sizes, seed=seed)
+                if self.modules is not None:
+                    insert_modules(network, module_arguments(self.modules), seed)
+            elif self.modules is None:
                 network = ResNetV2(**sizes, seed=seed)
             else:
                 network = LHCNet(module_arguments(self.modules), **sizes, seed=seed)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from lhcnet.config import parse
 from lhcnet.errors import LhcnetError, NoMemoryError
-from lhcnet.estimate import parameters
+from lhcnet.estimate import MAX_PARAMETERS, parameters
 from lhcnet.io.atomic import atomic_directory
 from lhcnet.io.contents import OwnFolder, OwnJson
 from lhcnet.io.files import MAX_SIZE, read_bytes_bounded, read_json, read_text, require_regular_file, write_json
@@ -37,7 +37,7 @@ from lhcnet.versioned import read_versioned
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lhcnet.models.resnetv2 import ResNetV2
+    from lhcnet.models.slots import SlotNetwork
 
 __all__ = [
     "CLASSES",
@@ -142,8 +142,9 @@ class SavedModel:
             )
 
     def _largest(self) -> int:
-        """Upper bound of the size of `model.safetensors` in bytes, from the architecture."""
-        return 4 * parameters(self.info.architecture.sizes) + _LARGEST_HEADER
+        """Upper bound of the size of `model.safetensors` in bytes, from the architecture where it has sizes."""
+        sizes = self.info.architecture.sizes
+        return 4 * (parameters(sizes) if sizes else MAX_PARAMETERS) + _LARGEST_HEADER
 
     def _require_digest(self, found: str) -> None:
         if found != self.info.weights:
@@ -174,7 +175,7 @@ class SavedModel:
             weights=self.info.weights if self.facts or self.metrics.unfinished else self.weights_digest(),
         )
 
-    def network(self) -> ResNetV2:
+    def network(self) -> SlotNetwork:
         """The network with its weights, on the CPU, in evaluation mode."""
         from safetensors import SafetensorError
         from safetensors.torch import load
@@ -194,12 +195,15 @@ class SavedModel:
         return network.eval()
 
 
-def _filled(architecture: Architecture, weights: Mapping[str, Tensor]) -> ResNetV2:
+def _filled(architecture: Architecture, weights: Mapping[str, Tensor]) -> SlotNetwork:
     """The network with these weights; no memory is taken for sizes that the weights do not have."""
-    depth = sum(architecture.depths) + len(architecture.head)
-    if depth > len(weights):
-        raise ValueError(f"{depth} layers, but {len(weights)} tensors in the file")
-    network = architecture.build(seed=None, device="meta")
+    if sizes := architecture.sizes:
+        depth = sum(sizes.depths) + len(sizes.head)
+        if depth > len(weights):
+            raise ValueError(f"{depth} layers, but {len(weights)} tensors in the file")
+        network = architecture.build(seed=None, device="meta")
+    else:
+        network = architecture.build(seed=0)  # no random numbers are taken from the caller
     wanted = {name: tensor.dtype for name, tensor in network.state_dict().items()}
     network.load_state_dict(weights, assign=True)  # raises for whatever is lost, left over or of another shape
     for name, tensor in weights.items():
@@ -212,7 +216,7 @@ def _filled(architecture: Architecture, weights: Mapping[str, Tensor]) -> ResNet
 
 def save(
     target: Path,
-    network: ResNetV2,
+    network: SlotNetwork,
     info: ModelInfo,
     metrics: Metrics,
     history: Sequence[Epoch],

@@ -15,9 +15,11 @@ SLOTS = ("lhc1", "lhc2", "lhc3", "lhc4", "lhc5")
 def in_slots(value: object) -> object:
     """The modules of a mapping from slots, as `params.yaml` has it, in their order."""
     if isinstance(value, Mapping):
-        if set(value) != set(SLOTS):
-            raise ValueError(f"expected the five slots {', '.join(SLOTS)}, not {', '.join(map(str, value)) or 'none'}")
-        return tuple(value[slot] for slot in SLOTS)
+        slots = SLOTS[: len(value)]
+        if not slots or set(value) != set(slots):
+            given = ", ".join(map(str, value)) or "none"
+            raise ValueError(f"expected the five slots {', '.join(SLOTS)}, or the first of them, not {given}")
+        return tuple(value[slot] for slot in slots)
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -22,7 +22,7 @@ from lhcnet.analysis.results import BINS, QUANTILES
 from lhcnet.analysis.switching import inputs_of, lhc_slots
 from lhcnet.inference.predict import batches
 from lhcnet.models.lhc import LHC, LHCIntermediates
-from lhcnet.models.resnetv2 import ResNetV2
+from lhcnet.models.slots import SlotNetwork
 from lhcnet.runtime import Device
 
 IMAGES_AT_ONCE = 16  # (B, heads, C, C) several times over: 0.5 GB with the modules of Table 2
@@ -118,9 +118,14 @@ def _entropy(attention: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def head_statistics(
-    network: ResNetV2, images: NDArray[np.uint8], *, input_size: int, device: Device, batch_size: int = IMAGES_AT_ONCE
+    network: SlotNetwork,
+    images: NDArray[np.uint8],
+    *,
+    input_size: int,
+    device: Device,
+    batch_size: int = IMAGES_AT_ONCE,
 ) -> list[HeadStatistics]:
-    """Statistics of each of the five modules over (N, 48, 48) images.
+    """Statistics of each module over (N, 48, 48) images.
 
     Raises:
         ValueError: a slot of the network holds something other than an LHC module.

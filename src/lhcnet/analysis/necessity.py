@@ -73,7 +73,7 @@ class Necessity(FrozenModel):
 
 
 def plan(heads: Sequence[int]) -> list[Ablation]:
-    """All ablations that `necessity` needs, each once; `heads` are those of the five modules."""
+    """All ablations that `necessity` needs, each once; `heads` are those of the modules."""
     ablations: list[Ablation] = []
     for kind in KINDS:
         ablations += [lose_module(heads, slot, kind) for slot in range(len(heads))]
@@ -88,12 +88,12 @@ def necessity(
     """Compare every ablated network with the full one.
 
     Args:
-        heads: numbers of heads of the five modules.
+        heads: numbers of heads of the modules.
         probabilities: (1 + ablations, N, 7) of the full network and of `plan(heads)`.
         labels: (N,) true classes.
         split: name of the images.
     """
-    from lhcnet.models.resnetv2 import SLOTS  # loads torch; reading a finished report does not need it
+    from lhcnet.models.slots import SLOTS  # loads torch; reading a finished report does not need it
 
     full = probabilities[0]
     under = dict(zip(plan(heads), probabilities[1:], strict=True))
@@ -107,7 +107,7 @@ def necessity(
 
     modules, single, kept = [], [], []
     for kind in KINDS:
-        for i, (slot, n) in enumerate(zip(SLOTS, heads, strict=True)):
+        for i, (slot, n) in enumerate(zip(SLOTS, heads, strict=False)):
             modules.append(PartAblated(**compared(lose_module(heads, i, kind)), slot=slot, head=None))
             for head in range(n):
                 single.append(PartAblated(**compared(lose_head(heads, i, head, kind)), slot=slot, head=head + 1))

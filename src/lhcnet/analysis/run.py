@@ -12,7 +12,6 @@ from lhcnet.analysis.necessity import necessity, plan
 from lhcnet.analysis.parameter_counts import sizes
 from lhcnet.analysis.results import Analysis, AnalysisReport, HeadFigures, ModuleFigures
 from lhcnet.analysis.switching import initial_network, lhc_slots, probabilities
-from lhcnet.models.resnetv2 import SLOTS
 from lhcnet.runtime import Device
 from lhcnet.saved import SavedModel
 
@@ -53,11 +52,11 @@ def analyse(
         data=saved.info.provenance.data,
         n=len(labels),
         necessity=necessity(heads, p, labels, split="validation"),
-        modules=tuple(_figures(slot, module) for slot, module in zip(SLOTS, statistics, strict=True)),
+        modules=tuple(_figures(slot, module) for slot, module in zip(network.slots, statistics, strict=True)),
         sizes=sizes(),
     )
     arrays: dict[str, NDArray[Any]] = {"predicted": p.argmax(2).astype(np.uint8), "labels": labels}
-    for slot, module in zip(SLOTS, statistics, strict=True):
+    for slot, module in zip(network.slots, statistics, strict=True):
         arrays[f"correlation/{slot}"] = module.correlation
         arrays[f"scaling/{slot}"] = module.scaling
         arrays[f"attention/{slot}"] = module.attention

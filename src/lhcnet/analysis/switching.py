@@ -26,21 +26,21 @@ from lhcnet.inference.predict import batches
 from lhcnet.models.head_partition import HeadPartition
 from lhcnet.models.lhcnet import insert_modules
 from lhcnet.models.residual import ResidualLHC
-from lhcnet.models.resnetv2 import SLOTS, ResNetV2
+from lhcnet.models.slots import SlotNetwork
 from lhcnet.runtime import Device
 from lhcnet.saved import SavedModel
 
 
-def lhc_slots(network: ResNetV2) -> list[ResidualLHC]:
-    """The five LHC modules with their residual sums. Raises ValueError if a slot holds anything else."""
+def lhc_slots(network: SlotNetwork) -> list[ResidualLHC]:
+    """The LHC modules with their residual sums. Raises ValueError if a slot holds anything else."""
     slots = [slot for slot in network.attention if isinstance(slot, ResidualLHC)]
-    if len(slots) != len(SLOTS):
+    if len(slots) != len(network.slots):
         held = sorted({type(slot).__name__ for slot in network.attention})
-        raise ValueError(f"expected a network with {len(SLOTS)} LHC modules, its slots hold {', '.join(held)}")
+        raise ValueError(f"expected a network with {len(network.slots)} LHC modules, its slots hold {', '.join(held)}")
     return slots
 
 
-def initial_network(saved: SavedModel) -> ResNetV2:
+def initial_network(saved: SavedModel) -> SlotNetwork:
     """The trained host with its LHC modules as they were inserted: drawn again from the seed of its provenance.
 
     Raises:
@@ -51,12 +51,12 @@ def initial_network(saved: SavedModel) -> ResNetV2:
         raise ValueError(f"{saved.id} has no LHC modules that could be set back")
     network = saved.network()
     lhc_slots(network)
-    network.attention = nn.ModuleList(nn.Identity() for _ in SLOTS)
+    network.attention = nn.ModuleList(nn.Identity() for _ in network.slots)
     return insert_modules(network, module_arguments(modules), p.seed)
 
 
 @contextmanager
-def ablated(network: ResNetV2, ablation: Ablation, initial: ResNetV2 | None = None) -> Iterator[ResNetV2]:
+def ablated(network: SlotNetwork, ablation: Ablation, initial: SlotNetwork | None = None) -> Iterator[SlotNetwork]:
     """The ablated network within a `with` block; afterwards it has its own slots again, also after an exception.
 
     Args:
@@ -75,12 +75,12 @@ def ablated(network: ResNetV2, ablation: Ablation, initial: ResNetV2 | None = No
         network.attention = own
 
 
-def _slots(network: ResNetV2, ablation: Ablation, initial: ResNetV2 | None) -> Iterator[nn.Module]:
+def _slots(network: SlotNetwork, ablation: Ablation, initial: SlotNetwork | None) -> Iterator[nn.Module]:
     slots = lhc_slots(network)
     if ablation.kind == "reset" and initial is None:
         raise ValueError("a reset needs the network with the initial weights")
     starts = lhc_slots(initial) if initial else slots
-    for name, slot, start, lost in zip(SLOTS, slots, starts, ablation.lost, strict=True):
+    for name, slot, start, lost in zip(network.slots, slots, starts, ablation.lost, strict=True):
         if not lost <= set(range(slot.lhc.heads)):
             raise ValueError(f"{name} has the heads 0..{slot.lhc.heads - 1}, not {sorted(lost)}")
         if not lost:
@@ -125,7 +125,7 @@ def _set_back(slot: ResidualLHC, start: ResidualLHC, lost: frozenset[int]) -> nn
     return other
 
 
-def inputs_of(modules: Iterable[nn.Module], network: ResNetV2, x: Tensor) -> tuple[list[Tensor], Tensor]:
+def inputs_of(modules: Iterable[nn.Module], network: SlotNetwork, x: Tensor) -> tuple[list[Tensor], Tensor]:
     """The input (B, C, H, W) of each module, and the logits (B, classes), for images (B, 3, S, S)."""
     inputs: list[Tensor] = []
     hooks = [module.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for module in modules]
@@ -139,9 +139,9 @@ def inputs_of(modules: Iterable[nn.Module], network: ResNetV2, x: Tensor) -> tup
 
 @torch.inference_mode()
 def probabilities(
-    network: ResNetV2,
+    network: SlotNetwork,
     ablations: Sequence[Ablation],
-    initial: ResNetV2 | None,
+    initial: SlotNetwork | None,
     images: NDArray[np.uint8],
     *,
     input_size: int,
@@ -150,18 +150,19 @@ def probabilities(
 ) -> NDArray[np.float32]:
     """(1 + ablations, N, classes) class probabilities of the full network and of each ablated one.
 
-    The layers before the first slot that changes are computed once for all ablations.
+    Where the backbone allows it, the layers before the first slot that changes are computed once for all ablations.
     """
     network.eval()
-    out = np.empty((1 + len(ablations), len(images), network.logits.out_features), np.float32)
+    out = np.empty((1 + len(ablations), len(images), network.classes), np.float32)
     with tqdm(total=len(images), desc="modules and heads", unit="image", disable=None) as progress:
         for rows, grey in batches(images, input_size, False, device, batch_size):
             with device.autocast():
-                inputs, logits = inputs_of(network.attention, network, grey.expand(-1, 3, -1, -1))
+                x = grey.expand(-1, 3, -1, -1)
+                inputs, logits = inputs_of(network.attention, network, x)
                 out[0, rows] = logits.float().softmax(1).cpu()
                 for i, ablation in enumerate(ablations, 1):
                     with ablated(network, ablation, initial):
-                        features = network.features_from(ablation.first, inputs[ablation.first])
-                        out[i, rows] = network.forward_head(features).float().softmax(1).cpu()
+                        logits = network.logits_from(ablation.first, inputs[ablation.first], x)
+                        out[i, rows] = logits.float().softmax(1).cpu()
             progress.update(len(grey))
     return out

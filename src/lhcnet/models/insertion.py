@@ -90,8 +90,8 @@ def insert_lhc(
     """
     names = [at] if isinstance(at, str) else list(at)
     rows = at if isinstance(at, Mapping) else {name: {} for name in names}
-    layers = _find(model, names)
-    outputs = _run(model, layers, example)
+    layers = find_layers(model, names)
+    outputs = layer_outputs(model, layers, example)
     inserted = []
     for name, output in outputs.items():
         row = _complete({**settings, **rows[name]}, output.height, output.width)
@@ -107,7 +107,7 @@ def insert_lhc(
 
 
 @dataclass(frozen=True)
-class _Output:
+class LayerOutput:
     """Output of a layer for the example."""
 
     channels: int
@@ -117,7 +117,7 @@ class _Output:
     dtype: torch.dtype
 
 
-def _find(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+def find_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
     """Look up the named layers; raises ValueError where no module can be inserted."""
     if not names:
         raise ValueError("name at least one layer to insert a module after")
@@ -141,7 +141,7 @@ def _find(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
     return layers
 
 
-def _run(model: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> dict[str, _Output]:
+def layer_outputs(model: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> dict[str, LayerOutput]:
     """Outputs of the layers for the example; flags, BatchNorm statistics and random generators stay unchanged."""
     seen: dict[str, list[object]] = {name: [] for name in layers}
     training = {module: module.training for module in model.modules()}
@@ -162,7 +162,7 @@ def _run(model: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> 
     for name, runs in seen.items():
         if len(runs) != 1:
             raise ValueError(f"{name}: this layer ran {len(runs)} times in one pass; expected a layer that runs once")
-        if not isinstance(runs[0], _Output):
+        if not isinstance(runs[0], LayerOutput):
             raise ValueError(f"{name}: expected a layer whose output is a tensor (B, C, H, W), not {runs[0]}")
         outputs[name] = runs[0]
     return outputs
@@ -175,7 +175,7 @@ def _describe(output: object) -> object:
     if output.dim() != 4 or not output.is_floating_point():
         return f"{tuple(output.shape)} of {output.dtype}"
     _, C, H, W = output.shape
-    return _Output(C, H, W, output.device, output.dtype)
+    return LayerOutput(C, H, W, output.device, output.dtype)
 
 
 def _complete(row: dict[str, Any], height: int, width: int) -> ModuleSettings:

@@ -6,15 +6,17 @@ their attention slots.
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import nn
 
-from lhcnet.geometry import map_sides
 from lhcnet.models.initialisation import named_generator
 from lhcnet.models.residual import ModuleSettings, ResidualLHC, attention_module
-from lhcnet.models.resnetv2 import RESNET34_DEPTHS, RESNET34_WIDTHS, SLOTS, ResNetV2
+from lhcnet.models.resnetv2 import RESNET34_DEPTHS, RESNET34_WIDTHS, ResNetV2
+from lhcnet.models.slots import SlotNetwork
 
+Net = TypeVar("Net", bound=SlotNetwork)
 TABLE_2: tuple[ModuleSettings, ...] = (
     {"heads": 8, "d": 196},
     {"heads": 8, "d": 196},
@@ -81,36 +83,36 @@ class LHCNet(ResNetV2):
             add_control(self)
 
 
-def insert_modules(network: ResNetV2, modules: Sequence[ModuleSettings], seed: int | None) -> ResNetV2:
-    """Put five new attention modules into a plain network, in place; its own weights stay as they are.
+def insert_modules(network: Net, modules: Sequence[ModuleSettings], seed: int | None) -> Net:
+    """Put a new attention module into each slot of a plain network, in place; its own weights stay as they are.
 
     A new LHC module is not an identity (its value convolution is initialised Glorot-uniform), so the network's outputs
     change with the insertion, as in the paper.
 
     Args:
-        network: a trained ResNet34v2; also returned.
-        modules: settings of the five modules, as in `LHCNet`.
+        network: a trained network; also returned.
+        modules: settings of the modules, one for each slot, as in `LHCNet`.
         seed: seed of the modules' weights, as in `LHCNet`.
 
     Raises:
-        ValueError: not five modules, a setting that is unknown, missing or out of range, or a network that has modules
-            already. The network stays as it was.
+        ValueError: not a module for each slot, a setting that is unknown, missing or out of range, or a network that
+            has modules already. The network stays as it was.
         LhcnetError: a baseline is asked for and timm is not installed.
     """
     if not all(isinstance(slot, nn.Identity) for slot in network.attention):
-        raise ValueError("the network has attention modules already; insert into the plain ResNet")
-    if len(modules) != len(SLOTS):
-        raise ValueError(f"LHC-Net needs {len(SLOTS)} modules (LHC1..LHC5), not {len(modules)}")
-    shapes = slot_shapes(network.input_size, network.widths)
-    like = network.logits.weight
+        raise ValueError("the network has attention modules already; insert into the plain network")
+    slots = network.slots
+    if len(modules) != len(slots):
+        raise ValueError(f"LHC-Net needs {len(slots)} modules (LHC1..{slots[-1]}), not {len(modules)}")
+    like = next(network.parameters())
     inserted = []
     with torch.device("meta" if like.is_meta else "cpu"):  # drawn on the CPU: the same weights for every device
-        for slot, shape, settings in zip(SLOTS, shapes, modules, strict=True):
+        for slot, shape, settings in zip(slots, network.slot_shapes, modules, strict=True):
             module = attention_module(
                 settings,
                 shape,
                 slot,
-                bn_momentum=network.bn.momentum or 0.0,
+                bn_momentum=network.bn_momentum,
                 generator=named_generator(seed, slot),
             )
             inserted.append(module.to(device=like.device, dtype=like.dtype).train(network.training))
@@ -118,24 +120,26 @@ def insert_modules(network: ResNetV2, modules: Sequence[ModuleSettings], seed: i
     return network
 
 
-def add_control(network: ResNetV2) -> ResNetV2:
-    """Turn an LHC-Net into an LHC-NetC, in place: add the five control weights w with the values `CONTROL_START`.
+def add_control(network: Net) -> Net:
+    """Turn an LHC-Net into an LHC-NetC, in place: add the control weights w with the values `CONTROL_START`.
+
+    A network with fewer than five slots takes the last of the values: they belong to the modules next to the head.
 
     Raises:
-        ValueError: the network has not five LHC modules, or has control weights already.
+        ValueError: a slot holds no LHC module, or the network has control weights already.
     """
     modules = [module for module in network.attention if isinstance(module, ResidualLHC)]
-    if len(modules) != len(SLOTS):
-        raise ValueError(f"control weights need {len(SLOTS)} LHC modules, the network has {len(modules)}")
+    if len(modules) != len(network.slots):
+        raise ValueError(f"control weights need {len(network.slots)} LHC modules, the network has {len(modules)}")
     if any(module.w is not None for module in modules):
         raise ValueError("the network has its control weights already")
-    for module, w in zip(modules, CONTROL_START, strict=True):
+    for module, w in zip(modules, CONTROL_START[-len(modules) :], strict=True):
         module.w = nn.Parameter(module.lhc.w1.new_tensor(w))
     return network
 
 
-def freeze_all_but_control(network: ResNetV2) -> ResNetV2:
-    """Make the five control weights of an LHC-NetC its only trainable parameters, in place."""
+def freeze_all_but_control(network: Net) -> Net:
+    """Make the control weights of an LHC-NetC its only trainable parameters, in place."""
     network.requires_grad_(False)
     for module in network.attention:
         if isinstance(module, ResidualLHC) and module.w is not None:
@@ -143,27 +147,18 @@ def freeze_all_but_control(network: ResNetV2) -> ResNetV2:
     return network
 
 
-def control_weights(network: ResNetV2) -> tuple[float, float, float, float, float]:
-    """Values of the five control weights w of an LHC-NetC.
+def control_weights(network: SlotNetwork) -> tuple[float, ...]:
+    """Values of the control weights w of an LHC-NetC.
 
     Raises:
         ValueError: the network is not an LHC-NetC.
     """
     found = [m.w.item() for m in network.attention if isinstance(m, ResidualLHC) and m.w is not None]
-    if len(found) != len(SLOTS):
-        raise ValueError(f"expected an LHC-NetC with {len(SLOTS)} control weights, the network has {len(found)}")
-    return found[0], found[1], found[2], found[3], found[4]
-
-
-def slot_shapes(input_size: int, widths: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(C, H, W) of the feature maps at the five slots: (64, 56, 56), ..., (512, 7, 7) at 224 (Figure 1).
-
-    Args:
-        input_size: side of the square images in pixels.
-        widths: channels of the four stages.
-    """
-    channels = (widths[0], *widths)
-    return [(c, side, side) for c, side in zip(channels, map_sides(input_size), strict=True)]
+    if len(found) != len(network.slots):
+        raise ValueError(
+            f"expected an LHC-NetC with {len(network.slots)} control weights, the network has {len(found)}"
+        )
+    return tuple(found)
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -172,6 +167,6 @@ def count_parameters(network: nn.Module) -> int:
     return sum(tensor.numel() for tensor in (*network.parameters(), *statistics))
 
 
-def attention_share(network: ResNetV2) -> float:
-    """Fraction of all parameters that are in the five slots, as `count_parameters` counts (Table A2: 14.8 %)."""
+def attention_share(network: SlotNetwork) -> float:
+    """Fraction of all parameters that are in the slots, as `count_parameters` counts (Table A2: 14.8 %)."""
     return count_parameters(network.attention) / count_parameters(network)

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lhcnet.estimate import LARGEST
+from lhcnet.geometry import map_sides
 from lhcnet.models.initialisation import Conv2d, Linear, named_generator
 from lhcnet.models.memory_format import memory_format
+from lhcnet.models.slots import SLOTS, SlotNetwork
 
 BN_EPS = 2e-5
-SLOTS = ("LHC1", "LHC2", "LHC3", "LHC4", "LHC5")  # Figure 1: after the stem, then after each stage
 RESNET34_DEPTHS = (3, 4, 6, 3)  # units of the four stages
 RESNET34_WIDTHS = (64, 128, 256, 512)  # channels of the four stages
 
@@ -68,7 +69,7 @@ class Unit(nn.Module):
         return y + shortcut
 
 
-class ResNetV2(nn.Module):
+class ResNetV2(SlotNetwork):
     """Pre-activation ResNet with a dense head and five slots for attention modules.
 
     `attention[i]` maps a tensor to one of the same shape: slot 0 (LHC1) follows the stem's max-pool, slot i the last
@@ -118,6 +119,7 @@ class ResNetV2(nn.Module):
         if not 0 < bn_momentum <= 1:
             raise ValueError(f"bn_momentum={bn_momentum} must be more than 0 and at most 1")
         self.input_size, self.depths, self.widths = input_size, tuple(depths), tuple(widths)
+        self.classes, self.bn_momentum = classes, bn_momentum
 
         self.bn_data = InputNorm(3, eps=BN_EPS, momentum=bn_momentum)
         self.stem_conv = Conv2d(3, widths[0], 7, stride=2, padding=3, bias=False)
@@ -186,6 +188,14 @@ class ResNetV2(nn.Module):
             x = attention(stage(x))
         return F.relu(self.bn(x), inplace=True)
 
+    @property
+    def slot_shapes(self) -> Sequence[tuple[int, int, int]]:
+        """(64, 56, 56), ..., (512, 7, 7) at 224 (Figure 1)."""
+        return slot_shapes(self.input_size, self.widths)
+
+    def logits_from(self, slot: int, x: Tensor, images: Tensor) -> Tensor:
+        return self.forward_head(self.features_from(slot, x))
+
     def forward_head(self, features: Tensor) -> Tensor:
         """Feature maps (B, widths[3], H, W) to logits (B, classes), in float32 also under autocast: it is cheap."""
         with torch.autocast(features.device.type, enabled=False):
@@ -194,3 +204,14 @@ class ResNetV2(nn.Module):
                 x = self.dropout(F.relu(layer(x)))
             logits: Tensor = self.logits(x)
         return logits
+
+
+def slot_shapes(input_size: int, widths: Sequence[int]) -> list[tuple[int, int, int]]:
+    """(C, H, W) of the feature maps at the five slots: (64, 56, 56), ..., (512, 7, 7) at 224 (Figure 1).
+
+    Args:
+        input_size: side of the square images in pixels.
+        widths: channels of the four stages.
+    """
+    channels = (widths[0], *widths)
+    return [(c, side, side) for c, side in zip(channels, map_sides(input_size), strict=True)]

@@ -67,8 +67,8 @@ def parse_change(text: str, option: str = "--set") -> tuple[str, Any]:
 def _with_slots(values: dict[str, Any]) -> dict[str, Any]:
     """Name the slots of the modules: `variants.table2.lhc3.heads` is a key that can be set, and that DVC compares."""
     variants = {
-        name: dict(zip(SLOTS, modules, strict=True))
-        if isinstance(modules, list) and len(modules) == len(SLOTS)
+        name: dict(zip(SLOTS, modules, strict=False))
+        if isinstance(modules, list) and 1 <= len(modules) <= len(SLOTS)
         else modules
         for name, modules in values["variants"].items()
     }

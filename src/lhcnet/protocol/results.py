@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,11 +57,11 @@ class ModelScores(FrozenModel):
 
 
 class ControlModel(FrozenModel):
-    """An LHC-NetC: its record, the LHC-Net `of` that it was trained from, and its five weights w."""
+    """An LHC-NetC: its record, the LHC-Net `of` that it was trained from, and its weights w, one for each module."""
 
     record: ModelRecord
     of: str
-    w: tuple[float, float, float, float, float]
+    w: Annotated[tuple[float, ...], Field(min_length=1, max_length=5)]
 
 
 class EvaluationReport(Versioned):

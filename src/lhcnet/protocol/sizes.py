@@ -13,14 +13,11 @@ def sizes(architecture: Architecture) -> dict[str, tuple[float, float | None]]:
     Returns:
         Name of the network -> (parameters in millions, share of the attention modules in them in per cent).
     """
-    import torch
-
     from lhcnet.config import module_arguments
     from lhcnet.models.lhcnet import count_parameters, insert_modules
-    from lhcnet.models.resnetv2 import ResNetV2
 
-    with torch.device("meta"):
-        network = ResNetV2(**architecture.model_dump(exclude={"modules", "control"}))
+    without = architecture.model_copy(update={"modules": None, "control": False})
+    network = without.build(seed=None, device="meta") if architecture.is_lhcnet else without.build(seed=0)
     plain = count_parameters(network) / 1e6
     found: dict[str, tuple[float, float | None]] = {"ResNet34v2": (plain, None)}
     if architecture.modules is not None:

@@ -87,7 +87,14 @@ def notices(results: Results, summary: Summary, data_report: DataReport) -> list
         )
     if different := differing(results):
         found.append(f"{different} settings differ from the paper's: see Protocol.")
-    if not results.selection.chosen_model.architecture.has_lhc:
+    architecture = results.selection.chosen_model.architecture
+    if not architecture.is_lhcnet:
+        found.append(
+            f"The backbone is {architecture.backbone}, not the paper's network: what this report calls ResNet34v2 is "
+            f"{architecture.plain_name} without modules, and LHC-Net is it with LHC modules. Only the columns and rows "
+            "of the paper, and the counts of Table A2, are of ResNet34v2."
+        )
+    if not architecture.has_lhc:
         found.append("The chosen network has other attention than LHC: it has no counterpart in the paper's tables.")
     return [text for text in found if text]
 

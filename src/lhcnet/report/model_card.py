@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from lhcnet.data.audit import DataReport
-from lhcnet.model_record import CLASSES, ModelInfo
+from lhcnet.model_record import CLASSES, Architecture, ModelInfo
 from lhcnet.protocol.results import ModelScores
 from lhcnet.protocol.statistics import wilson
 from lhcnet.report.protocol_chapter import official
@@ -49,7 +49,7 @@ def model_card(
     )
     return environment.get_template("model_card.md.j2").render(
         name=name,
-        network="LHC-Net" if info.architecture.has_lhc else "ResNet34v2 with attention modules",
+        network=_network(info.architecture),
         classes=CLASSES,
         model={"id": info.provenance.id, "weights": str(info.weights)},
         data=data.to_dict(),
@@ -72,6 +72,12 @@ def model_card(
             else "Bias: nothing can be said about photographs of people: these images are not FER2013."
         ),
     )
+
+
+def _network(architecture: Architecture) -> str:
+    if architecture.is_lhcnet:
+        return "LHC-Net" if architecture.has_lhc else "ResNet34v2 with attention modules"
+    return f"{architecture.backbone} with {'LHC' if architecture.has_lhc else 'attention'} modules"
 
 
 def data_name(data: DataReport) -> str:

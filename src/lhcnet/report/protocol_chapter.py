@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from lhcnet.config import TABLE_2, BaselineSettings, Config, LHCSettings, Stage
+from lhcnet.config import TABLE_2, BaselineSettings, Config, LHCSettings, Network, Stage
 from lhcnet.data.audit import DataReport
 from lhcnet.data.fer2013 import CLASSES, OFFICIAL_COUNTS, SPLITS
+from lhcnet.model_record import Architecture
 from lhcnet.protocol.results import Results
 from lhcnet.report.formatting import MISSING, Table, frame
 from lhcnet.report.page import Chapter
@@ -164,9 +165,7 @@ def _settings(results: Results) -> list[Row]:
     here, there = selection.start.architecture, paper.network
     known: list[tuple[str, object, object]] = [
         ("input size", here.input_size, there.input_size),
-        ("depths", here.depths, there.depths),
-        ("widths", here.widths, there.widths),
-        ("head", here.head, there.head),
+        *_sizes(here, there),
         ("dropout", here.dropout, there.dropout),
         ("momentum of BatchNorm", here.bn_momentum, there.bn_momentum),
         ("factor of the loss rule", selection.loss_factor, paper.selection.loss_factor),
@@ -186,6 +185,13 @@ def _settings(results: Results) -> list[Row]:
     silent = {f"data seed of {last.id}": last.seed, **seeds, "TTA for": settings.tta, **compute}
     silent["lhcnet that trained"] = ", ".join(sorted({record.provenance.lhcnet for record in results.records.values()}))
     return rows + [{"setting": name, "here": _word(v), "paper": None, "compared": None} for name, v in silent.items()]
+
+
+def _sizes(here: Architecture, there: Network) -> list[tuple[str, object, object]]:
+    """Sizes of ResNet34v2; of another backbone its name and the layers that its modules follow."""
+    if not here.is_lhcnet:
+        return [("backbone", here.backbone, there.backbone), ("layers before the modules", here.layers, None)]
+    return [(key, getattr(here, key), getattr(there, key)) for key in ("depths", "widths", "head")]
 
 
 def _setting(name: str, ours: object, theirs: object, same: bool) -> Row:

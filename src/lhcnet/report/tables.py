@@ -159,7 +159,9 @@ def control_table(results: Results) -> Table:
     """The weights w of the LHC-NetCs and the factors they give."""
     from lhcnet.models.lhcnet import CONTROL_START  # torch
 
-    weights = {"start": CONTROL_START} | {one.record.id: one.w for one in results.evaluation.control}
+    weights = {one.record.id: one.w for one in results.evaluation.control}
+    slots = max(map(len, weights.values()), default=0)
+    weights = {"start": CONTROL_START[-slots:]} | weights
     rows = [
         {"model": name}
         | {f"w{i}": value for i, value in enumerate(w, 1)}

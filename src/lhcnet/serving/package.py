@@ -8,8 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lhcnet.saved import CLASSES
+from lhcnet.config import BaselineSettings
+from lhcnet.saved import CLASSES, Architecture, open_facts
 
+OF_TIMM, OF_TORCHVISION = ("timm", "torchvision"), ("torchvision",)  # what such a network is built with
 REQUIREMENTS = ("torch", "numpy", "pandas", "pydantic", "ruamel.yaml", "safetensors", "pillow")
 
 
@@ -31,7 +33,7 @@ def pyfunc_arguments(model: Path) -> dict[str, Any]:
         "python_model": str(package / "serving" / "pyfunc.py"),
         "artifacts": {"model": str(model)},
         "code_paths": [str(package)],
-        "pip_requirements": [f"{name}=={version(name)}" for name in REQUIREMENTS],
+        "pip_requirements": [f"{name}=={version(name)}" for name in requirements(open_facts(model).info.architecture)],
         "signature": ModelSignature(
             inputs=Schema(inputs),
             outputs=Schema(outputs),
@@ -39,6 +41,14 @@ def pyfunc_arguments(model: Path) -> dict[str, Any]:
         ),
         "input_example": (example(), {"tta": False}),
     }
+
+
+def requirements(architecture: Architecture) -> tuple[str, ...]:
+    """Packages that the network of a model is built and run with."""
+    baseline = any(isinstance(row, BaselineSettings) for row in architecture.modules or ())
+    if baseline or architecture.backbone.startswith("timm:"):
+        return REQUIREMENTS + OF_TIMM
+    return REQUIREMENTS if architecture.is_lhcnet else REQUIREMENTS + OF_TORCHVISION
 
 
 def example() -> Any:

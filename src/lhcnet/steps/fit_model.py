@@ -20,13 +20,13 @@ from lhcnet.tracking.names import curve, data_set_name, kept_metrics, training_p
 from lhcnet.tracking.record import tracked
 
 if TYPE_CHECKING:
-    from lhcnet.models.resnetv2 import ResNetV2
+    from lhcnet.models.slots import SlotNetwork
     from lhcnet.training.checkpoint import Checkpoint
 log = logging.getLogger("lhcnet")
 
 
 def fit_model(
-    model: ResNetV2, info: ModelInfo, store: Store, out: Path, *, stage: Stage, context: RunContext
+    model: SlotNetwork, info: ModelInfo, store: Store, out: Path, *, stage: Stage, context: RunContext
 ) -> Checkpoint | None:
     """Train a network, measure its final weights, write the model directory and record the run.
 
@@ -48,7 +48,7 @@ def fit_model(
     import torch
 
     from lhcnet.inference.predict import loss_and_accuracy
-    from lhcnet.models.lhcnet import control_weights
+    from lhcnet.models.lhcnet import control_weights, count_parameters
     from lhcnet.training.health import attention_statistics
     from lhcnet.training.loop import DataSplit, batch_slices, finite, fit
     from lhcnet.training.speed import epoch_seconds
@@ -81,13 +81,15 @@ def fit_model(
             checkpoint.require_writable()
         train_split, validation = DataSplit(*store.split("train")), DataSplit(*store.split("validation"))
         batches = batch_slices(len(train_split.labels), stage.batch_size)
-        needed = training_memory(
-            info.architecture.sizes,
-            batch_size=batches[0].stop,
-            adam=stage.optimizer == "adam",
-            bfloat16=context.compute.precision == "bfloat16",
-            more_copies=stage.more_copies,
-        )
+        needed: object = f"{count_parameters(model):,} parameters"
+        if sizes := info.architecture.sizes:
+            needed = training_memory(
+                sizes,
+                batch_size=batches[0].stop,
+                adam=stage.optimizer == "adam",
+                bfloat16=context.compute.precision == "bfloat16",
+                more_copies=stage.more_copies,
+            )
         log.info("%s: %s; %d batches an epoch, %d threads", p.id, needed, len(batches), torch.get_num_threads())
         seconds = epoch_seconds(
             model,

@@ -18,7 +18,7 @@ from lhcnet.errors import LhcnetError
 from lhcnet.protocol.score import Score, score
 
 if TYPE_CHECKING:
-    from lhcnet.models.resnetv2 import ResNetV2
+    from lhcnet.models.slots import SlotNetwork
     from lhcnet.runtime import Device
 log = logging.getLogger("lhcnet")
 
@@ -59,7 +59,7 @@ class ScoredSplits:
         return found | {f"train_duplicate/{name}": rows for name, rows in self.train_duplicate.items()}
 
     def score(
-        self, model: str, network: ResNetV2, input_size: int, evaluation: Evaluation, device: Device, *, tta: bool
+        self, model: str, network: SlotNetwork, input_size: int, evaluation: Evaluation, device: Device, *, tta: bool
     ) -> tuple[dict[str, Score], dict[str, NDArray[np.float32]]]:
         """Score a network on both splits, and on the test images that are not in train.
 

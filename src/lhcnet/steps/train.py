@@ -15,21 +15,22 @@ from lhcnet.runtime import memory_errors
 from lhcnet.saved import MODEL_FOLDER, Architecture, ModelInfo, Provenance, SavedModel, open_model
 from lhcnet.steps.context import RunContext
 from lhcnet.steps.fit_model import finish, fit_model
+from lhcnet.steps.insert import with_modules
 from lhcnet.steps.outputs import check_outputs
 
 if TYPE_CHECKING:
-    from lhcnet.models.resnetv2 import ResNetV2
+    from lhcnet.models.slots import SlotNetwork
 
 
 def train_backbone(
     trainval: Path, out: Path, *, network: Network, stage: Stage, seed: int, context: RunContext
 ) -> SavedModel:
-    """Stage 1 of the backbone: train a new ResNet34v2 (Table 3).
+    """Stage 1 of the backbone: train a new ResNet34v2, or the network that `network.backbone` names (Table 3).
 
     Args:
         trainval: store with the splits train and validation.
         out: model directory to write.
-        network: size of the network and its initial weights (ImageNet, a file, or none).
+        network: which network, its size and its initial weights (ImageNet, a file, or none).
         stage: settings of stage 1.
         seed: data seed; it also draws the weights that `network.weights` does not give.
         context: device, checkpoints and execution.
@@ -64,8 +65,8 @@ def train_standalone(
     Args:
         trainval: store with the splits train and validation.
         out: model directory to write.
-        network: size of the network and its initial weights (ImageNet, a file, or none).
-        variant: the five attention modules; None trains the plain ResNet34v2.
+        network: which network, its size and its initial weights (ImageNet, a file, or none).
+        variant: the attention modules; None trains the plain ResNet34v2.
         stage: settings of stage 1.
         seed: data seed; it also draws the weights that `network.weights` does not give.
         context: device, checkpoints and execution.
@@ -141,18 +142,18 @@ def stage_info(start: SavedModel, store: Store, trainval: Path, *, stage_number:
     return ModelInfo(architecture=start.info.architecture, provenance=provenance)
 
 
-def _new_network(network: Network, variant: Variant | None, seed: int) -> tuple[ResNetV2, Architecture, str]:
+def _new_network(network: Network, variant: Variant | None, seed: int) -> tuple[SlotNetwork, Architecture, str]:
     """(network, its architecture, origin of its weights), with the modules of `variant` if there is one."""
     from lhcnet.models.lhcnet import insert_modules
-    from lhcnet.weights.imagenet import load_start
+    from lhcnet.weights.start import initial_weights
 
     architecture = Architecture.of(network)
     with memory_errors("network"):
-        model, origin = load_start(network.weights, architecture.build(seed))
+        model = architecture.build(seed)
+        origin = initial_weights(network.weights, model)
         if variant is not None:
+            architecture = with_modules(architecture, variant)
             insert_modules(model, module_arguments(variant.modules), seed)
-    if variant is not None:
-        architecture = architecture.model_copy(update={"modules": variant.modules})
     return model, architecture, origin
 
 

@@ -16,7 +16,7 @@ from lhcnet.inference.predict import predict
 from lhcnet.inference.tta import plain_views
 from lhcnet.models.lhc import LHC
 from lhcnet.models.residual import ResidualLHC
-from lhcnet.models.resnetv2 import SLOTS, ResNetV2
+from lhcnet.models.slots import SlotNetwork
 from lhcnet.runtime import Device
 
 IMAGES = 16  # number of images; few, because the attention of a module has B * heads * C * C entries
@@ -48,7 +48,7 @@ class AttentionStatistics:
 
 @torch.inference_mode()
 def attention_statistics(
-    network: ResNetV2, images: NDArray[np.uint8], *, input_size: int, device: Device
+    network: SlotNetwork, images: NDArray[np.uint8], *, input_size: int, device: Device
 ) -> dict[str, AttentionStatistics]:
     """Attention statistics of each LHC module on the first images.
 
@@ -70,7 +70,7 @@ def attention_statistics(
         smallest, largest = (W.min() * channels).item(), (W.max() * channels).item()
         found[slot] = AttentionStatistics(entropy, smallest, largest, W.amax(dim=-1).min().item())
 
-    slots = zip(SLOTS, network.attention, strict=True)
+    slots = zip(network.slots, network.attention, strict=True)
     modules = [(slot, module.lhc) for slot, module in slots if isinstance(module, ResidualLHC)]
     hooks = [lhc.register_forward_pre_hook(partial(measure, slot)) for slot, lhc in modules]
     try:

@@ -26,7 +26,8 @@ from lhcnet.errors import LhcnetError
 from lhcnet.inference.predict import predict
 from lhcnet.inference.tta import plain_views
 from lhcnet.models.lhcnet import LHCNet, add_control
-from lhcnet.models.resnetv2 import SLOTS, ResNetV2
+from lhcnet.models.resnetv2 import ResNetV2
+from lhcnet.models.slots import SLOTS
 from lhcnet.protocol.paper import PAPER_TABLE_A2
 from lhcnet.protocol.score import score
 from lhcnet.report import analysis_plots as figures

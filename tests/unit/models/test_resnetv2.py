@@ -10,8 +10,8 @@ import torch
 from support.golden_weights import below, drawn, fixture, nchw
 from torch import Tensor, nn
 
-from lhcnet.models.lhcnet import count_parameters, slot_shapes
-from lhcnet.models.resnetv2 import BN_EPS, InputNorm, ResNetV2
+from lhcnet.models.lhcnet import count_parameters
+from lhcnet.models.resnetv2 import BN_EPS, InputNorm, ResNetV2, slot_shapes
 from lhcnet.weights.keras import from_keras
 
 

@@ -18,13 +18,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from support.drivers import copy_project, dvc
+from support.host import SETTINGS
 
 from lhcnet import steps
-from lhcnet.config import Augmentation, Checkpoints, Config, Stage
+from lhcnet.config import Augmentation, Checkpoints, Config, Network, Stage
 from lhcnet.data.drawn_faces import draw
 from lhcnet.errors import LhcnetError
-from lhcnet.models.lhcnet import LHCNet, add_control, freeze_all_but_control
+from lhcnet.model_record import Architecture
+from lhcnet.models.lhcnet import LHCNet, add_control, freeze_all_but_control, insert_modules
 from lhcnet.models.resnetv2 import ResNetV2
+from lhcnet.models.slots import SlotNetwork
 from lhcnet.profiles import to_yaml
 from lhcnet.runtime import Device
 from lhcnet.saved import Epoch, SavedModel, open_model
@@ -74,12 +77,21 @@ def checkpoint(folder: Path, kind: type[Checkpoint] = Checkpoint, **identity: st
     return kind(folder, "C/x/seed-1", {"learning_rate": "0.1"} | identity, seconds=0)
 
 
+def timm_network() -> SlotNetwork:
+    return insert_modules(Architecture.of(Network(**SETTINGS["network"])).build(1), [{"heads": 1, "d": 3}] * 4, seed=1)
+
+
 def train(
-    data: tuple[DataSplit, DataSplit], stage: Stage, kept: Checkpoint | None, *, control: bool
+    data: tuple[DataSplit, DataSplit],
+    stage: Stage,
+    kept: Checkpoint | None,
+    *,
+    control: bool = False,
+    net: SlotNetwork | None = None,
 ) -> tuple[bytes, bytes, FitResult]:
     """Weights after the last epoch, weights of the best epoch, and the result."""
     torch.manual_seed(random.randrange(10**9))  # the result must not depend on torch's global generator
-    net, last = network(control=control), [b""]
+    net, last = net or network(control=control), [b""]
 
     def keep_weights(_: Epoch) -> None:
         last[0] = weights(net)
@@ -88,7 +100,7 @@ def train(
     return last[0], weights(net), result
 
 
-def weights(net: ResNetV2) -> bytes:
+def weights(net: SlotNetwork) -> bytes:
     return b"".join(tensor.numpy().tobytes() for tensor in net.state_dict().values())
 
 
@@ -110,6 +122,21 @@ def test_an_interrupted_training_ends_with_the_same_bytes(
             interruptions += 1
     assert interruptions >= 5
     assert resumed == whole
+
+
+def test_an_interrupted_training_of_a_network_of_timm_ends_with_the_same_bytes(
+    tmp_path: Path, data: tuple[DataSplit, DataSplit]
+) -> None:
+    whole = train(data, STAGES["adam"], None, net=timm_network())
+    assert whole[0] != weights(timm_network())
+    interrupted = checkpoint(tmp_path, Interrupted)
+    assert isinstance(interrupted, Interrupted)
+    for writes in (2, 7):
+        interrupted.left = writes
+        with pytest.raises(KeyboardInterrupt):
+            train(data, STAGES["adam"], interrupted, net=timm_network())
+    interrupted.left = 1000
+    assert train(data, STAGES["adam"], interrupted, net=timm_network()) == whole
 
 
 def test_resuming_reports_the_earlier_epochs_again(tmp_path: Path, data: tuple[DataSplit, DataSplit]) -> None:
