@@ -17,7 +17,7 @@ from lhcnet.errors import LhcnetError
 from lhcnet.io.yaml import read_yaml
 from lhcnet.validation import SLOTS
 
-PROFILES = ("paper", "cpu", "demo")
+PROFILES = ("paper", "cpu", "cpu_imagenet", "demo")
 
 
 def profile(name: str, overrides: Mapping[str, object] | None = None) -> Config:
