@@ -1,4 +1,4 @@
-"""Named profiles: complete settings for the paper, for two CPU cores, and for a short demonstration.
+"""Named profiles: complete settings for the paper, for two CPU cores (from random or ImageNet weights), and for a demo.
 
 The profile `paper` has the defaults of `lhcnet.config`; the files in this folder list only the differences from them.
 """
@@ -17,7 +17,7 @@ from lhcnet.errors import LhcnetError
 from lhcnet.io.yaml import read_yaml
 from lhcnet.validation import SLOTS
 
-PROFILES = ("paper", "cpu", "demo")
+PROFILES = ("paper", "cpu", "cpu_imagenet", "demo")
 
 
 def profile(name: str, overrides: Mapping[str, object] | None = None) -> Config:
