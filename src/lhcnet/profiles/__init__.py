@@ -1,4 +1,4 @@
-"""Named profiles: complete settings for the paper, for two CPU cores, and for a short demonstration.
+"""Named profiles: complete settings for the paper, for two CPU cores (from random or ImageNet weights), and for a demo.
 
 The profile `paper` has the defaults of `lhcnet.config`; the files in this folder list only the differences from them.
 """
