@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
@@ -11,11 +12,16 @@ from torch import nn
 from lhcnet.config import Stage
 from lhcnet.runtime import Device
 
+_BATCHES, _FEWEST, _LONGEST = 4, 2, 10.0  # seconds
+
 
 def epoch_seconds(
     network: nn.Module, *, images: int, validation: int, stage: Stage, input_size: int, device: Device
 ) -> float:
-    """Estimate the seconds of an epoch from two batches of blank images; weights, statistics and random numbers stay.
+    """Estimate the seconds of an epoch from a few batches of blank images; weights, statistics and random numbers stay.
+
+    The first batches also allocate memory and choose kernels, so the fastest one counts: four batches, or as many as
+    begin within ten seconds, two at least.
 
     Args:
         network: the network to train.
@@ -34,15 +40,17 @@ def epoch_seconds(
     batch = min(images, stage.batch_size)
     blank = torch.zeros(batch, 3, input_size, input_size, device=device.torch)
     target = torch.zeros(batch, dtype=torch.int64, device=device.torch)
-    seconds = 0.0
-    for _ in range(2):  # the first one also allocates memory and chooses kernels
+    seconds, begun = math.inf, time.perf_counter()
+    for number in range(_BATCHES):
         start = time.perf_counter()
+        if number >= _FEWEST and start - begun > _LONGEST:
+            break
         with device.autocast():
             logits = network(blank)
         F.cross_entropy(logits.float(), target).backward()  # type: ignore[no-untyped-call]
         if device.torch.type == "cuda":
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
+        seconds = min(seconds, time.perf_counter() - start)
     network.zero_grad(set_to_none=True)
     network.train(was_training)
     return seconds / batch * (images + validation / 3)
