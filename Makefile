@@ -48,7 +48,7 @@ data/raw/faces.zip: | setup
 test: setup ## all tests but those that need a cluster or the image, or FER2013 where it is not set; ARGS="-k lhc" is passed to pytest
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not cluster and not docker" $(ARGS)
 
-check: setup ## formatting, lint, types, Dockerfile, workflows and CITATION.cff; works without network access
+check: setup ## formatting, lint, types, Dockerfiles, workflows, CITATION.cff, links of the docs; works without network access
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -60,6 +60,7 @@ check: setup ## formatting, lint, types, Dockerfile, workflows and CITATION.cff;
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec server/compose.yaml
 	$(BIN)/hadolint Dockerfile server/Dockerfile
 	$(BIN)/zizmor --offline --quiet --no-progress --strict-collection .
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 docs: setup ## the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
