@@ -50,7 +50,6 @@ def test_parameters_of_the_papers_networks() -> None:
 
 @pytest.mark.parametrize("attention", ["se", "cbam", "eca"])
 def test_parameters_of_a_baseline_are_not_underestimated(attention: str) -> None:
-    pytest.importorskip("timm", reason="timm is not installed")
     found = architecture([{"attention": attention}, *[PLAIN_ROW] * 4])
     assert parameters(found.sizes) >= count_parameters(found.build(None, "meta"))
 

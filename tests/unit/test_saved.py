@@ -130,8 +130,6 @@ def with_modules(*rows: dict[str, object]) -> ModelInfo:
     "row", [ROW | OPTIONS, {"attention": "se"}, {"attention": "cbam"}, {"attention": "eca"}], ids=str
 )
 def test_modules_of_every_kind_come_back(row: dict[str, object], tmp_path: Path) -> None:
-    if "attention" in row:
-        pytest.importorskip("timm", reason="timm is not installed")
     info = with_modules(row)
     network = info.architecture.build(seed=3)
     save(tmp_path / "model", network, info, Metrics(status="inserted"), [])

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from lhcnet.data.fer2013 import CLASSES, SIDE, SPLITS, TEST, TRAIN, VALIDATION, Bytes, Faces, class_counts
 from lhcnet.versioned import Versioned
 
+BLANK_RANGE = 3  # grey values: an image with less contrast shows nothing
 Number = Annotated[int, Field(ge=0, lt=2**53)]  # of images
 
 
@@ -77,7 +78,7 @@ def audit(faces: Faces) -> DataReport:
     has_label[numbers, faces.labels] = True
 
     counts = class_counts(faces.labels, faces.splits)
-    grey_range = flat.max(axis=1) - flat.min(axis=1)
+    grey_range = _grey_range(faces.images)
     in_train = in_split[numbers, TRAIN]
     of_split = {name: faces.splits == split for split, name in enumerate(SPLITS)}
     return DataReport(
@@ -92,9 +93,20 @@ def audit(faces: Faces) -> DataReport:
         train_duplicates={SPLITS[s]: int(in_train[faces.splits == s].sum()) for s in (VALIDATION, TEST)},
         with_several_labels=int((has_label.sum(axis=1) > 1).sum()),
         constant={name: int((grey_range[rows] == 0).sum()) for name, rows in of_split.items()},
-        blank={name: int((grey_range[rows] <= 3).sum()) for name, rows in of_split.items()},
+        blank={name: int((grey_range[rows] <= BLANK_RANGE).sum()) for name, rows in of_split.items()},
         mean_grey={name: float(flat[rows].mean()) for name, rows in of_split.items()},
     )
+
+
+def is_blank(images: Bytes) -> NDArray[np.bool]:
+    """Whether the grey values of each image (n, 48, 48) differ by 3 at most, (n,)."""
+    return _grey_range(images) <= BLANK_RANGE
+
+
+def _grey_range(images: Bytes) -> Bytes:
+    """Largest minus smallest grey value of each image, (n,)."""
+    flat = images.reshape(len(images), SIDE * SIDE)
+    return np.asarray(flat.max(axis=1) - flat.min(axis=1), np.uint8)
 
 
 def train_duplicates(images: Bytes, train: Bytes) -> NDArray[np.bool]:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from lhcnet.config_base import Exclusion
+from lhcnet.data.audit import is_blank
 from lhcnet.data.fer2013 import TRAIN, Faces
-from lhcnet.data.near_duplicates import is_blank, near_duplicates
+from lhcnet.data.near_duplicates import near_duplicates
 
 
 def without(faces: Faces, kinds: Sequence[Exclusion]) -> tuple[Faces, dict[str, int]]:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import laplace
 from scipy.stats import chi2_contingency, ks_2samp
 
-from lhcnet.data.audit import DataReport, audit
+from lhcnet.data.audit import DataReport, audit, is_blank
 from lhcnet.data.fer2013 import CLASSES, SPLITS, TEST, TRAIN, VALIDATION, Bytes, Faces, class_counts
-from lhcnet.data.near_duplicates import Pairs, groups, is_blank, near_duplicates
+from lhcnet.data.near_duplicates import Pairs, groups, near_duplicates
 
 ONE_VALUE = 0.75  # share of the pixels that have one grey value in a damaged image
 MEASURES = ("brightness", "contrast", "sharpness")

@@ -14,11 +14,11 @@ from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from lhcnet.data.audit import is_blank
 from lhcnet.data.fer2013 import Bytes
 
 HASH_DISTANCE = 10  # bits of 64 in which the hashes may differ
 CORRELATION = 0.9  # of the pixels, at least
-BLANK_RANGE = 3  # grey values: an image with less contrast is blank, and has no near duplicates
 _COEFFICIENTS = 9  # low frequencies in each direction; the first, the mean grey, is left out
 _BLOCK = 256  # images that are compared at once
 
@@ -35,12 +35,6 @@ class Pairs:
     first: NDArray[np.intp]
     second: NDArray[np.intp]
     correlation: NDArray[np.float32]
-
-
-def is_blank(images: Bytes) -> NDArray[np.bool]:
-    """Whether the grey values of each image (n, 48, 48) differ by 3 at most, (n,)."""
-    flat = images.reshape(len(images), -1)
-    return np.asarray(flat.max(axis=1) - flat.min(axis=1) <= BLANK_RANGE)
 
 
 def perceptual_hashes(images: Bytes) -> NDArray[np.uint64]:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lhcnet.geometry import partition_problem
 from lhcnet.models.initialisation import named_generator
@@ -141,14 +142,9 @@ def find_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
     return layers
 
 
-def layer_outputs(model: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> dict[str, LayerOutput]:
-    """Outputs of the layers for the example; flags, BatchNorm statistics and random generators stay unchanged."""
-    seen: dict[str, list[object]] = {name: [] for name in layers}
+def observe(model: nn.Module, example: Tensor, hooks: Sequence[RemovableHandle]) -> None:
+    """Run a network once for its hooks, and remove them; flags, statistics and random generators stay unchanged."""
     training = {module: module.training for module in model.modules()}
-    hooks = [
-        layer.register_forward_hook(lambda _layer, _args, output, name=name: seen[name].append(_describe(output)))
-        for name, layer in layers.items()
-    ]
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
@@ -158,6 +154,16 @@ def layer_outputs(model: nn.Module, layers: Mapping[str, nn.Module], example: Te
             hook.remove()
         for module, flag in training.items():
             module.training = flag
+
+
+def layer_outputs(model: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> dict[str, LayerOutput]:
+    """Outputs of the layers for the example; flags, BatchNorm statistics and random generators stay unchanged."""
+    seen: dict[str, list[object]] = {name: [] for name in layers}
+    hooks = [
+        layer.register_forward_hook(lambda _layer, _args, output, name=name: seen[name].append(_describe(output)))
+        for name, layer in layers.items()
+    ]
+    observe(model, example, hooks)
     outputs = {}
     for name, runs in seen.items():
         if len(runs) != 1:

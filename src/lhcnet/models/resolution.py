@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
+
+from lhcnet.models.insertion import observe
 
 MOST = 5  # as in LHC-Net
 
@@ -35,15 +36,7 @@ def last_layers(network: nn.Module, example: Tensor) -> tuple[str, ...]:
         layer.register_forward_hook(lambda _layer, _args, output, name=name: seen.append((name, _side(output))))
         for name, layer in path.items()
     ]
-    training = {module: module.training for module in network.modules()}
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            network.eval()(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, flag in training.items():
-            module.training = flag
+    observe(network, example, hooks)
     runs = [name for name, _ in seen]
     sides = dict(seen)
     found: dict[int, list[str]] = {}

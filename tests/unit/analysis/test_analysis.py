@@ -495,7 +495,6 @@ def test_table_a2_is_as_printed() -> None:
 
 
 def test_sizes_are_counted_in_the_networks(tmp_path: Path) -> None:
-    pytest.importorskip("timm")
     sizes.write(sizes.count(), tmp_path / "sizes.csv")
     assert (tmp_path / "sizes.csv").read_bytes() == sizes.COUNTED.read_bytes(), "lhcnet sizes --out writes it anew"
 

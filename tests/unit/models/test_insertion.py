@@ -46,7 +46,8 @@ def torchvision_host(name: str) -> nn.Module:
 
 
 def timm_host(name: str) -> nn.Module:
-    timm = pytest.importorskip("timm", reason="timm is not installed")
+    import timm
+
     return timm.create_model(name, pretrained=False, num_classes=7)
 
 
@@ -239,7 +240,6 @@ def test_it_copies_and_travels() -> None:
 @pytest.mark.parametrize("kind", ["se", "cbam", "eca"])
 @pytest.mark.parametrize("gated", [True, False])
 def test_baseline_attention_after_the_same_layers(kind: str, gated: bool) -> None:
-    pytest.importorskip("timm", reason="timm is not installed")
     model, x = small()
     plain = model.eval()(x)
     torch.manual_seed(5)

@@ -221,7 +221,6 @@ def test_training_reaches_every_parameter() -> None:
 @pytest.mark.parametrize("kind", ["se", "cbam", "eca"])
 def test_baseline_attention_in_the_slots(kind: str) -> None:
     """It scales its input: no residual sum, and nothing that LHC-NetC could weigh."""
-    pytest.importorskip("timm", reason="timm is not installed")
     rows = [{"attention": kind}] * 5
     torch.manual_seed(11)
     before = torch.get_rng_state()
@@ -244,7 +243,6 @@ def test_baseline_attention_in_the_slots(kind: str) -> None:
 
 
 def test_rows_of_both_kinds_mix() -> None:
-    pytest.importorskip("timm", reason="timm is not installed")
     network = small(modules=[*ROWS[:4], {"attention": "se"}])
     assert [isinstance(part, ResidualLHC) for part in network.attention] == [True] * 4 + [False]
     full = small(modules=ROWS).state_dict()

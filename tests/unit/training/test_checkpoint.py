@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from support.drivers import copy_project, dvc
 from support.host import SETTINGS
+from support.interrupted import Interrupted
 
 from lhcnet import steps
 from lhcnet.config import Augmentation, Checkpoints, Config, Network, Stage
@@ -59,18 +60,6 @@ def data() -> tuple[DataSplit, DataSplit]:
         DataSplit(faces.images[faces.splits == split], faces.labels[faces.splits == split]) for split in (0, 1)
     )
     return train, validation
-
-
-class Interrupted(Checkpoint):
-    """Raises KeyboardInterrupt right after writing for the n-th time."""
-
-    left = 0
-
-    def write(self, *args: Any) -> None:
-        super().write(*args)
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 def checkpoint(folder: Path, kind: type[Checkpoint] = Checkpoint, **identity: str) -> Checkpoint:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.interrupted import Interrupted
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -378,18 +379,6 @@ def test_networks_that_fit_one_size_are_refused(data: tuple[DataSplit, DataSplit
         trained(data, stage, net=network(lhc=True))
     with pytest.raises(LhcnetError, match="the last size is 40; expected the network's input size, 32"):
         fit(network(), *data, stage, seed=5, input_size=32, device=CPU)
-
-
-class Interrupted(Checkpoint):
-    """Raises KeyboardInterrupt right after writing for the n-th time."""
-
-    left = 0
-
-    def write(self, *args: Any) -> None:
-        super().write(*args)
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("optimizer", ALL_ON)
