@@ -43,7 +43,8 @@ COPY --from=build /own/opt/venv /opt/venv
 
 # Any user id works: an id without a name needs USER (MLflow and torch ask for it), and all that is written is in /scratch.
 ENV PATH=/opt/venv/bin:${PATH} PYTHONUNBUFFERED=1 USER=lhcnet HOME=/scratch TMPDIR=/scratch \
-    LHCNET_JOURNAL=/scratch/journal
+    LHCNET_JOURNAL=/scratch/journal \
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=268435456
 USER 10001:0
 WORKDIR /scratch
 RUN lhcnet --version && python -c "import kfp, kfp.kubernetes, mlflow, torch, torchvision" && rm -rf /scratch/* /scratch/.[!.]*

@@ -33,6 +33,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
 
+from lhcnet import allocator
 from lhcnet.cgroup import ROOT, memory_exhausted, oom_kills
 from lhcnet.config import Control, Network, SetName, Stage, Variant
 from lhcnet.data.store import Store, open_store
@@ -243,7 +244,10 @@ class Supervisor:
             request = {"step": step.__name__, "arguments": plain(step, arguments), "parent": os.getpid()}
             kills = oom_kills(ROOT)
             with subprocess.Popen(
-                [sys.executable, "-m", "lhcnet.steps.child"], stdin=subprocess.PIPE, text=True
+                [sys.executable, "-m", "lhcnet.steps.child"],
+                stdin=subprocess.PIPE,
+                text=True,
+                env=allocator.environment(os.environ),
             ) as process:
                 assert process.stdin is not None
                 with suppress(BrokenPipeError):  # it has just died
