@@ -45,12 +45,15 @@ LOADED = (
     "scipy.stats",
     "torch._dynamo",  # torch.optim loads it with the first optimiser
 )
+# These are new processes: a training watches the process that started it, DVC's worker outlives the command.
+ALONE = (["-m", "lhcnet.steps.child"], ["exp", "queue-worker"])
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
 arguments = sys.argv[1:]
-# a training watches the process that started it, which here would be the fork
-if {program!r} == "python" and (arguments[:1] != ["-m"] or arguments[1:2] == ["lhcnet.steps.child"]):
-    os.execv({python!r}, [{python!r}, *arguments])
+new = {program!r} == "python" and arguments[:1] != ["-m"]
+if new or arguments[:2] in {alone}:
+    module = [] if {program!r} == "python" else ["-m", {program!r}]
+    os.execv({python!r}, [{python!r}, *module, *arguments])
 connection = socket.socket(socket.AF_UNIX)
 connection.connect({address!r})
 socket.send_fds(connection, [b"."], [0, 1, 2])
@@ -71,7 +74,7 @@ def programs(folder: Path) -> Iterator[Path]:
     address = str(folder / "socket")
     for program in ("dvc", "lhcnet", "python"):
         file = folder / program
-        file.write_text(CLIENT.format(python=sys.executable, program=program, address=address))
+        file.write_text(CLIENT.format(python=sys.executable, program=program, address=address, alone=ALONE))
         file.chmod(0o755)
     with subprocess.Popen(
         [sys.executable, "-c", f"from support.preloaded import serve; serve({address!r}, {str(folder / 'python')!r})"],
