@@ -1,15 +1,31 @@
-"""A DVC project that has run once, and a second clone of it."""
+"""A DVC project that has run once, and a second clone of it; commands that do not load their libraries anew."""
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.drivers import copy_project, dvc, git
+from support.preloaded import programs
 
 from lhcnet.config import Config
 from lhcnet.profiles import to_yaml
+
+
+@pytest.fixture(scope="session")
+def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with `dvc`, `lhcnet` and `python -m`, each a fork of a process that has loaded the libraries."""
+    with programs(tmp_path_factory.mktemp("programs")) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def environment(environment: dict[str, str], preloaded: Path) -> dict[str, str]:
+    """The environment of commands, with the preloaded programs first."""
+    return environment | {"PATH": f"{preloaded}{os.pathsep}{environment['PATH']}"}
 
 
 @pytest.fixture(scope="module")

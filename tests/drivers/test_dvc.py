@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -226,8 +227,10 @@ def test_profiles_live_side_by_side(clone: Path, environment: dict[str, str]) ->
 
 
 def test_bad_raw_data_fails_the_repro_with_one_sentence(
-    one_seed: Config, environment: dict[str, str], tmp_path: Path
+    one_seed: Config, environment: dict[str, str], preloaded: Path, tmp_path: Path
 ) -> None:
+    """The programs as they are installed, with their start-up."""
+    environment = environment | {"PATH": environment["PATH"].removeprefix(f"{preloaded}{os.pathsep}")}
     copy_project(tmp_path)
     (tmp_path / "bad.csv").write_text("emotion,pixels\n0,1 2 3\n")
     values = one_seed.to_dict()

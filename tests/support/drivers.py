@@ -79,8 +79,9 @@ def dvc(folder: Path, environment: dict[str, str], *arguments: str, said: bool =
 
 def kubeflow(folder: Path, environment: dict[str, str], *options: str) -> str:
     """Run the pipeline of the folder's params.yaml with kfp's local runner; returns its output."""
+    python = shutil.which("python", path=environment["PATH"]) or sys.executable
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline", "local", "--root", str(folder / "runs"), *options],
+        [python, "-m", "pipeline", "local", "--root", str(folder / "runs"), *options],
         cwd=folder,
         env=environment,
         capture_output=True,

@@ -145,16 +145,6 @@ def test_the_shell_completes_commands() -> None:
     assert completed.stdout.split() == ["compare", "compare-standalone"]
 
 
-def test_the_pipeline_is_the_same_program_by_both_names(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("")
-    options = ["--profile", "demo", "--source", "s3://bucket/fer2013.zip"]
-    by_name = lhcnet("pipeline", "compile", *options, "--out", "one.yaml", cwd=tmp_path)
-    assert (by_name.returncode, by_name.stdout) == (0, "one.yaml\n"), by_name.stderr
-    program = [sys.executable, "-m", "pipeline", "compile", *options, "--out", "two.yaml"]
-    subprocess.run(program, cwd=tmp_path, env=os.environ | {"PYTHONPATH": PYTHONPATH}, check=True)
-    assert (tmp_path / "one.yaml").read_bytes() == (tmp_path / "two.yaml").read_bytes()
-
-
 def test_windows_is_refused_in_one_sentence(tmp_path: Path) -> None:
     """As on Windows: no fcntl."""
     program = """

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import yaml
 from google.protobuf import json_format
-from kfp import compiler
 from kfp.pipeline_spec import pipeline_spec_pb2 as spec
 
 from lhcnet.code_version import STEP_MODULES, step_digest
@@ -20,24 +19,26 @@ from lhcnet.config import Config
 from lhcnet.errors import LhcnetError
 from lhcnet.profiles import profile
 from pipeline.cluster import Cluster, Local, load_cluster
-from pipeline.compile import compile_pipeline
-from pipeline.graph import build
+from pipeline.compile import compile_pipeline, compiled
 from pipeline.local import count_tasks, run, show_progress
-from pipeline.standalone import build_standalone
 
 ROOT = Path(__file__).parents[3]
 BODY = "comp-exit-handler-1"  # of the exit handler: the whole experiment
 EXIT = 1  # the task of the exit handler
 
 
-def compiled(config: Config, cluster: Cluster, folder: Path) -> list[dict[str, Any]]:
-    file = folder / "pipeline.yaml"
-    compiler.Compiler().compile(build(config, cluster), str(file))
-    return list(yaml.safe_load_all(file.read_text()))
+@pytest.fixture(scope="module")
+def graphs() -> dict[str, dict[str, Any]]:
+    """The main pipeline and the stand-alone one, without settings for Kubernetes."""
+    return {
+        name: compiled(profile("paper"), Cluster(), standalone=name == "stand-alone")[0]
+        for name in ("main", "stand-alone")
+    }
 
 
 @pytest.fixture(scope="module")
-def paper(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def paper() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The main pipeline and its settings for Kubernetes."""
     cluster = Cluster(
         image="registry.example/lhcnet:1",
         gpus=2,
@@ -45,11 +46,13 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         secret="mlflow",
         checkpoints="unfinished",
     )
-    return compiled(profile("paper"), cluster, tmp_path_factory.mktemp("ir"))
+    ir, kubernetes = compiled(profile("paper"), cluster)
+    assert kubernetes is not None
+    return ir, kubernetes
 
 
 def test_the_same_settings_give_the_same_bytes(tmp_path: Path) -> None:
-    """Of the profile with the most tasks; two processes are compared in tests/unit/test_cli.py."""
+    """Of the profile with the most tasks; two processes are compared in test_structure.py."""
     one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
     for file in (one, two):
         compile_pipeline(profile("paper"), Cluster(), file)
@@ -59,7 +62,7 @@ def test_the_same_settings_give_the_same_bytes(tmp_path: Path) -> None:
         compile_pipeline(profile("paper"), Cluster(), tmp_path / "pipeline.txt")
 
 
-def test_every_reference_resolves_and_every_executor_parses(paper: list[dict[str, Any]]) -> None:
+def test_every_reference_resolves_and_every_executor_parses(paper: tuple[dict[str, Any], dict[str, Any]]) -> None:
     ir = paper[0]
     executors = ir["deploymentSpec"]["executors"]
     for executor in executors.values():
@@ -96,23 +99,23 @@ def loops(ir: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
                         yield item, of_item, name, "STRUCT" if "parameterExpressionSelector" in source else wanted
 
 
-@pytest.mark.parametrize(("graph", "items"), [(build, 3), (build_standalone, 1)])
-def test_every_loop_item_has_the_type_that_its_consumers_expect(graph: Any, items: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("graph", "items"), [("main", 3), ("stand-alone", 1)])
+def test_every_loop_item_has_the_type_that_its_consumers_expect(
+    graph: str, items: int, graphs: dict[str, dict[str, Any]]
+) -> None:
     """A back end's driver refuses an item of another type: bare `list` parameters compile to STRING items."""
-    file = tmp_path / "pipeline.yaml"
-    compiler.Compiler().compile(graph(profile("paper"), Cluster()), str(file))
-    ir = next(iter(yaml.safe_load_all(file.read_text())))
+    ir = graphs[graph]
     found = list(loops(ir))
     assert len({item for item, *_ in found}) == items
     assert [row for row in found if row[1] != row[3]] == []
 
 
-def executors_of(paper: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+def executors_of(paper: tuple[dict[str, Any], dict[str, Any]], name: str) -> list[dict[str, Any]]:
     found = paper[0]["deploymentSpec"]["executors"]
     return [e["container"] for key, e in found.items() if key.removeprefix("exec-").rstrip("-0123456789") == name]
 
 
-def test_only_tasks_that_run_networks_request_gpus(paper: list[dict[str, Any]]) -> None:
+def test_only_tasks_that_run_networks_request_gpus(paper: tuple[dict[str, Any], dict[str, Any]]) -> None:
     for name in ("train", "train-backbone", "train-best", "control", "evaluate", "analyse"):
         for container in executors_of(paper, name):
             assert container["resources"]["accelerator"]["resourceCount"] == "2", name
@@ -123,7 +126,7 @@ def test_only_tasks_that_run_networks_request_gpus(paper: list[dict[str, Any]]) 
     assert len(executors_of(paper, "train")) == 4
 
 
-def test_image_and_execution_are_set_on_every_task(paper: list[dict[str, Any]]) -> None:
+def test_image_and_execution_are_set_on_every_task(paper: tuple[dict[str, Any], dict[str, Any]]) -> None:
     executors = paper[0]["deploymentSpec"]["executors"]
     for name, executor in executors.items():
         assert executor["container"]["image"] == "registry.example/lhcnet:1", name
@@ -134,16 +137,16 @@ def test_image_and_execution_are_set_on_every_task(paper: list[dict[str, Any]]) 
     assert "unfinished" in str(platform["exec-train"]["pvcMount"])
 
 
-@pytest.mark.parametrize("graph", [build, build_standalone])
-def test_no_list_of_artifacts_and_no_parameter_of_a_task_enters_a_loop(graph: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("graph", ["main", "stand-alone"])
+def test_no_list_of_artifacts_and_no_parameter_of_a_task_enters_a_loop(
+    graph: str, graphs: dict[str, dict[str, Any]]
+) -> None:
     """Both are wrong without an error.
 
     A back end (2.14 to 2.17) keeps one artifact of a list that enters a group of tasks; kfp's local runner puts the
     item of the loop in place of a parameter that another task has written.
     """
-    file = tmp_path / "pipeline.yaml"
-    compiler.Compiler().compile(graph(profile("paper"), Cluster()), str(file))
-    ir = next(iter(yaml.safe_load_all(file.read_text())))
+    ir = graphs[graph]
     groups = {name: component for name, component in ir["components"].items() if "dag" in component}
     assert len(groups) >= 2
     for name, group in groups.items():
@@ -155,25 +158,21 @@ def test_no_list_of_artifacts_and_no_parameter_of_a_task_enters_a_loop(graph: An
                 assert [source for source in sources if "taskOutputParameter" in source] == [], task_name
 
 
-@pytest.mark.parametrize("graph", [build, build_standalone])
-def test_every_loop_has_the_name_that_kfp_gave_it(graph: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("graph", ["main", "stand-alone"])
+def test_every_loop_has_the_name_that_kfp_gave_it(graph: str, graphs: dict[str, dict[str, Any]]) -> None:
     """Back ends before 2.16 look for the collected outputs of a loop under this name, not under its display name."""
-    file = tmp_path / "pipeline.yaml"
-    compiler.Compiler().compile(graph(profile("paper"), Cluster()), str(file))
-    ir = next(iter(yaml.safe_load_all(file.read_text())))
+    ir = graphs[graph]
     tasks = ir["components"][BODY]["dag"]["tasks"]
     loops = {name: task["taskInfo"]["name"] for name, task in tasks.items() if "parameterIterator" in task}
     assert loops
     assert list(loops.values()) == list(loops)
 
 
-@pytest.mark.parametrize("graph", [build, build_standalone])
+@pytest.mark.parametrize("graph", ["main", "stand-alone"])
 def test_the_code_that_computes_is_an_argument_of_every_task_that_may_come_from_the_cache(
-    graph: Any, tmp_path: Path
+    graph: str, graphs: dict[str, dict[str, Any]]
 ) -> None:
-    file = tmp_path / "pipeline.yaml"
-    compiler.Compiler().compile(graph(profile("paper"), Cluster()), str(file))
-    ir = next(iter(yaml.safe_load_all(file.read_text())))
+    ir = graphs[graph]
     groups = [ir["root"], *ir["components"].values()]
     tasks = [task for group in groups for task in group.get("dag", {}).get("tasks", {}).values()]
     cached = [
@@ -188,7 +187,7 @@ def test_the_code_that_computes_is_an_argument_of_every_task_that_may_come_from_
         assert task["inputs"]["parameters"]["code"]["runtimeValue"]["constant"] in digests
 
 
-def test_people_see_what_a_task_is(paper: list[dict[str, Any]]) -> None:
+def test_people_see_what_a_task_is(paper: tuple[dict[str, Any], dict[str, Any]]) -> None:
     groups = [paper[0]["root"], *paper[0]["components"].values()]
     shown = [
         task["taskInfo"]["name"]
@@ -201,7 +200,7 @@ def test_people_see_what_a_task_is(paper: list[dict[str, Any]]) -> None:
     assert "10 % loss rule" in paper[0]["pipelineInfo"]["description"]
 
 
-def test_only_evaluate_receives_the_test_split(paper: list[dict[str, Any]]) -> None:
+def test_only_evaluate_receives_the_test_split(paper: tuple[dict[str, Any], dict[str, Any]]) -> None:
     receivers = {
         name
         for name, task in paper[0]["components"][BODY]["dag"]["tasks"].items()
@@ -216,10 +215,9 @@ def test_only_evaluate_receives_the_test_split(paper: list[dict[str, Any]]) -> N
     assert with_test == {"evaluate"}
 
 
-def test_only_the_comparison_of_the_stand_alone_pipeline_receives_the_test_split(tiny: Config, tmp_path: Path) -> None:
-    file = tmp_path / "standalone.yaml"
-    compiler.Compiler().compile(build_standalone(tiny, Local()), str(file))
-    (ir,) = yaml.safe_load_all(file.read_text())
+def test_only_the_comparison_of_the_stand_alone_pipeline_receives_the_test_split(tiny: Config) -> None:
+    ir, kubernetes = compiled(tiny, Local(), standalone=True)
+    assert kubernetes is None
     tasks = ir["components"][BODY]["dag"]["tasks"]
     sealed = {
         name
@@ -236,12 +234,12 @@ def test_only_the_comparison_of_the_stand_alone_pipeline_receives_the_test_split
     assert count_tasks(tiny, standalone=True) == len(tasks) - loops + runs * len(loop) + EXIT
 
 
-def test_the_kubeflow_ui_describes_every_parameter(paper: list[dict[str, Any]]) -> None:
+def test_the_kubeflow_ui_describes_every_parameter(paper: tuple[dict[str, Any], dict[str, Any]]) -> None:
     parameters = paper[0]["root"]["inputDefinitions"]["parameters"]
     assert [name for name, parameter in parameters.items() if not parameter.get("description")] == []
 
 
-def test_only_what_has_effects_outside_is_never_cached(paper: list[dict[str, Any]]) -> None:
+def test_only_what_has_effects_outside_is_never_cached(paper: tuple[dict[str, Any], dict[str, Any]]) -> None:
     tasks = {**paper[0]["root"]["dag"]["tasks"], **paper[0]["components"][BODY]["dag"]["tasks"]}
     containers = {name: task for name, task in tasks.items() if not name.startswith(("for-loop", "exit-handler"))}
     never = {name for name, task in containers.items() if "enableCache" not in task["cachingOptions"]}
@@ -277,8 +275,8 @@ def test_cluster_settings_are_validated(tmp_path: Path) -> None:
         load_cluster(file)
 
 
-def test_count_tasks_agrees_with_the_compiled_pipeline(tiny: Config, tmp_path: Path) -> None:
-    ir = compiled(tiny, Local(), tmp_path)[0]
+def test_count_tasks_agrees_with_the_compiled_pipeline(tiny: Config) -> None:
+    ir, _ = compiled(tiny, Local())
     loops = {"for-loop-2": len(tiny.seeds.a), "for-loop-3": len(tiny.variants), "for-loop-4": len(tiny.seeds.c)}
     total = 0
     for name, task in ir["components"][BODY]["dag"]["tasks"].items():
@@ -323,6 +321,6 @@ def test_a_missing_source_is_reported_before_anything_runs(tiny: Config, tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_configuration_for_the_cpu_requests_no_gpu(tmp_path: Path) -> None:
-    for executor in compiled(profile("cpu"), Cluster(), tmp_path)[0]["deploymentSpec"]["executors"].values():
+def test_a_configuration_for_the_cpu_requests_no_gpu() -> None:
+    for executor in compiled(profile("cpu"), Cluster())[0]["deploymentSpec"]["executors"].values():
         assert "accelerator" not in executor.get("container", {}).get("resources", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,9 @@ FIRST, SECOND, ALONE = "cpu-01234567-89abcdef", "cpu-89abcdef-89abcdef", "demo-7
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+def uri(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store with two executions of the experiment and one of the stand-alone pipeline, the newest."""
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    file = shutil.copy(empty_database, tmp_path_factory.mktemp("store") / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
         runs = DrawnRuns(*open_client())
@@ -118,12 +119,13 @@ def test_unknown_execution_is_one_sentence(store: str, names: list[str], message
         read(names)
 
 
-def test_stores_without_executions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stores_without_executions(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
     with pytest.raises(LhcnetError, match="does not exist"):
         read([])
     assert not file.exists()
+    shutil.copy(empty_database, file)
     open_client()
     with pytest.raises(LhcnetError, match="'lhcnet' in MLflow has no executions yet"):
         read([])

@@ -415,15 +415,22 @@ def test_with_all_options_on_an_interrupted_training_ends_with_the_same_bytes(
     assert resumed == whole
 
 
+SHORT = ALL_ON["sgd"].model_copy(update={"epochs": 2, "sizes": ((1, 32), (1, 40)), "mixup_off": 0})
+
+
+@pytest.fixture(scope="module")
+def short(data: tuple[DataSplit, DataSplit]) -> tuple[bytes, FitResult]:
+    """Two epochs with all options on."""
+    return trained(data, SHORT, size=40)
+
+
 @pytest.mark.parametrize("key", sorted(ALL.keys() - {"batch_size", "epochs", "patience", "warmup", "mixup_off"}))
-def test_each_option_changes_the_result(data: tuple[DataSplit, DataSplit], key: str) -> None:
+def test_each_option_changes_the_result(
+    data: tuple[DataSplit, DataSplit], short: tuple[bytes, FitResult], key: str
+) -> None:
     """A setting that changes nothing is a defect: each one changes weights or history."""
-    stage = ALL_ON["sgd"].model_copy(update={"epochs": 2, "sizes": ((1, 32), (1, 40)), "mixup_off": 0})
     default = Stage.model_fields[key].default
-    runs = []
-    for this in (stage, stage.model_copy(update={key: default})):
-        runs.append(trained(data, this, size=40))
-    assert runs[0] != runs[1]
+    assert trained(data, SHORT.model_copy(update={key: default}), size=40) != short
 
 
 def test_all_options_on_the_loss_falls(data: tuple[DataSplit, DataSplit]) -> None:
