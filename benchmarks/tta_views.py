@@ -4,10 +4,10 @@ python benchmarks/tta_views.py artifacts/chosen artifacts/trainval --images 1000
 python benchmarks/tta_views.py artifacts/chosen artifacts/trainval --sweep    # without the paper's 60 views
 
 First, each kind of view in growing amounts. At an input of 48 px bilinear resampling blurs the finest structure of an
-image: `half a pixel` moves it by 0.5 px in both directions, the most that interpolation can blur with hardly any motion,
-while `2 px` moves it without interpolation. Where half a pixel costs as much as a view, blur is the cause; where the cost
-grows with the angle, the network did not learn such angles. Then the paper's views, each alone, and by family as
-`evaluation.views: helpful` adds them. No test image is read.
+image: `half a pixel` moves it by 0.5 px in both directions, the most that interpolation can blur with hardly any
+motion, while `2 px` moves it without interpolation. Where half a pixel costs as much as a view, blur is the cause;
+where the cost grows with the angle, the network did not learn such angles. Then the paper's views, each alone, and by
+family as `evaluation.views: helpful` adds them. No test image is read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The choice of TTA's views on validation (setting `evaluation.views: helpful`).
 
 The mean over the paper's 60 views can be less accurate than the image alone, where a network did not learn such views.
-Here whole families of them (flip, shift, rotation, zoom) are added to the image itself in a greedy forward selection. It
-looks at 11 of the 16 combinations at most, few enough for some thousand validation images.
+Here whole families of them (flip, shift, rotation, zoom) are added to the image itself in a greedy forward selection.
+It looks at 11 of the 16 combinations at most, few enough for some thousand validation images.
 
 A combination is judged by its NLL after temperature scaling. A mean over views is less confident than a single view;
 without scaling this alone would lower the NLL of an overconfident network, however bad the views are.
