@@ -53,7 +53,7 @@ class View:
 
     @property
     def family_weight(self) -> float:
-        """Weight in a mean over families of views: the mirrored image is as natural as the image, and weighs as much."""
+        """Weight in a mean over families: the mirrored image is as natural as the image, and weighs as much (3)."""
         return 3.0 if self.families == {"flip"} else self.weight
 
     def __str__(self) -> str:
