@@ -13,7 +13,7 @@ from lhcnet.data.store import Store
 from lhcnet.estimate import gib, span, training_memory
 from lhcnet.io.preflight import output_directory, shared_folder
 from lhcnet.io.yaml import flat
-from lhcnet.runtime import memory_errors
+from lhcnet.runtime import log_precision, memory_errors
 from lhcnet.saved import MODEL_FOLDER, Epoch, Metrics, ModelInfo, SavedModel, open_model, save
 from lhcnet.steps.context import RunContext
 from lhcnet.tracking.names import curve, data_set_name, kept_metrics, training_params
@@ -65,6 +65,7 @@ def fit_model(
     settings_of = "control.training" if info.architecture.control else f"stage{p.stage}"
     with tracked(context.execution, store.digest, f"train/{p.id}") as run, memory_errors(settings_of):
         device = context.device()
+        log_precision(device)
         if run:
             run.params(training_params(info))
             name = store.data_set or data_set_name(store.images, store.labels)
