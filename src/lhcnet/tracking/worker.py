@@ -34,7 +34,7 @@ LEFT_OUT = ("pandas", "scipy")
 def follow() -> None:
     """The writer process of a step."""
     for package in LEFT_OUT:
-        sys.modules[package] = None  # type: ignore[assignment]  # `import` fails, and MLflow does without, as mlflow-skinny
+        sys.modules[package] = None  # type: ignore[assignment]  # `import` fails; MLflow can do without
     current: list[Path] = []
     patience = [wait_limit()]
     ended_at: dict[Path, float] = {}
