@@ -35,11 +35,13 @@ def profile(
     """Print a profile as a complete params.yaml.
 
     lhcnet profile cpu --out params.yaml
+
+    The profile cpu gets the precision of this machine's processor: bfloat16 where it computes with that natively.
     """
     from lhcnet.io.atomic import atomic_file
-    from lhcnet.profiles import parse_change, profile, to_yaml
+    from lhcnet.profiles import parse_change, profile, to_yaml, with_native_precision
 
-    text = to_yaml(profile(name, dict(map(parse_change, change or []))))
+    text = to_yaml(profile(name, with_native_precision(name, dict(map(parse_change, change or [])))))
     if out is None:
         typer.echo(text, nl=False)
         return

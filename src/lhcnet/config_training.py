@@ -114,11 +114,6 @@ class Stage(SparseModel):
         """First epoch whose weights may be kept: the first one at the last of `sizes`."""
         return self.epochs - self.sizes[-1][0] + 1 if self.sizes else 1
 
-    def relative_work(self, input_size: int) -> float:
-        """Work of all epochs, in epochs at `input_size`: it grows with the number of pixels."""
-        sizes = self.sizes or ((self.epochs, input_size),)
-        return sum(epochs * (size / input_size) ** 2 for epochs, size in sizes)
-
     @property
     def more_copies(self) -> int:
         """Copies of all weights that a training holds besides those of the paper's stages: momentum and average."""

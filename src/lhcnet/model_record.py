@@ -171,12 +171,26 @@ class Architecture(SparseModel):
             return add_control(network) if self.control else network
 
 
-class Provenance(FrozenModel):
+class StartWeights(FrozenModel):
+    """The file of weights that stage 1 of a backbone started from, and the licence of the weights."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    source: Annotated[str, Field(min_length=1, max_length=300)]
+    license: Annotated[str, Field(min_length=1, max_length=100)]
+
+    def __str__(self) -> str:
+        return f"{self.source} (SHA-256 {self.sha256[:12]}, licence: {self.license})"
+
+
+class Provenance(SparseModel):
     """Where a model comes from.
 
     `start` is the SHA-256 of the weights file that training started from, or the word `none`. `training` and `compute`
     are the settings of the training; null if there was none. `lhcnet` is the version that trained the model.
+    `start_weights` is what the first stage of its backbone started from, if not from random weights.
     """
+
+    newer: ClassVar = frozenset({"start_weights"})
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]+$")]
     set: SetName
@@ -188,6 +202,7 @@ class Provenance(FrozenModel):
     training: Stage | None = None
     compute: Compute | None = None
     lhcnet: str = __version__
+    start_weights: StartWeights | None = None
 
 
 class Metrics(FrozenModel):

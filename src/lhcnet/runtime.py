@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lhcnet")
 _POLL = 0.5  # seconds
+# names in torch.cpu.get_capabilities of instructions that multiply bfloat16 numbers
+_BFLOAT16_X86, _BFLOAT16_ARM = ("amx_bf16", "avx512_bf16"), ("bf16", "sve_bf16")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,35 @@ def open_device(compute: Compute) -> Device:
     if (threads := compute.threads or min(available, cpu_limit() or available)) != available:
         torch.set_num_threads(threads)
     return Device(torch.device(compute.device), compute.precision)
+
+
+def native_precision() -> str:
+    """`bfloat16` if the processor multiplies such numbers with AMX or AVX-512, otherwise `float32`.
+
+    On other processors that have bfloat16 (ARM), nobody has measured whether it pays.
+    """
+    import torch
+
+    found = torch.cpu.get_capabilities()
+    return "bfloat16" if any(found.get(name) for name in _BFLOAT16_X86) else "float32"
+
+
+def log_precision(device: Device) -> None:
+    """Warn of a bfloat16 that is only emulated, and say for a GPU whether float32 is computed as TF32."""
+    import torch
+
+    if device.torch.type == "cuda":
+        tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
+        log.info("compute.precision: %s; TF32 is %s", device.precision, "on" if tf32 else "off")
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        found = torch.cpu.get_capabilities()
+        native = any(found.get(name) for name in (*_BFLOAT16_X86, *_BFLOAT16_ARM))
+    if device.precision == "bfloat16" and not native:
+        log.warning(
+            "compute.precision: bfloat16 is emulated here, several times slower than float32; expected float32, or "
+            "a processor that has bfloat16"
+        )
 
 
 @contextmanager

@@ -37,7 +37,8 @@ def lhcnet(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_profile_prints_a_complete_params_yaml(tmp_path: Path) -> None:
+def test_profile_prints_a_complete_params_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
     command = ["profile", "cpu", "--set", "stage4.patience=2", "--set", "seeds.a=[3, 4]"]
     file = tmp_path / "params.yaml"
     printed = runner.invoke(app, command)
@@ -45,6 +46,30 @@ def test_profile_prints_a_complete_params_yaml(tmp_path: Path) -> None:
     assert runner.invoke(app, [*command, "--out", str(file)]).output == ""
     assert file.read_text() == printed.stdout
     assert load(file) == profile("cpu", {"stage4.patience": 2, "seeds.a": [3, 4]})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "has", "expected"),
+    [
+        ("cpu", [], "amx_bf16", "bfloat16"),
+        ("cpu", [], "avx512_bf16", "bfloat16"),
+        ("cpu", [], "avx512_bw", "float32"),
+        ("cpu", ["--set", "compute.precision=float32"], "amx_bf16", "float32"),
+        ("cpu", ["--set", "compute.device=cuda"], "amx_bf16", "float32"),
+        ("cpu_imagenet", [], "amx_bf16", "float32"),
+        ("paper", [], "amx_bf16", "float32"),
+    ],
+)
+def test_a_profile_has_the_precision_that_pays_on_this_processor(
+    name: str, change: list[str], has: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {has: True, "amx_tile": False})
+    assert f"precision: {expected}," in runner.invoke(app, ["profile", name, *change]).stdout
+
+
+def test_a_profile_has_a_line_for_each_innermost_mapping() -> None:
+    printed = runner.invoke(app, ["profile", "cpu_imagenet"]).stdout
+    assert "bn_momentum: 0.1, weights: imagenet}\n" in printed
 
 
 def test_a_wrong_profile_leaves_the_file_as_it_was(tmp_path: Path) -> None:

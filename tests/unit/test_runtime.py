@@ -138,3 +138,12 @@ def test_memory_is_exhausted_before_the_kernel_kills_the_whole_container(
     files = {"memory.oom.group": group, "memory.max": limit, "memory.stat": f"anon {anon}\nfile 5000\nshmem 0\n"}
     root = tree(tmp_path, {"proc/self/cgroup": "0::/\n"} | {f"sys/fs/cgroup/{k}": v for k, v in files.items()})
     assert bool(memory_exhausted(root)) is exhausted
+
+
+def test_emulated_bfloat16_is_warned_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    for precision, has in (("bfloat16", "bf16"), ("bfloat16", "avx512_bf16"), ("float32", "avx2")):
+        monkeypatch.setattr("torch.cpu.get_capabilities", lambda has=has: {has: True})
+        runtime.log_precision(runtime.Device(torch.device("cpu"), precision))
+    assert not caplog.records
+    runtime.log_precision(runtime.Device(torch.device("cpu"), "bfloat16"))
+    assert "compute.precision: bfloat16 is emulated here" in caplog.text

@@ -18,6 +18,9 @@ from lhcnet.io.yaml import read_yaml
 from lhcnet.validation import SLOTS
 
 PROFILES = ("paper", "cpu", "cpu_imagenet", "demo")
+# Profiles that are faster in bfloat16 where the processor has it. Not `cpu_imagenet`: 118 images per second in bfloat16
+# against 203 in float32 (Xeon with AMX, 64 px, batches of 64), because its depthwise convolutions gain nothing.
+IN_NATIVE_PRECISION = ("cpu",)
 
 
 def profile(name: str, overrides: Mapping[str, object] | None = None) -> Config:
@@ -36,6 +39,20 @@ def profile(name: str, overrides: Mapping[str, object] | None = None) -> Config:
     file = Path(__file__).with_name(f"{name}.yaml")
     _merge(values, read_yaml(file.read_text(encoding="utf-8"), str(file)))
     return _replaced(values, overrides or {}, f"profile {name}")
+
+
+def with_native_precision(name: str, changes: Mapping[str, object]) -> dict[str, object]:
+    """Changes of a profile that give it the precision of this machine's processor, if it gains from that.
+
+    Args:
+        name: one of `PROFILES`.
+        changes: the user's, by dotted name. A precision or device among them stays as it is.
+    """
+    if name not in IN_NATIVE_PRECISION or {"compute", "compute.device", "compute.precision"} & set(changes):
+        return dict(changes)
+    from lhcnet.runtime import native_precision
+
+    return {"compute.precision": native_precision(), **changes}
 
 
 def replace_settings(config: Config, changes: Mapping[str, object], where: str) -> Config:
@@ -91,7 +108,7 @@ def _replaced(values: dict[str, Any], changes: Mapping[str, object], where: str)
 def to_yaml(config: Config) -> str:
     """The settings as the text of a complete `params.yaml`."""
     yaml = YAML()
-    yaml.width = 110
+    yaml.width = 4096  # no line is broken, however long a network's settings are
     yaml.default_flow_style = None  # innermost lists and mappings (seeds, a module) on one line
     out = StringIO()
     yaml.dump(_with_slots(config.to_dict()), out)

@@ -116,10 +116,11 @@ def _protocol(info: ModelInfo) -> str:
             *training.recipe(),
         ]
         fitted = ", ".join(parts)
+    started = f", from {p.start_weights}" if p.start_weights else ""
     return (
         f"Stage {p.stage} of training, set {p.set}, variant {p.variant or 'none'}, seed {p.seed}: {fitted}. "
-        "The backbone was trained in stages 1-3. Models with too high a training loss are rejected (10 % rule); of the "
-        "others the best on validation is chosen. Test images were read once, after that choice."
+        f"The backbone was trained in stages 1-3{started}. Models with too high a training loss are rejected "
+        "(10 % rule); of the others the best on validation is chosen. Test images were read once, after that choice."
     )
 
 

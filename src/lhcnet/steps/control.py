@@ -118,6 +118,7 @@ def control_info(start: SavedModel) -> ModelInfo:
             variant=p.variant,
             data=p.data,
             start=start.weights_digest(),
+            start_weights=p.start_weights,
         ),
     )
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from lhcnet.code_version import code_digest
 from lhcnet.config import Checkpoints, Stage
 from lhcnet.data.store import Store
-from lhcnet.estimate import span, training_memory
+from lhcnet.estimate import gib, span, training_memory
 from lhcnet.io.preflight import output_directory, shared_folder
 from lhcnet.io.yaml import flat
-from lhcnet.runtime import memory_errors
+from lhcnet.runtime import log_precision, memory_errors
 from lhcnet.saved import MODEL_FOLDER, Epoch, Metrics, ModelInfo, SavedModel, open_model, save
 from lhcnet.steps.context import RunContext
 from lhcnet.tracking.names import curve, data_set_name, kept_metrics, training_params
@@ -22,6 +22,8 @@ from lhcnet.tracking.record import tracked
 if TYPE_CHECKING:
     from lhcnet.models.slots import SlotNetwork
     from lhcnet.training.checkpoint import Checkpoint
+    from lhcnet.training.forecast import Forecast
+    from lhcnet.training.speed import Trial
 log = logging.getLogger("lhcnet")
 
 
@@ -49,9 +51,10 @@ def fit_model(
 
     from lhcnet.inference.predict import loss_and_accuracy
     from lhcnet.models.lhcnet import control_weights, count_parameters
+    from lhcnet.training.forecast import Forecast
     from lhcnet.training.health import attention_statistics
     from lhcnet.training.loop import DataSplit, batch_slices, finite, fit
-    from lhcnet.training.speed import epoch_seconds
+    from lhcnet.training.speed import try_batches
 
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     output_directory(out, MODEL_FOLDER, weights)
@@ -62,19 +65,11 @@ def fit_model(
     settings_of = "control.training" if info.architecture.control else f"stage{p.stage}"
     with tracked(context.execution, store.digest, f"train/{p.id}") as run, memory_errors(settings_of):
         device = context.device()
+        log_precision(device)
         if run:
             run.params(training_params(info))
-            run.params({"compute.threads_used": torch.get_num_threads()})  # the setting may be 0: all there are
             name = store.data_set or data_set_name(store.images, store.labels)
             run.dataset(name, store.digest, str(store.path.absolute()), "training")
-
-        def on_epoch(row: Epoch) -> None:
-            shown = f"validation accuracy {row.val_accuracy:.4f}"
-            if row.train_loss is not None:
-                shown = f"training loss {row.train_loss:.4f}, {shown}"
-            log.info("%s epoch %d: %s", p.id, row.epoch, shown)
-            if run:
-                run.metrics(curve(row), step=row.epoch)
 
         checkpoint = None if context.checkpoints is None else _checkpoint(context.checkpoints, info)
         if checkpoint:
@@ -90,17 +85,28 @@ def fit_model(
                 bfloat16=context.compute.precision == "bfloat16",
                 more_copies=stage.more_copies,
             )
-        log.info("%s: %s; %d batches an epoch, %d threads", p.id, needed, len(batches), torch.get_num_threads())
-        seconds = epoch_seconds(
-            model,
-            images=len(train_split.labels),
-            validation=len(validation.labels),
-            stage=stage,
-            input_size=size,
-            device=device,
+        n, of_validation, threads = len(train_split.labels), len(validation.labels), torch.get_num_threads()
+        log.info(
+            "%s: %s; %d training and %d validation images, %d batches an epoch, %d threads, %s",
+            *(p.id, needed, n, of_validation, len(batches), threads, context.compute.precision),
         )
-        total = stage.relative_work(size) * seconds
-        log.info("%s: about %s an epoch, %s for all %d", p.id, span(seconds), span(total), stage.epochs)
+        trial = try_batches(model, train_split, stage, validation=of_validation, input_size=size, device=device)
+        forecast = Forecast(stage, size, trial.seconds)
+        log.info("%s: %s", p.id, _expected(trial, forecast, stage))
+        if run:
+            run.params({"network.parameters": count_parameters(model), "images.train": n})
+            run.params({"images.validation": of_validation, "compute.threads_used": threads})  # the setting may be 0
+
+        def on_epoch(row: Epoch) -> None:
+            shown = f"validation accuracy {row.val_accuracy:.4f}"
+            if row.train_loss is not None:
+                shown = f"training loss {row.train_loss:.4f}, {shown}"
+            if row.epoch < stage.epochs:
+                shown = f"{shown}, {forecast.in_words(row.epoch)}"
+            log.info("%s epoch %d of %d: %s", p.id, row.epoch, stage.epochs, shown)
+            if run:
+                run.metrics(curve(row), step=row.epoch)
+
         result = fit(
             model,
             train_split,
@@ -113,6 +119,7 @@ def fit_model(
             title=p.id,
             on_epoch=on_epoch,
             checkpoint=checkpoint,
+            forecast=forecast,
         )
         train_loss, train_accuracy = loss_and_accuracy(
             model, train_split.images, train_split.labels, input_size=size, device=device, truncate=True
@@ -145,6 +152,15 @@ def fit_model(
         "%s: %s, best epoch %d, validation accuracy %.4f", p.id, metrics.status, metrics.best_epoch, best.val_accuracy
     )
     return checkpoint
+
+
+def _expected(trial: Trial, forecast: Forecast, stage: Stage) -> str:
+    """Expected time and memory of a training, for people."""
+    epochs = ", ".join(
+        f"{span(seconds)} an epoch{f' at {size} px' if stage.sizes else ''}" for size, seconds in trial.seconds.items()
+    )
+    most = "at most " if stage.patience is not None else ""
+    return f"about {epochs}, {most}{span(forecast.total)} for all {stage.epochs}, {gib(trial.memory)} of memory"
 
 
 def with_settings(info: ModelInfo, stage: Stage, context: RunContext) -> ModelInfo:

@@ -58,6 +58,7 @@ def insert_lhc(model: Path, out: Path, *, variant: Variant, set_: SetName, seed:
             variant=variant.name,
             data=p.data,
             start=saved.weights_digest(),
+            start_weights=p.start_weights,
         ),
     )
     save(out, network, info, Metrics(status="inserted"), [])

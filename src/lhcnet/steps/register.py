@@ -73,6 +73,8 @@ def register(
     )
     weights = saved.weights_digest()
     tags = {"weights": weights, "data_digest": saved.info.provenance.data, "trained_as": saved.id}
+    if known := saved.info.provenance.start_weights:
+        tags |= {"start_weights": known.source, "start_weights_license": known.license}
     tags |= {key: f"{value:.4f}" for key, value in scored.chosen_model().accuracies().items()}
     # the run of an earlier time is added to, never replaced
     with journaled(

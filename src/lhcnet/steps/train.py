@@ -19,6 +19,7 @@ from lhcnet.steps.insert import with_modules
 from lhcnet.steps.outputs import check_outputs
 
 if TYPE_CHECKING:
+    from lhcnet.model_record import StartWeights
     from lhcnet.models.slots import SlotNetwork
 
 
@@ -42,9 +43,16 @@ def train_backbone(
         LhcnetError: the store or the initial weights cannot be read.
     """
     check_outputs((out, MODEL_FOLDER), inputs=[trainval], execution=context.execution, checkpoints=context.checkpoints)
-    store, (model, architecture, origin) = open_store(trainval), _new_network(network, None, seed)
+    store, (model, architecture, origin, known) = open_store(trainval), _new_network(network, None, seed)
     provenance = Provenance(
-        id="backbone/stage1", set="backbone", stage=1, seed=seed, variant=None, data=store.digest, start=origin
+        id="backbone/stage1",
+        set="backbone",
+        stage=1,
+        seed=seed,
+        variant=None,
+        data=store.digest,
+        start=origin,
+        start_weights=known,
     )
     info = ModelInfo(architecture=architecture, provenance=provenance)
     return finish(fit_model(model, info, store, out, stage=stage, context=context), out)
@@ -78,7 +86,7 @@ def train_standalone(
         LhcnetError: the store or the initial weights cannot be read.
     """
     check_outputs((out, MODEL_FOLDER), inputs=[trainval], execution=context.execution, checkpoints=context.checkpoints)
-    store, (model, architecture, origin) = open_store(trainval), _new_network(network, variant, seed)
+    store, (model, architecture, origin, known) = open_store(trainval), _new_network(network, variant, seed)
     name = variant.name if variant else None
     provenance = Provenance(
         id=standalone_id(name, seed, 1),
@@ -88,6 +96,7 @@ def train_standalone(
         variant=name,
         data=store.digest,
         start=origin,
+        start_weights=known,
     )
     info = ModelInfo(architecture=architecture, provenance=provenance)
     return finish(fit_model(model, info, store, out, stage=stage, context=context), out)
@@ -138,14 +147,17 @@ def stage_info(start: SavedModel, store: Store, trainval: Path, *, stage_number:
         variant=variant,
         data=store.digest,
         start=start.weights_digest(),
+        start_weights=start.info.provenance.start_weights,
     )
     return ModelInfo(architecture=start.info.architecture, provenance=provenance)
 
 
-def _new_network(network: Network, variant: Variant | None, seed: int) -> tuple[SlotNetwork, Architecture, str]:
-    """(network, its architecture, origin of its weights), with the modules of `variant` if there is one."""
+def _new_network(
+    network: Network, variant: Variant | None, seed: int
+) -> tuple[SlotNetwork, Architecture, str, StartWeights | None]:
+    """(network, its architecture, digest and record of its start weights), with the modules of `variant` if any."""
     from lhcnet.models.lhcnet import insert_modules
-    from lhcnet.weights.start import initial_weights
+    from lhcnet.weights.start import initial_weights, start_weights
 
     architecture = Architecture.of(network)
     with memory_errors("network"):
@@ -154,7 +166,7 @@ def _new_network(network: Network, variant: Variant | None, seed: int) -> tuple[
         if variant is not None:
             architecture = with_modules(architecture, variant)
             insert_modules(model, module_arguments(variant.modules), seed)
-    return model, architecture, origin
+    return model, architecture, origin, start_weights(network.weights, network.backbone, origin)
 
 
 def _identify(start: SavedModel, stage_number: int, seed: int) -> tuple[str, SetName, str | None]:

@@ -85,8 +85,10 @@ def training_params(info: ModelInfo) -> dict[str, Any]:
 def provenance_params(provenance: Provenance) -> dict[str, Any]:
     """Set, stage, seed and variant of a model, and the sections `training` and `compute`."""
     p = provenance
-    values = {"set": LHC_NET_C if p.set == "control" else p.set, "stage": p.stage, "seed": p.seed}
+    values: dict[str, Any] = {"set": LHC_NET_C if p.set == "control" else p.set, "stage": p.stage, "seed": p.seed}
     values["variant"] = p.variant or "none"
+    if p.start_weights:
+        values["start_weights"] = p.start_weights.to_dict()
     sections = {"training": p.training, "compute": p.compute}
     return values | {name: section.to_dict() for name, section in sections.items() if section is not None}
 

@@ -27,9 +27,14 @@ from lhcnet.tracking.target import LastingError, without_secrets
 from lhcnet.tracking.watchdog import WATCHDOG
 from lhcnet.tracking.writer_process import LASTING, PROBLEM, call_limit, wait_limit
 
+# MLflow loads them where they are installed, which is a third of its start; a record needs none of them
+LEFT_OUT = ("pandas", "scipy")
+
 
 def follow() -> None:
     """The writer process of a step."""
+    for package in LEFT_OUT:
+        sys.modules[package] = None  # type: ignore[assignment]  # `import` fails; MLflow can do without
     current: list[Path] = []
     patience = [wait_limit()]
     ended_at: dict[Path, float] = {}

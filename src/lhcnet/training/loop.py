@@ -30,6 +30,7 @@ from lhcnet.saved import Epoch
 from lhcnet.training.augmentation import EpochAugmentation, derive_seed
 from lhcnet.training.average import moving_average
 from lhcnet.training.checkpoint import Checkpoint, Progress
+from lhcnet.training.forecast import Forecast
 from lhcnet.training.loss import batch_loss, class_weights, dominant
 from lhcnet.training.mixing import draw_mixes
 from lhcnet.training.optimizer import make_optimizer
@@ -71,6 +72,7 @@ def fit(
     title: str = "train",
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     checkpoint: Checkpoint | None = None,
+    forecast: Forecast | None = None,
 ) -> FitResult:
     """Train a network for one stage, in place.
 
@@ -93,6 +95,7 @@ def fit(
         title: label of the progress bar.
         on_epoch: called with each row of the history, first with epoch 0; after a resume with all earlier rows again.
         checkpoint: where the training state is saved and read from; None for no checkpoints.
+        forecast: of the time, shown in the progress bar; it is told where the training begins.
 
     Returns:
         The history and the best epoch. A training that diverges (loss not finite, or exploding gradients) stops at
@@ -102,7 +105,7 @@ def fit(
         Preempted: the process received SIGTERM; the checkpoint is written.
         LhcnetError: the network cannot be trained at the sizes of the stage.
     """
-    _require_sizes(network, stage, input_size)
+    require_sizes(network, stage, input_size)
     device.move(network)
     average = moving_average(network, stage.ema) if stage.ema else None
     optimizer = make_optimizer(network, stage)
@@ -139,6 +142,9 @@ def fit(
             on_epoch(state.history[0])
             state.best, state.epoch = _copy_weights(network), 1
 
+        steps = len(batch_slices(len(images), stage.batch_size))
+        if forecast:
+            forecast.begin(state.epoch - 1 + state.totals.batches / steps)
         status: Literal["trained", "diverged"] = "trained"
         reason = ""
         while state.epoch <= stage.epochs:
@@ -157,14 +163,14 @@ def fit(
                     totals=state.totals,
                     epoch=epoch,
                     average=average,
-                    title=f"{title} {epoch}",
+                    title=f"{title} {epoch}/{stage.epochs}",
                     between_batches=between_batches,
+                    forecast=forecast,
                 )
             except FloatingPointError as error:
                 status, reason = "diverged", f"{error} in epoch {epoch}"
                 break
             val_loss, val_accuracy = validate(size)
-            steps = len(batch_slices(len(images), stage.batch_size))
             row = Epoch(
                 epoch=epoch,
                 train_loss=state.totals.loss.item() / len(images),
@@ -204,6 +210,7 @@ def train_epoch(
     between_batches: Callable[[], None] = lambda: None,
     epoch: int = 1,
     average: AveragedModel | None = None,
+    forecast: Forecast | None = None,
 ) -> None:
     """Train for one epoch, or for the rest of it after `totals.batches` batches.
 
@@ -223,6 +230,7 @@ def train_epoch(
         between_batches: called after each batch.
         epoch: number of the epoch, from 1; the learning rate and mixing depend on it.
         average: moving average of the network, updated after each batch; None for none.
+        forecast: of the time that all epochs still take, shown in the progress bar; None for none.
 
     Raises:
         FloatingPointError: the loss is not finite, or the gradients explode.
@@ -271,6 +279,8 @@ def train_epoch(
             _raise_if_diverged(*to_check.tolist())
             # copied now and checked CHECK_EVERY batches later, when the copy from a GPU has arrived
             to_check.copy_(torch.stack([totals.loss, totals.norm.double()]), non_blocking=True)
+        if forecast and not bar.disable:
+            bar.set_postfix_str(forecast.in_words(epoch - 1 + (step + 1) / len(slices)), refresh=False)
         bar.update()
         between_batches()
     bar.close()
@@ -303,7 +313,8 @@ def batch_slices(n: int, batch_size: int) -> list[slice]:
     return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], n], strict=True)]
 
 
-def _require_sizes(network: nn.Module, stage: Stage, input_size: int) -> None:
+def require_sizes(network: nn.Module, stage: Stage, input_size: int) -> None:
+    """Raise LhcnetError if the network cannot be trained at the sizes of the stage."""
     if not stage.sizes:
         return
     if any(isinstance(module, LHC) for module in network.modules()):

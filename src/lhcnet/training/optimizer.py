@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from inspect import unwrap
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from lhcnet.config import Stage
+
+Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
+
+
+def _uncompiled(kind: type[Kind]) -> type[Kind]:
+    """An optimiser without PyTorch's decorators that keep its methods out of a compiled graph.
+
+    When they first run, they import `torch._dynamo`: a thousand modules, as much work as importing all of torch.
+    Nothing is compiled here, and the computation is the same.
+    """
+    methods = {name: unwrap(getattr(kind, name)) for name in ("add_param_group", "zero_grad")}
+    methods["step"] = torch.no_grad()(unwrap(kind.step))
+    return type(kind.__name__, (kind,), methods)
+
+
+SGD, Adam, AdamW = _uncompiled(torch.optim.SGD), _uncompiled(torch.optim.Adam), _uncompiled(torch.optim.AdamW)
 
 _BIASES = ("bias", "b1")  # last parts of their names; `b1` is that of an LHC module's heads
 
@@ -33,7 +50,7 @@ def make_optimizer(network: nn.Module, stage: Stage) -> torch.optim.Optimizer:
     if stage.weight_decay:
         groups = decay_groups(network, stage.weight_decay)
     if stage.optimizer == "adam" and stage.weight_decay:
-        return torch.optim.AdamW(groups, lr=stage.learning_rate, eps=1e-7, fused=True)
+        return AdamW(groups, lr=stage.learning_rate, eps=1e-7, fused=True)
     if stage.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=stage.learning_rate, eps=1e-7, fused=True)
-    return torch.optim.SGD(groups, lr=stage.learning_rate, momentum=stage.momentum, nesterov=stage.nesterov)
+        return Adam(groups, lr=stage.learning_rate, eps=1e-7, fused=True)
+    return SGD(groups, lr=stage.learning_rate, momentum=stage.momentum, nesterov=stage.nesterov)

@@ -20,6 +20,7 @@ from lhcnet.weights.keras import keras_state, unit_layers
 IMAGENET = "imagenet"
 URL = "https://github.com/qubvel/classification_models/releases/download/0.0.1/resnet34_imagenet_1000_no_top.h5"
 CHECKSUM = "md5:8caaa0ad39d927cb8ba5385bf945d582"  # as published in weights.py of image-classifiers
+LICENSE = "MIT"  # of the repository that publishes it
 CACHE = "LHCNET_CACHE"  # environment variable: folder of the downloaded file
 MAX_CHUNK = 1 << 23  # numbers; the largest kernel has 2.4 million
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from lhcnet.config import LHCNET
+from lhcnet.model_record import StartWeights
 from lhcnet.models.host import HostNetwork
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.models.slots import SlotNetwork
-from lhcnet.weights.host import load_host
+from lhcnet.weights import imagenet
+from lhcnet.weights.host import PACKAGED, load_host
 from lhcnet.weights.imagenet import load_start
 
 
@@ -28,3 +33,24 @@ def initial_weights(weights: str, network: SlotNetwork) -> str:
     if isinstance(network, ResNetV2):
         return load_start(weights, network)[1]
     raise TypeError(f"there are no initial weights for {type(network).__name__}")
+
+
+def start_weights(weights: str, backbone: str, digest: str) -> StartWeights | None:
+    """What the weights of a backbone are, for the record of its models.
+
+    Args:
+        weights: the setting `network.weights`.
+        backbone: the setting `network.backbone`.
+        digest: what `initial_weights` returned.
+
+    Returns:
+        source and licence; the licence of a user's file is not known. None for random weights.
+    """
+    if digest == "none":
+        return None
+    for packaged in PACKAGED.values():
+        if packaged.sha256 == digest:  # also where its path was given
+            return StartWeights(sha256=digest, source=packaged.package, license=packaged.license)
+    if weights == imagenet.IMAGENET and backbone == LHCNET:
+        return StartWeights(sha256=digest, source=imagenet.URL, license=imagenet.LICENSE)
+    return StartWeights(sha256=digest, source=Path(weights).name[:300], license="not known")

@@ -10,7 +10,7 @@ from lhcnet.config import Stage
 from lhcnet.data.audit import DataReport, audit
 from lhcnet.data.drawn_faces import draw
 from lhcnet.data.fer2013 import CLASSES, OFFICIAL_COUNTS, SPLITS
-from lhcnet.model_record import ModelInfo
+from lhcnet.model_record import ModelInfo, StartWeights
 from lhcnet.protocol.results import ModelScores
 from lhcnet.protocol.score import score
 from lhcnet.protocol.statistics import wilson
@@ -31,10 +31,15 @@ def drawn() -> DataReport:
     return audit(draw(100, seed=0))
 
 
-def card(data: DataReport, training: Stage | None = None, temperature: float | None = None) -> str:
+def card(
+    data: DataReport,
+    training: Stage | None = None,
+    temperature: float | None = None,
+    start: StartWeights | None = None,
+) -> str:
     info = ModelInfo.model_validate_json(model_files("modules")["model.json"])
-    if training:
-        info = info.model_copy(update={"provenance": info.provenance.model_copy(update={"training": training})})
+    settings = {"training": training, "start_weights": start}
+    info = info.model_copy(update={"provenance": info.provenance.model_copy(update=settings)})
     id_ = info.provenance.id
     found = {"labels/test": LABELS, f"{id_}/test": probabilities(7)}
     scores = ModelScores(
@@ -74,6 +79,12 @@ def test_the_recipe_is_named(drawn: DataReport) -> None:
         "batches of 64, 9 epochs, the best on validation is kept, momentum 0.9, schedule one_cycle, warmup 0.25, "
         "sizes 4 x 64 px, 5 x 96 px. The backbone" in text
     )
+
+
+def test_start_weights_are_named_with_their_licence(drawn: DataReport) -> None:
+    assert "trained in stages 1-3. Models" in card(drawn)
+    start = StartWeights(sha256="a" * 64, source="shipped", license="Apache-2.0")
+    assert "in stages 1-3, from shipped (SHA-256 aaaaaaaaaaaa, licence: Apache-2.0)." in card(drawn, start=start)
 
 
 def test_drawn_faces_are_named(drawn: DataReport) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from support.drivers import run_steps
 from support.host import BACKBONE, LAYERS, MODULE, SETTINGS
 from typer.testing import CliRunner
 
+from components.train_backbone import train_backbone
 from lhcnet import steps
 from lhcnet.cli import app
 from lhcnet.config import Config, parse
@@ -24,6 +28,8 @@ from lhcnet.models.lhcnet import control_weights
 from lhcnet.profiles import profile, to_yaml
 from lhcnet.saved import open_model, save
 from lhcnet.serving.package import REQUIREMENTS, requirements
+from lhcnet.steps import supervised
+from lhcnet.steps.supervised import Ended, plain, typed
 
 ONE_EPOCH = {f"stage{n}.epochs": 1 for n in (1, 2, 3, 4)} | {"control.training.epochs": 1}
 
@@ -112,6 +118,39 @@ def test_a_training_gives_the_same_bytes_again(flow: Path, tmp_path: Path) -> No
         flow / "trainval", tmp_path / "again", network=config.network, stage=config.stage1, seed=0, context=context
     )
     assert again.weights_digest() == open_model(flow / "backbone" / "stage1").weights_digest()
+
+
+def test_command_and_component_give_the_same_bytes(flow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What DVC runs, and the component as Kubeflow calls it, but for the process that its training has there."""
+
+    def in_this_process(_: supervised.Supervisor, step: Callable[..., object], given: dict[str, Any]) -> Ended:
+        step(**typed(step, json.loads(json.dumps(plain(step, given)))))
+        return Ended()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LHCNET_TRACKING_WAIT", "0")
+    monkeypatch.setenv("LHCNET_JOURNAL", str(tmp_path / "journal"))
+    monkeypatch.setenv("LHCNET_EXECUTION", "demo-1")
+    monkeypatch.setattr(steps, "start_task", lambda **_: None)
+    monkeypatch.setattr(supervised.Supervisor, "_call", in_this_process)
+    config, data = settings(), flow / "trainval"
+    Path("params.yaml").write_text(to_yaml(config))
+    CliRunner().invoke(app, ["train", str(data), "command", "--stage", "1"], catch_exceptions=False)
+    shutil.rmtree("journal")
+    artifacts = {
+        name: SimpleNamespace(path=str(tmp_path / name), metadata={}) for name in ("model", "facts", "metrics")
+    }
+    train_backbone.python_func(
+        trainval=SimpleNamespace(path=str(data)),
+        network=config.network.to_dict(),
+        stage=config.stage1.to_dict(),
+        seed=config.seeds.backbone,
+        context=steps.task_settings(config),
+        code="",
+        **artifacts,
+    )
+    expected = open_model(flow / "backbone" / "stage1").weights_digest()
+    assert [open_model(tmp_path / name).weights_digest() for name in ("command", "model")] == [expected] * 2
 
 
 def test_the_served_model_requires_timm(flow: Path) -> None:

@@ -234,10 +234,12 @@ def test_a_training_says_what_it_needs_before_it_begins(
     caplog.set_level("INFO", logger="lhcnet")
     readers(flow, (flow / "trainval", flow / "test"), one_seed)["train"]()
     module = fit_model.__name__.split(".")[-1]
-    memory, duration = [record.getMessage() for record in caplog.records if record.module == module][:2]
+    memory, duration, start = [record.getMessage() for record in caplog.records if record.module == module][:3]
     assert "parameters, about" in memory
-    assert "batches an epoch, 1 threads" in memory
-    assert re.search(r"about \d+:\d\d:\d\d an epoch, \d+:\d\d:\d\d for all \d+$", duration)
+    assert re.search(r"\d+ training and \d+ validation images, \d+ batches an epoch, 1 threads, float32$", memory)
+    wanted = r"about \d+:\d\d:\d\d an epoch, at most \d+:\d\d:\d\d for all (\d+), \d+\.\d\d GiB of memory$"
+    assert (epochs := re.search(wanted, duration))
+    assert re.search(rf"epoch 0 of {epochs[1]}: validation accuracy \d\.\d+, at most \d+:\d\d:\d\d left$", start)
 
 
 def test_the_weights_file_alone_is_not_enough(flow: Path) -> None:

@@ -1,30 +1,39 @@
-"""The estimate of a training's time: nothing of the network changes."""
+"""The forecast of a training's time: what is measured, and what the measuring leaves as it was."""
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from lhcnet.config import Stage
 from lhcnet.runtime import Device
-from lhcnet.training.speed import epoch_seconds
+from lhcnet.training import speed
+from lhcnet.training.forecast import Forecast
+from lhcnet.training.loop import DataSplit
+from lhcnet.training.speed import Trial, try_batches
 
 CPU = Device(torch.device("cpu"), "float32")
+SIZED = Stage(epochs=5, patience=None, sizes=((4, 32), (1, 64)), batch_size=4)
 
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4 * 36, 7))
+    pool = nn.AdaptiveAvgPool2d(2)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), pool, nn.Dropout(0.5), nn.Flatten(), nn.Linear(16, 7))
 
 
-def seconds(model: nn.Module, images: int) -> float:
-    return epoch_seconds(model, images=images, validation=0, stage=Stage(batch_size=4), input_size=8, device=CPU)
+def tried(model: nn.Module, images: int = 8, stage: Stage | None = None, size: int = 8) -> Trial:
+    split = DataSplit(np.resize(np.arange(251, dtype=np.uint8), (images, 48, 48)), np.zeros(images, np.uint8))
+    stage = stage or Stage(batch_size=4, momentum=0.9, ema=0.9)
+    return try_batches(model, split, stage, validation=0, input_size=size, device=CPU)
 
 
 def test_weights_statistics_gradients_and_random_numbers_stay() -> None:
     model, expected = network(), network()
     drawn = torch.get_rng_state()
-    assert seconds(model, 8) > 0
+    assert tried(model).seconds[8] > 0
     assert torch.equal(torch.get_rng_state(), drawn)
     assert model.training
     assert all(p.grad is None for p in model.parameters())
@@ -32,5 +41,37 @@ def test_weights_statistics_gradients_and_random_numbers_stay() -> None:
         assert torch.equal(model.state_dict()[name], tensor), name
 
 
+def test_what_is_measured_trains_at_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    train_epoch = speed.train_epoch
+
+    def watched(copy: nn.Module, *arguments: object, **settings: object) -> None:
+        before = copy[0].weight.detach().clone()
+        train_epoch(copy, *arguments, **settings)
+        seen.append((settings["input_size"], copy.training, not torch.equal(copy[0].weight, before)))
+
+    monkeypatch.setattr(speed, "train_epoch", watched)
+    assert set(tried(network(), stage=SIZED, size=64).seconds) == {32, 64}
+    assert set(seen) == {(32, True, True), (64, True, True)}
+
+
 def test_it_grows_with_the_images() -> None:
-    assert seconds(network(), 4_000_000) > seconds(network(), 4)
+    assert tried(network(), 20_000).seconds[8] > tried(network(), 4).seconds[8]
+
+
+def test_memory_is_that_of_the_process() -> None:
+    assert 50 << 20 < tried(network()).memory < 1 << 40
+
+
+def test_time_left_follows_what_the_epochs_took() -> None:
+    now = [0.0]
+    forecast = Forecast(SIZED, 64, {32: 10.0, 64: 40.0}, clock=lambda: now[0])
+    assert forecast.total == 80
+    forecast.begin(2)  # two epochs were done before an interruption
+    assert forecast.left(2) == 60
+    assert forecast.in_words(2) == "about 0:01:00 left"
+    now[0] = 20.0  # twice as long as expected; the measured time counts nearly alone
+    assert forecast.left(3) == pytest.approx(50 * 21 / 11)
+    assert forecast.left(5) == 0
+    early = Forecast(Stage(epochs=3, patience=1), 16, {16: 10.0}, clock=lambda: now[0])
+    assert early.in_words(0) == "at most 0:00:30 left"
