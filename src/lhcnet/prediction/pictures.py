@@ -109,7 +109,7 @@ def _of_pillow(image: Image.Image, where: str, rules: Rules) -> Image.Image:
         return _opaque(upright, where, rules)
     if upright.mode.startswith("I") or upright.mode == "F":
         values = np.asarray(upright)
-        if values.dtype.kind in "iu" and 0 <= values.min() and values.max() < 1 << 16:
+        if values.dtype.kind in "iu" and values.min() >= 0 and values.max() < 1 << 16:
             return _scaled_16(values)  # a file says its depth: a dark one is dark
         return _of_array(values, where, rules)
     return _opaque(upright.convert("RGB"), where, rules)  # HSV, LAB
@@ -120,9 +120,7 @@ def _opaque(image: Image.Image, where: str, rules: Rules) -> Image.Image:
         colours = image.convert("RGBA")
         if np.asarray(colours)[..., 3].min() < 255:
             if rules.exact:
-                raise LhcnetError(
-                    f"{where}: has transparent pixels, expected an image without; put it on a background"
-                )
+                raise LhcnetError(f"{where}: has transparent pixels, expected an image without; put it on a background")
             image = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
     return image if image.mode == "L" else image.convert("RGB")
 
