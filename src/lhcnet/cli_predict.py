@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,12 +59,13 @@ def predict(
 
     hidden = not sys.stderr.isatty() or (out is None and sys.stdout.isatty())  # rows on the terminal are progress too
     total = None if hidden else count_inputs(inputs, every)
-    with _output(out) as file, warnings.catch_warnings(), _ended_by_hand(any(x.startswith(CAMERA) for x in inputs)):
-        warnings.simplefilter("ignore")  # Pillow warns of sizes that are refused here, and of unimportant metadata
+    with_camera = any(one.startswith(CAMERA) for one in inputs)
+    at_once = 1 if with_camera else batch_size  # a frame is answered when it is seen
+    with _output(out) as file, _ended_by_hand(with_camera):
         writer = Writer(file, format, predictor.classes)
         found = tqdm(read_inputs(inputs, every), total=total, unit="picture", disable=hidden, dynamic_ncols=True)
         for predicted in predict_stream(
-            predictor, found, report, batch_size=batch_size, tta=tta, abstain_below=abstain_below
+            predictor, found, report, batch_size=at_once, tta=tta, abstain_below=abstain_below
         ):
             writer.write(predicted)
             if annotator:

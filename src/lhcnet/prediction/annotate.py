@@ -45,7 +45,7 @@ class Annotator:
         *folders, name = predicted.input.below.split("/")
         stem = self._folder.joinpath(*map(_safe, folders), _safe(_without_ending(name)))
         content, number = io.BytesIO(), 1
-        annotated(predicted.picture, predicted.faces).save(content, "JPEG", quality=90)
+        annotated(predicted.picture, predicted.faces).save(content, "JPEG", quality=90, subsampling=0)
         try:
             stem.parent.mkdir(parents=True, exist_ok=True)
             while True:

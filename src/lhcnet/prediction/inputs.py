@@ -90,11 +90,10 @@ def _inputs(argument: str, every: int) -> Iterator[Input | Unreadable]:
     if argument == STDIN:
         yield Input("stdin", "stdin", _read_stdin)
         return
-    if argument.startswith(CAMERA):
-        yield from _of_video(argument, camera_number(argument), every)
-        return
     try:
-        if os.path.lexists(argument) or not _WILDCARDS & set(argument):
+        if argument.startswith(CAMERA):
+            yield from _of_video(argument, camera_number(argument), every)
+        elif os.path.lexists(argument) or not _WILDCARDS & set(argument):
             yield from _of_path(Path(argument), Path(argument).name, every)
         else:
             yield from _of_pattern(argument, every)
@@ -113,9 +112,9 @@ def _of_path(path: Path, below: str, every: int) -> Iterator[Input | Unreadable]
             empty = False
             yield one
         if empty:
-            yield Unreadable(f"{path}: has no image files, expected names that end in {', '.join(IMAGE_ENDINGS)}")
+            raise LhcnetError(f"{path}: has no image files, expected names that end in {', '.join(IMAGE_ENDINGS)}")
     elif not stat.S_ISREG(mode):
-        yield Unreadable(f"{path}: is a pipe, a device or a socket, expected a file or a folder")
+        raise LhcnetError(f"{path}: is a pipe, a device or a socket, expected a file or a folder")
     elif path.name.lower().endswith(_ARCHIVES):
         yield from _of_archive(path)
     elif _is_video(path.name):
@@ -152,7 +151,8 @@ def _of_folder(folder: Path, below: str, above: tuple[tuple[int, int], ...]) -> 
         return
     own = (status.st_dev, status.st_ino)
     if own in above or len(above) > _DEEPEST:
-        yield Unreadable(f"{folder}: is a link back to a folder above it, expected folders without a circle")
+        why = f"{printable(folder)}: is a link back to a folder above it, expected folders without a circle"
+        yield Unreadable(str(LhcnetError(why)))
         return
     for name in names:
         path = folder / name
@@ -188,6 +188,8 @@ def _of_pattern(pattern: str, every: int) -> Iterator[Input | Unreadable]:
             yield from _of_path(path, path.name, every)
         except OSError as error:
             yield _unreadable(path, error)
+        except LhcnetError as error:
+            yield Unreadable(str(error))
 
 
 def _hidden(path: str) -> bool:

@@ -6,6 +6,7 @@ could be read in two ways, and for `lhcnet.load` and `lhcnet predict`, which als
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,12 +66,14 @@ def read_picture(value: object, where: str, rules: Rules = ANY) -> Image.Image:
     Raises:
         LhcnetError: it is none of these, damaged, or too large.
     """
-    if isinstance(value, bytes | bytearray | memoryview):
-        return _of_file(bytes(value), where, rules)
-    if isinstance(value, Image.Image):
-        with decoding_errors(where, "an undamaged picture"):
-            return _of_pillow(value, where, rules)
-    return _of_array(value, where, rules)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of sizes that are refused here, and of unimportant metadata
+        if isinstance(value, bytes | bytearray | memoryview):
+            return _of_file(bytes(value), where, rules)
+        if isinstance(value, Image.Image):
+            with decoding_errors(where, "an undamaged picture"):
+                return _of_pillow(value, where, rules)
+        return _of_array(value, where, rules)
 
 
 def grey(picture: Image.Image) -> Bytes:
