@@ -60,7 +60,7 @@ def load(
         raise LhcnetError("device: cuda was asked for, but torch finds no CUDA GPU; expected a GPU, or cpu")
     with _opened(str(model)) as saved:
         network = NetworkModel.of(saved, Device(torch.device(device), "float32"), batch_size)
-    return Predictor(network, finder)
+    return Predictor(network, finder, saved.info.fitted)
 
 
 def _opened(model: str) -> AbstractContextManager[SavedModel]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lhcnet.data.fer2013 import Bytes
 from lhcnet.errors import LhcnetError
 from lhcnet.inference.predict import batches, predict
-from lhcnet.inference.tta import View, plain_views, tta_views
+from lhcnet.inference.tta import View, family_views, plain_views, tta_views
 from lhcnet.models.host import HostNetwork, classifier_names
 from lhcnet.models.slots import SlotNetwork
 from lhcnet.runtime import Device
@@ -90,11 +90,11 @@ class NetworkModel:
         saved.require_trained()
         network = saved.network()
         device.move(network)
-        fitted: Any = getattr(saved.info, "fitted", None)  # of what `evaluate` writes
-        if fitted is None:
-            return cls(network, saved.id, saved.info.classes, device, batch_size)
-        views = tta_views(fitted.tta_rotation)
-        temperatures = fitted.temperature, fitted.temperature_tta
+        views, fitted = tta_views(), saved.info.fitted
+        if fitted is not None:
+            rotation = fitted.tta_rotation
+            views = tta_views(rotation) if fitted.tta_families is None else family_views(fitted.tta_families, rotation)
+        temperatures = saved.temperature, saved.temperature_tta
         return cls(network, saved.id, saved.info.classes, device, batch_size, tuple(views), temperatures)
 
     def probabilities(self, images: Bytes, *, tta: bool = False) -> NDArray[np.float32]:

@@ -18,6 +18,7 @@ from lhcnet.io.files import read_bytes_bounded
 from lhcnet.prediction.pictures import ANY, grey, read_picture
 
 if TYPE_CHECKING:
+    from lhcnet.model_record import Answered, Fitted
     from lhcnet.prediction.model import ProbabilityModel
 
 BLANK = "blank"
@@ -84,6 +85,7 @@ class Predictor:
     Args:
         model: gives the probabilities of grey 48x48 images; `lhcnet.load` opens one.
         finder: finds the faces of a picture. None: each picture is one face, as the crops of FER2013 are.
+        fitted: what `evaluate` stored with the model about thresholds of abstention, if anything.
 
     Example:
         >>> import numpy as np
@@ -98,8 +100,8 @@ class Predictor:
         (1, 1.0, False)
     """
 
-    def __init__(self, model: ProbabilityModel, finder: FaceFinder | None = None) -> None:
-        self.model, self.finder = model, finder or whole_picture
+    def __init__(self, model: ProbabilityModel, finder: FaceFinder | None = None, fitted: Fitted | None = None) -> None:
+        self.model, self.finder, self.fitted = model, finder or whole_picture, fitted
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -132,6 +134,7 @@ class Predictor:
     ) -> list[Face]:
         """`predict` for pictures that `lhcnet.prediction.pictures.read_picture` has read; none gives no face."""
         from lhcnet.data.audit import is_blank  # loads pydantic
+        from lhcnet.protocol.confidence import scaled
 
         if not 0 <= abstain_below <= 1:
             raise LhcnetError(f"abstain_below: expected a probability of 0..1, not {abstain_below:g}")
@@ -139,10 +142,8 @@ class Predictor:
         if not boxes:
             return []
         images = np.stack([_crop(pictures[index], box) for index, box in boxes])
-        probabilities = self.model.probabilities(images, tta=tta)
-        temperature = self.model.temperature(tta=tta)
-        if temperature is not None:
-            probabilities = scaled(probabilities, temperature)
+        plain, temperature = self.model.probabilities(images, tta=tta), self.model.temperature(tta=tta)
+        probabilities = plain if temperature is None else scaled(plain, temperature)
         faces = []
         for (index, box), blank, row in zip(boxes, is_blank(images), probabilities, strict=True):
             named = dict(zip(self.classes, row.tolist(), strict=True))
@@ -150,6 +151,21 @@ class Predictor:
             face = Face(index, label, named, box, calibrated, BLANK if blank else "")
             faces.append(replace(face, label=None) if face.confidence < abstain_below else face)
         return faces
+
+    def on_validation(self, abstain_below: float, *, tta: bool = False) -> Answered | None:
+        """What a threshold did on the validation images.
+
+        Args:
+            abstain_below: the threshold; the nearest stored one that is not higher is taken.
+            tta: for predictions with test-time augmentation.
+
+        Returns:
+            Threshold, numbers of all, answered and rightly answered images; None if the model stores no such threshold.
+        """
+        if self.fitted is None:
+            return None
+        rows = self.fitted.thresholds_tta if tta else self.fitted.thresholds
+        return max((row for row in rows if row.threshold <= abstain_below), key=lambda row: row.threshold, default=None)
 
     def embed(self, x: object) -> NDArray[np.float32]:
         """Features of the faces before the head of the network.
@@ -168,14 +184,6 @@ class Predictor:
         if not crops:
             raise LhcnetError("no face was found in the pictures, expected one at least")
         return self.model.embeddings(np.stack(crops))
-
-
-def scaled(probabilities: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
-    """Probabilities (N, classes) after temperature scaling: p^(1/T), normalised."""
-    logarithms = np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny)) / temperature
-    powers = np.exp(logarithms - logarithms.max(axis=1, keepdims=True))
-    found: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return found
 
 
 def _crop(picture: Image.Image, box: Box) -> Bytes:

@@ -20,6 +20,7 @@ from lhcnet.cli import app
 from lhcnet.data.drawn_faces import draw
 from lhcnet.data.fer2013 import CLASSES
 from lhcnet.errors import LhcnetError
+from lhcnet.model_record import Answered, Fitted
 from lhcnet.prediction import loading
 from lhcnet.prediction.predictor import Box, Predictor
 
@@ -38,7 +39,9 @@ def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     finders = {"crops": None, "two": lambda _: two, "none": lambda _: []}
 
     def load(model: str, **_: Any) -> Predictor:
-        return Predictor(GreyModel(2.0 if model == "two" else None), finders[model])
+        rows = (Answered(threshold=0.25, answered=900, right=720, n=1000),)
+        fitted = Fitted(temperature=2.0, tta_rotation=0.15, thresholds=rows) if model == "two" else None
+        return Predictor(GreyModel(2.0 if fitted else None), finders[model], fitted)
 
     monkeypatch.setattr(loading, "load", load)
     return lambda *words: CliRunner().invoke(app, ["predict", *words])
@@ -75,9 +78,19 @@ def test_no_face_is_an_answer(predict: Command) -> None:
 
 
 def test_below_the_threshold_the_label_is_unsure(predict: Command) -> None:
-    rows = predict("crops", "in", "--format", "jsonl", "--abstain-below", "0.6").output.splitlines()
+    rows = predict("crops", "in", "--format", "jsonl", "--abstain-below", "0.6").stdout.splitlines()
     assert [(json.loads(row)["label"], json.loads(row)["abstained"]) for row in rows] == [(None, True)] * 2
     assert "unsure     0.520" in predict("crops", "in", "--abstain-below", "0.6").output
+
+
+def test_a_threshold_says_what_it_did_on_validation(predict: Command) -> None:
+    said = predict("two", "in", "--abstain-below", "0.26").stderr
+    assert said == (
+        "On validation, with the threshold 0.25, 900 of 1,000 images got a label (90.0 %), and 80.0 % of these were right "
+        "(95 % interval 77.3 to 82.5).\n"
+    )
+    assert "does not store" in predict("crops", "in", "--abstain-below", "0.6").stderr
+    assert not predict("two", "in").stderr
 
 
 def test_what_cannot_be_read_is_reported_and_the_status_is_1(predict: Command) -> None:

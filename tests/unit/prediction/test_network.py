@@ -26,8 +26,8 @@ def evaluated(folder: Path, *, tta: bool) -> np.ndarray:
     saved, own = open_model(folder), np.zeros(len(IMAGES), bool)
     splits = {"validation": (IMAGES[:1], LABELS[:1]), "test": (IMAGES, LABELS)}
     scored = ScoredSplits("d" * 64, splits, {"validation": own[:1], "test": own})
-    _, found = scored.score("m", saved.network(), saved.info.architecture.input_size, Evaluation(), CPU, tta=tta)
-    return found["test_tta" if tta else "test"]
+    found = scored.score("m", saved.network(), saved.info.architecture.input_size, Evaluation(), CPU, tta=tta)
+    return found.predicted["test_tta" if tta else "test"]
 
 
 @pytest.mark.parametrize(("network", "width"), [("model", 2), ("host", 96)])

@@ -17,6 +17,7 @@ from support.hostile.images import encoded
 from lhcnet.data.drawn_faces import draw
 from lhcnet.data.fer2013 import CLASSES
 from lhcnet.errors import LhcnetError
+from lhcnet.model_record import Answered, Fitted
 from lhcnet.prediction.predictor import Box, Face, Predictor
 
 FACES = draw(42, seed=0).images
@@ -157,6 +158,15 @@ def test_faces_below_the_threshold_get_no_label() -> None:
     assert left_out.probabilities == kept.probabilities
     with pytest.raises(LhcnetError, match=r"abstain_below: expected a probability of 0\.\.1, not 60"):
         predictor.predict(PICTURE, abstain_below=60)
+
+
+def test_a_threshold_has_what_it_did_on_validation() -> None:
+    rows = tuple(Answered(threshold=at, answered=90, right=80, n=100) for at in (0.2, 0.5, 0.6))
+    fitted = Fitted(temperature=1.5, tta_rotation=0.15, thresholds=rows)
+    predictor = Predictor(GreyModel(), fitted=fitted)
+    assert [predictor.on_validation(below) for below in (0.1, 0.2, 0.55, 1.0)] == [None, rows[0], rows[1], rows[2]]
+    assert predictor.on_validation(0.5, tta=True) is None
+    assert Predictor(GreyModel()).on_validation(0.5) is None
 
 
 def test_blank_images_are_said_to_be_blank() -> None:
