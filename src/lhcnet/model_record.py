@@ -243,8 +243,8 @@ class Fitted(FrozenModel):
     With a temperature T, a probability p becomes p^(1/T), normalised (`lhcnet.protocol.confidence.scaled`).
     `temperature` is for plain predictions. `temperature_tta` is for the mean over views, and null if the model was not
     predicted with TTA; those views are the paper's 60, or with `tta_families` the views of
-    `lhcnet.inference.tta.family_views`. Both take the angle `tta_rotation`. `thresholds` and `thresholds_tta` say what an
-    abstention costs and brings, from the lowest threshold to the highest.
+    `lhcnet.inference.tta.family_views`. Both take the angle `tta_rotation`. `thresholds` and `thresholds_tta` say what
+    thresholds of the confidence do on validation, the lowest first.
     """
 
     temperature: Annotated[float, Field(gt=0)]

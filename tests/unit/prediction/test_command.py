@@ -86,8 +86,8 @@ def test_below_the_threshold_the_label_is_unsure(predict: Command) -> None:
 def test_a_threshold_says_what_it_did_on_validation(predict: Command) -> None:
     said = predict("two", "in", "--abstain-below", "0.26").stderr
     assert said == (
-        "On validation, with the threshold 0.25, 900 of 1,000 images got a label (90.0 %), and 80.0 % of these were right "
-        "(95 % interval 77.3 to 82.5).\n"
+        "On validation, with the threshold 0.25, 900 of 1,000 images got a label (90.0 %), and 80.0 % of these were "
+        "right (95 % interval 77.3 to 82.5).\n"
     )
     assert "does not store" in predict("crops", "in", "--abstain-below", "0.6").stderr
     assert not predict("two", "in").stderr

@@ -93,7 +93,7 @@ def test_thresholds_come_from_validation_and_are_measured_on_test() -> None:
 
 
 def test_thresholds_count_what_is_answered_and_what_is_right() -> None:
-    p = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]], np.float32)
+    p = np.array([[0.92, 0.08], [0.62, 0.38], [0.28, 0.72]], np.float32)
     labels = np.array([0, 1, 1], np.uint8)
     rows = {row.threshold: (row.answered, row.right, row.n) for row in thresholds(p, labels, 1.0)}
     assert list(rows) == sorted(rows)
