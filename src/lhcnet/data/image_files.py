@@ -5,7 +5,6 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,7 +170,7 @@ def require_all_rows(png: bytes) -> None:
         raise ValueError("rows are missing")
 
 
-def open_image(data: bytes, formats: Sequence[str] = ("PNG", "JPEG")) -> Image.Image:
+def open_image(data: bytes, formats: tuple[str, ...] = ("PNG", "JPEG")) -> Image.Image:
     """An image of one of Pillow's formats, whose header is read and whose pixels are not decoded yet."""
     try:
         return Image.open(io.BytesIO(data), formats=formats)
