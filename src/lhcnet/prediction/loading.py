@@ -53,7 +53,7 @@ def load(
         raise LhcnetError(f"{model}: exported files cannot be read by this version; expected a model directory")
     import torch
 
-    from lhcnet.prediction.model import NetworkModel
+    from lhcnet.prediction.network import NetworkModel
     from lhcnet.runtime import Device
 
     if device == "cuda" and not torch.cuda.is_available():

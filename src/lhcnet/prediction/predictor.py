@@ -90,7 +90,7 @@ class Predictor:
     Example:
         >>> import numpy as np
         >>> from lhcnet import LHCNet, Predictor
-        >>> from lhcnet.prediction.model import NetworkModel
+        >>> from lhcnet.prediction.network import NetworkModel
         >>> from lhcnet.data.fer2013 import CLASSES
         >>> small = [{"heads": 1, "d": 2}] * 5
         >>> network = LHCNet(small, input_size=32, depths=[1] * 4, widths=[4] * 4, head=[8], seed=0)
@@ -134,7 +134,7 @@ class Predictor:
     ) -> list[Face]:
         """`predict` for pictures that `lhcnet.prediction.pictures.read_picture` has read; none gives no face."""
         from lhcnet.data.audit import is_blank  # loads pydantic
-        from lhcnet.protocol.confidence import scaled
+        from lhcnet.prediction.model import calibrated
 
         if not 0 <= abstain_below <= 1:
             raise LhcnetError(f"abstain_below: expected a probability of 0..1, not {abstain_below:g}")
@@ -142,13 +142,12 @@ class Predictor:
         if not boxes:
             return []
         images = np.stack([_crop(pictures[index], box) for index, box in boxes])
-        plain, temperature = self.model.probabilities(images, tta=tta), self.model.temperature(tta=tta)
-        probabilities = plain if temperature is None else scaled(plain, temperature)
+        probabilities, is_calibrated = calibrated(self.model, images, tta=tta)
         faces = []
         for (index, box), blank, row in zip(boxes, is_blank(images), probabilities, strict=True):
             named = dict(zip(self.classes, row.tolist(), strict=True))
-            label, calibrated = self.classes[int(row.argmax())], temperature is not None
-            face = Face(index, label, named, box, calibrated, BLANK if blank else "")
+            label = self.classes[int(row.argmax())]
+            face = Face(index, label, named, box, is_calibrated, BLANK if blank else "")
             faces.append(replace(face, label=None) if face.confidence < abstain_below else face)
         return faces
 

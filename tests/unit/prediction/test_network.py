@@ -13,7 +13,7 @@ import lhcnet
 from lhcnet.config import Evaluation
 from lhcnet.data.drawn_faces import draw
 from lhcnet.errors import LhcnetError
-from lhcnet.prediction.model import CPU, NetworkModel
+from lhcnet.prediction.network import CPU, NetworkModel
 from lhcnet.saved import open_model
 from lhcnet.steps.scored_splits import ScoredSplits
 

@@ -20,9 +20,10 @@ from support.hostile.tables import VALID
 from lhcnet.config import Compute
 from lhcnet.errors import LhcnetError
 from lhcnet.inference.predict import predict
-from lhcnet.inference.tta import plain_views, tta_views
+from lhcnet.inference.tta import family_views, plain_views, tta_views
+from lhcnet.protocol.confidence import scaled
 from lhcnet.runtime import open_device
-from lhcnet.saved import CLASSES, FILES, open_model
+from lhcnet.saved import CLASSES, FILES, Fitted, open_model
 from lhcnet.serving.pyfunc import FacialExpressions, ServingError
 
 IMAGES = VALID.images[:3]
@@ -100,6 +101,19 @@ def test_altered_weights_are_noticed_when_the_model_is_loaded(model: Path, tmp_p
     weights.write_bytes(content)
     with pytest.raises(LhcnetError, match=r"model\.safetensors: its SHA-256 is"):
         opened(tmp_path / "model")
+
+
+def test_the_temperatures_and_views_of_the_model_are_used(model: Path, tmp_path: Path) -> None:
+    folder = copied(model, tmp_path / "model")
+    saved = open_model(folder)
+    fitted = Fitted(temperature=2.0, temperature_tta=0.5, tta_families=("flip",), tta_rotation=0.15)
+    (folder / "model.json").write_text(json.dumps(saved.info.model_copy(update={"fitted": fitted}).to_dict()))
+    size, device = saved.info.architecture.input_size, open_device(Compute(device="cpu"))
+    for tta, views, temperature in ((False, plain_views(), 2.0), (True, family_views(["flip"]), 0.5)):
+        plain = predict(saved.network(), IMAGES, views, input_size=size, device=device)
+        answers = opened(folder).predict(None, IMAGES, params={"tta": tta})
+        np.testing.assert_allclose(answers[list(CLASSES)], scaled(plain, temperature), atol=1e-6)
+        assert np.abs(answers[list(CLASSES)].to_numpy() - plain).max() > 1e-4
 
 
 def test_outputs_that_are_not_finite_are_an_error_of_the_model_not_of_the_request(model: Path, tmp_path: Path) -> None:
