@@ -46,12 +46,12 @@ def sweep(size: int) -> dict[str, View]:
 
 
 def scores(
-    names: Iterable[str], stack: NDArray[np.float32], views: list[View], labels: NDArray[np.uint8]
+    names: Iterable[str], stack: NDArray[np.float32], labels: NDArray[np.uint8]
 ) -> list[tuple[str, float, float, float]]:
     """Name, accuracy, NLL after temperature scaling; and accuracy of the mean with the image itself, the first view."""
     rows = []
-    for name, view, p in zip(names, views, stack, strict=True):
-        both = mean_over_views(np.stack([stack[0], p]), [views[0], view])
+    for name, p in zip(names, stack, strict=True):
+        both = mean_over_views(np.stack([stack[0], p]), [1, 1])
         found = nll(p, labels, fit_temperature(p, labels))
         rows.append((name, float((p.argmax(1) == labels).mean()), found, float((both.argmax(1) == labels).mean())))
     return rows
@@ -83,9 +83,8 @@ def main(
         pixels, labels = pixels[rows], labels[rows]
     print(f"{machine()}\n{saved.id}, {size} px, {len(labels):,} validation images; points are gains over plain\n")
     named = sweep(size)
-    views = list(named.values())
-    stack = predict_each(network, pixels, views, input_size=size, device=opened)
-    found = scores(named, stack, views, labels)
+    stack = predict_each(network, pixels, list(named.values()), input_size=size, device=opened)
+    found = scores(named, stack, labels)
     plain = found[0][1]
     for name, accuracy, loss, both in found:
         print(
@@ -94,8 +93,9 @@ def main(
         )
     if only_sweep:
         return
-    stack = predict_each(network, pixels, tta_views(rotation), input_size=size, device=opened)
-    choice, _ = choose_views(stack, labels, rotation)
+    views = tta_views(rotation)
+    stack = predict_each(network, pixels, views, input_size=size, device=opened)
+    choice, _ = choose_views(stack, views, labels)
     print("\nEach of the paper's views alone")
     for score in choice.single:
         show(score, choice.tried[0])

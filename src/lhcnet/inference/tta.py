@@ -51,6 +51,11 @@ class View:
             found |= {"shift": bool(self.shift_h or self.shift_v), "rotation": bool(self.rotation)}
         return frozenset(family for family, used in found.items() if used)
 
+    @property
+    def family_weight(self) -> float:
+        """Weight in a mean over families: the mirrored image is as natural as the image, and weighs as much (3)."""
+        return 3.0 if self.families == {"flip"} else self.weight
+
     def __str__(self) -> str:
         """The view in words: `shift 10 -10, rotation 0.4, flip`."""
         parts = [f"zoom {self.zoom:g}"] * (self.zoom < 1)
@@ -81,16 +86,14 @@ def tta_views(rotation2: float = 0.15) -> list[View]:
 
 
 def family_views(families: Collection[Family], rotation2: float = 0.15) -> list[View]:
-    """The paper's views that need these families only, the image itself first.
-
-    The mirrored image weighs as much as the image itself (3): it is as natural. All other weights are the paper's.
+    """The paper's views that need these families only, the image itself first, with the weights `View.family_weight`.
 
     Args:
         families: kinds of views; without any, the image itself is the only view.
         rotation2: as in `tta_views`.
     """
     views = [view for view in tta_views(rotation2) if view.families <= set(families)]
-    return [replace(view, weight=3.0) if view.families == {"flip"} else view for view in views]
+    return [replace(view, weight=view.family_weight) for view in views]
 
 
 def render(images: Tensor, view: View) -> Tensor:

@@ -49,17 +49,17 @@ class ViewChoice(FrozenModel):
     single: tuple[ViewScore, ...]
 
 
-def mean_over_views(stack: NDArray[np.float32], views: Sequence[View]) -> NDArray[np.float32]:
+def mean_over_views(stack: NDArray[np.float32], weights: Sequence[float]) -> NDArray[np.float32]:
     """Weighted mean of probabilities (V, n, classes) over V views, summed as in `lhcnet.inference.predict`."""
-    total = sum(view.weight for view in views)
+    total = sum(weights)
     mean = np.zeros(stack.shape[1:], np.float32)
-    for p, view in zip(stack, views, strict=True):
-        mean += p * np.float32(view.weight / total)
+    for p, weight in zip(stack, weights, strict=True):
+        mean += p * np.float32(weight / total)
     return mean
 
 
 def choose_views(
-    stack: NDArray[np.float32], labels: NDArray[np.uint8], rotation2: float
+    stack: NDArray[np.float32], paper: Sequence[View], labels: NDArray[np.uint8]
 ) -> tuple[ViewChoice, NDArray[np.float32]]:
     """Greedy forward selection of families: each round adds the family that lowers the NLL most.
 
@@ -68,19 +68,19 @@ def choose_views(
 
     Args:
         stack: (60, n, classes) probabilities of each of the paper's views of the validation images.
-        labels: (n,) their true classes.
-        rotation2: angle of the zoomed views in radians.
+        paper: these views, `lhcnet.inference.tta.tta_views`.
+        labels: (n,) the true classes.
 
     Returns:
-        The choice; (n, classes) the mean over its views.
+        The choice; (n, classes) the mean over its views, which are `lhcnet.inference.tta.family_views`.
     """
-    from lhcnet.inference.tta import family_views, tta_views
 
-    paper = tta_views(rotation2)
+    def rows(families: Sequence[Family]) -> list[int]:
+        return [row for row, view in enumerate(paper) if view.families <= set(families)]
 
     def mean(families: Sequence[Family]) -> NDArray[np.float32]:
-        rows = [row for row, view in enumerate(paper) if view.families <= set(families)]
-        return mean_over_views(stack[rows], family_views(families, rotation2))
+        kept = rows(families)
+        return mean_over_views(stack[kept], [paper[row].family_weight for row in kept])
 
     def measured(name: str, p: NDArray[np.float32], views: int) -> ViewScore:
         found = nll(p, labels, fit_temperature(p, labels))
@@ -88,7 +88,7 @@ def choose_views(
 
     def combined(families: Sequence[Family]) -> ViewScore:
         name = " + ".join(families) or PLAIN
-        return measured(name, mean(families), len(family_views(families, rotation2)))
+        return measured(name, mean(families), len(rows(families)))
 
     kept: tuple[Family, ...] = ()
     plain = best = combined(kept)
@@ -105,7 +105,7 @@ def choose_views(
         families=kept,
         views=best.views,
         tried=tuple(tried),
-        paper=measured(PAPER, mean_over_views(stack, paper), len(paper)),
+        paper=measured(PAPER, mean_over_views(stack, [view.weight for view in paper]), len(paper)),
         single=tuple(measured(str(view), p, 1) for p, view in zip(stack, paper, strict=True)),
     )
     return choice, mean(kept)

@@ -112,7 +112,7 @@ class ScoredSplits:
                 try:
                     if suffix and evaluation.views == "helpful" and split == "validation":
                         each = predict_each(network, images, views, **settings)
-                        scored.choice, p = choose_views(each, labels, rotation)
+                        scored.choice, p = choose_views(each, views, labels)
                         views = family_views(scored.choice.families, rotation)
                     else:
                         p = predict(network, images, views, **settings)
