@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,7 +201,7 @@ def _pictures(x: object) -> Iterator[tuple[object, str]]:
         yield value, where
 
 
-def _is_several(x: object) -> bool:
+def _is_several(x: Any) -> bool:
     if isinstance(x, str | Path | bytes | bytearray | memoryview | Image.Image):
         return False
     if isinstance(x, np.ndarray):
@@ -209,11 +209,12 @@ def _is_several(x: object) -> bool:
     return x.ndim > 3 if _is_tensor(x) else True
 
 
-def _each(x: Any) -> Iterable[object]:
+def _each(x: Any) -> Iterator[object]:
     try:
-        return iter(x)
+        found: Iterator[object] = iter(x)
     except TypeError:
         raise LhcnetError(f"pictures: expected a picture or several, got {type(x).__name__}") from None
+    return found
 
 
 def _is_tensor(x: Any) -> bool:
