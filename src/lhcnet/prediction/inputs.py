@@ -72,11 +72,12 @@ def count_inputs(arguments: Sequence[str], every: int = 1) -> int | None:
         return None
     total = 0
     for argument in arguments:
-        if _is_video(argument) and Path(argument).is_file():
-            with suppress(LhcnetError):  # reading will say why
-                total += -(-count_frames(Path(argument)) // every)
-        else:
-            total += sum(1 for _ in _inputs(argument, every))
+        with suppress(LhcnetError, OSError, ValueError):  # reading will say why
+            for name in _matches(argument) if _is_pattern(argument) else [argument]:
+                if _is_video(name) and Path(name).is_file():
+                    total += -(-count_frames(Path(name)) // every)
+                else:
+                    total += sum(1 for _ in _inputs(name, every))
     return total
 
 
@@ -93,10 +94,10 @@ def _inputs(argument: str, every: int) -> Iterator[Input | Unreadable]:
     try:
         if argument.startswith(CAMERA):
             yield from _of_video(argument, camera_number(argument), every)
-        elif os.path.lexists(argument) or not _WILDCARDS & set(argument):
-            yield from _of_path(Path(argument), Path(argument).name, every)
-        else:
+        elif _is_pattern(argument):
             yield from _of_pattern(argument, every)
+        else:
+            yield from _of_path(Path(argument), Path(argument).name, every)
     except (OSError, ValueError) as error:  # ValueError: NUL in a path
         yield _unreadable(argument, error)
     except LhcnetError as error:
@@ -169,7 +170,21 @@ def _of_folder(folder: Path, below: str, above: tuple[tuple[int, int], ...]) -> 
 
 
 def _of_pattern(pattern: str, every: int) -> Iterator[Input | Unreadable]:
-    """What a pattern names. `**` does not follow links, so circles end; hidden files are left out."""
+    for name in _matches(pattern):
+        try:
+            yield from _of_path(Path(name), Path(name).name, every)
+        except OSError as error:
+            yield _unreadable(name, error)
+        except LhcnetError as error:
+            yield Unreadable(str(error))
+
+
+def _matches(pattern: str) -> list[str]:
+    """Paths that match a pattern, sorted. `**` does not follow links, so circles end; hidden files are left out.
+
+    Raises:
+        LhcnetError: there are none, or it is no pattern.
+    """
     root = Path(Path(pattern).anchor or ".")
     relative = os.path.relpath(pattern, root) if root.is_absolute() else pattern
     if relative.endswith("**"):  # folders alone, for pathlib
@@ -180,16 +195,7 @@ def _of_pattern(pattern: str, every: int) -> Iterator[Input | Unreadable]:
         raise LhcnetError(f"{pattern}: expected a pattern such as folder/*.png: {error}") from None
     if not found:
         raise LhcnetError(f"{pattern}: no file matches; expected files, folders, or - for standard input")
-    for name in found:
-        path = Path(name)
-        try:
-            if "**" in pattern and path.is_dir():
-                continue  # its files match as well
-            yield from _of_path(path, path.name, every)
-        except OSError as error:
-            yield _unreadable(path, error)
-        except LhcnetError as error:
-            yield Unreadable(str(error))
+    return [name for name in found if "**" not in pattern or not Path(name).is_dir()]  # files below match as well
 
 
 def _hidden(path: str) -> bool:
@@ -221,6 +227,10 @@ def _of_video(name: str, source: Path | int, every: int) -> Iterator[Input | Unr
 def _read_stdin() -> Image.Image:
     content = sys.stdin.buffer.read(ANY.largest_file + 1)
     return read_picture(content, "stdin")
+
+
+def _is_pattern(argument: str) -> bool:
+    return bool(_WILDCARDS & set(argument)) and not os.path.lexists(argument)
 
 
 def _is_video(name: str) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lhcnet.data.fer2013 import SIDE, Bytes
+from lhcnet.data.fer2013 import Bytes
 from lhcnet.errors import LhcnetError
 from lhcnet.io.files import read_bytes_bounded
 from lhcnet.prediction.pictures import ANY, grey, read_picture
@@ -205,7 +205,7 @@ def _is_several(x: Any) -> bool:
     if isinstance(x, str | Path | bytes | bytearray | memoryview | Image.Image):
         return False
     if isinstance(x, np.ndarray):
-        return x.ndim > 3 or (x.ndim == 3 and x.shape[2] not in (1, 3, 4)) or (x.ndim == 2 and x.shape[1] == SIDE**2)
+        return x.ndim > 3 or (x.ndim == 3 and x.shape[2] not in (1, 3, 4))
     return x.ndim > 3 if _is_tensor(x) else True
 
 

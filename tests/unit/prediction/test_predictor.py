@@ -90,7 +90,8 @@ def test_files_are_read_by_their_path(tmp_path: Path) -> None:
     [
         (FACES[:3], 3),
         (np.stack([FACES[:3]] * 3, axis=-1), 3),
-        (FACES[:3].reshape(3, -1), 3),
+        (list(FACES[:3].reshape(3, -1)), 3),
+        (np.resize(GREY, (50, 2304)), 1),  # a wide picture, not 50 rows of FER2013's CSV
         (list(FACES[:2]), 2),
         ([PICTURE, encoded(PICTURE), GREY / 255], 3),
         (iter([PICTURE]), 1),
