@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from math import ceil
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -74,7 +75,7 @@ def annotated(picture: Image.Image, faces: tuple[Face, ...]) -> Image.Image:
             (left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=max(2, letters // 8)
         )
         text = _caption(face)
-        width, height = draw.textbbox((0, 0), text, font)[2:]
+        width, height = (ceil(side) for side in draw.textbbox((0, 0), text, font)[2:])
         above = top - height - 6 if top > height + 6 else top  # inside, where there is no room above
         left = max(0, min(left, copy.width - width - 8))
         draw.rectangle((left, above, left + width + 8, above + height + 6), fill=colour)
