@@ -46,9 +46,13 @@ class View:
     @property
     def families(self) -> frozenset[Family]:
         """What the view does to the image. A zoomed view counts as such, whatever its small rotation."""
-        found: dict[Family, bool] = {"flip": self.flip, "zoom": self.zoom < 1}
-        if self.zoom == 1:
-            found |= {"shift": bool(self.shift_h or self.shift_v), "rotation": bool(self.rotation)}
+        zoomed = self.zoom < 1
+        found: dict[Family, bool] = {
+            "flip": self.flip,
+            "shift": not zoomed and bool(self.shift_h or self.shift_v),
+            "rotation": not zoomed and bool(self.rotation),
+            "zoom": zoomed,
+        }
         return frozenset(family for family, used in found.items() if used)
 
     @property

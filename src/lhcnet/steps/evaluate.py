@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,10 +106,9 @@ def evaluate(
             arrays |= {f"{id_}/{name}": p for name, p in found.predicted.items()}
             accuracies = ", ".join(f"{name} {s.accuracy:.4f}" for name, s in found.scores.items())
             log.info("%s: accuracy on %s", id_, accuracies)
-            temperatures = found.temperatures(arrays["labels/validation"])
-            scored.append(
-                ModelScores(id=id_, weights=digests[id_], **found.scores, **temperatures, view_choice=found.choice)
-            )
+            fitted = found.temperatures(arrays["labels/validation"])
+            values: dict[str, Any] = {**found.scores, **fitted, "view_choice": found.choice}
+            scored.append(ModelScores(id=id_, weights=digests[id_], **values))
             if id_ in records:
                 of, w = id_.removeprefix(CONTROL_PREFIX), control_weights(network)
                 control_models.append(ControlModel(record=records[id_], of=of, w=w))
