@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +72,9 @@ def _capture(cv2: Any, source: Path | int, name: str) -> Iterator[Any]:
 
 
 def _opencv(name: str) -> Any:
+    # read when it is imported: it and FFmpeg print lines of their own, and what matters is said here
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
         import cv2
     except ImportError:
