@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from support.host import BACKBONE, LAYERS
-
 from lhcnet.config import LHCSettings
 from lhcnet.saved import Architecture, Fitted, Metrics, ModelInfo, Provenance, save
+from support.host import BACKBONE, LAYERS
 
 KINDS: dict[str, dict[str, Any]] = {
     "lhcnet": {"depths": (1,) * 4, "widths": (8,) * 4, "head": (16,), "modules": (LHCSettings(heads=1, d=3),) * 5},
