@@ -81,7 +81,9 @@ def main(
     if images and images < len(labels):
         rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:images])  # the store is sorted by class
         pixels, labels = pixels[rows], labels[rows]
-    print(f"{machine()}\n{saved.id}, {size} px, {len(labels):,} validation images; points are gains over plain\n")
+    print(
+        f"{machine('torch')}\n{saved.id}, {size} px, {len(labels):,} validation images; points are gains over plain\n"
+    )
     named = sweep(size)
     stack = predict_each(network, pixels, list(named.values()), input_size=size, device=opened)
     found = scores(named, stack, labels)

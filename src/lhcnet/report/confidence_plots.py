@@ -10,7 +10,7 @@ from lhcnet.protocol.comparisons import Statistics
 from lhcnet.protocol.confidence import BINS, COVERAGES, risk_coverage, scaled
 from lhcnet.protocol.results import Results
 from lhcnet.report.formatting import percent
-from lhcnet.report.plots import COLOURS, OF_NAME, WIDTH
+from lhcnet.report.plots import COLOURS, FEWEST, OF_NAME, WIDTH
 
 BEFORE, AFTER = "#d55e00", "#0072b2"
 
@@ -55,7 +55,8 @@ def risk(results: Results, statistics: Statistics) -> Figure:
         key = f"{one.model}/test{'_tta' if one.tta else ''}"
         confidence = scaled(results.predictions[key], one.temperature).max(1)
         coverage, error = risk_coverage(confidence, results.correct(key))
-        points = np.unique(np.linspace(0, len(coverage) - 1, 200).astype(int))  # of thousands
+        first = min(FEWEST, len(coverage)) - 1  # an error of fewer images says nothing
+        points = np.unique(np.linspace(first, len(coverage) - 1, 200).astype(int))  # of thousands
         axes.plot(
             100 * coverage[points],
             100 * error[points],

@@ -233,8 +233,8 @@ def confidence_figures(results: Results, statistics: Statistics) -> list[Drawing
         "lower panels are the histograms of the confidence."
     )
     curve = (
-        "Images are answered in the order of their confidence after temperature scaling, surest first. Dotted: the "
-        "coverages of the table."
+        "Images are answered in the order of their confidence after temperature scaling, surest first; the curve "
+        f"begins with {plots.FEWEST} images. Dotted: the coverages of the table."
     )
     return [
         Drawing("Reliability diagram", diagram, confidence_plots.reliability(results, statistics)),

@@ -18,7 +18,7 @@ def tta_table(results: Results, statistics: Statistics) -> Table:
         if model is None or model.validation_tta is None or model.test_tta is None or not isinstance(one.test, Paired):
             continue
         low, high = model.test_tta.ci95
-        row = {
+        row: dict[str, object] = {
             "model": model.id,
             "views": model.test_tta.views,
             "val": model.validation.accuracy,
