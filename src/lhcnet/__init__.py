@@ -17,11 +17,19 @@ if TYPE_CHECKING:
     from lhcnet.models.insertion import insert_lhc
     from lhcnet.models.lhc import LHC
     from lhcnet.models.lhcnet import LHCNet
+    from lhcnet.prediction.loading import load
+    from lhcnet.prediction.predictor import Predictor
 
 __version__ = "0.1.0"
-__all__ = ["LHC", "LHCNet", "__version__", "insert_lhc"]
+__all__ = ["LHC", "LHCNet", "Predictor", "__version__", "insert_lhc", "load"]
 
-_MODULES = {"LHC": "lhcnet.models.lhc", "LHCNet": "lhcnet.models.lhcnet", "insert_lhc": "lhcnet.models.insertion"}
+_MODULES = {
+    "LHC": "lhcnet.models.lhc",
+    "LHCNet": "lhcnet.models.lhcnet",
+    "Predictor": "lhcnet.prediction.predictor",
+    "insert_lhc": "lhcnet.models.insertion",
+    "load": "lhcnet.prediction.loading",
+}
 
 
 def __getattr__(name: str) -> Any:

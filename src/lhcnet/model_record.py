@@ -31,7 +31,7 @@ from lhcnet.config import (
     Stage,
     module_arguments,
 )
-from lhcnet.config_base import SparseModel
+from lhcnet.config_base import Needed, SparseModel
 from lhcnet.config_network import SIZES
 from lhcnet.estimate import Sizes, problem
 from lhcnet.validation import SLOTS, whole
@@ -233,19 +233,41 @@ def _the_seven(classes: tuple[str, ...]) -> tuple[str, ...]:
     return classes
 
 
+class Answered(FrozenModel):
+    """What a threshold of the confidence does on all `n` validation images.
+
+    `answered` of them have a confidence, after temperature scaling, of at least `threshold`; `right` of those are
+    predicted right.
+    """
+
+    threshold: Fraction
+    answered: Needed
+    right: Needed
+    n: Count
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Answered:
+        if not self.right <= self.answered <= self.n:
+            raise ValueError(f"expected right <= answered <= n, not {self.right}, {self.answered}, {self.n}")
+        return self
+
+
 class Fitted(FrozenModel):
     """What `evaluate` fitted on validation for predictions with a model.
 
     With a temperature T, a probability p becomes p^(1/T), normalised (`lhcnet.protocol.confidence.scaled`).
     `temperature` is for plain predictions. `temperature_tta` is for the mean over views, and null if the model was not
     predicted with TTA; those views are the paper's 60, or with `tta_families` the views of
-    `lhcnet.inference.tta.family_views`. Both take the angle `tta_rotation`.
+    `lhcnet.inference.tta.family_views`. Both take the angle `tta_rotation`. `thresholds` and `thresholds_tta` say what
+    thresholds of the confidence do on validation, the lowest first.
     """
 
     temperature: Annotated[float, Field(gt=0)]
     temperature_tta: Annotated[float, Field(gt=0)] | None = None
     tta_families: tuple[Family, ...] | None = None
     tta_rotation: float
+    thresholds: tuple[Answered, ...] = ()
+    thresholds_tta: tuple[Answered, ...] = ()
 
 
 class ModelInfo(Versioned, SparseModel):

@@ -160,22 +160,22 @@ def require_all_rows(png: bytes) -> None:
         columns, rows = len(range(left, width, right)), len(range(top, height, down))
         if columns:
             expected += rows * (1 + (columns * bits + 7) // 8)
-    packed, position, kind = b"", 8, b""
+    unpacker, found, position, kind = zlib.decompressobj(), 0, 8, b""
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", png, position)
-        if kind == b"IDAT":
-            packed += png[position + 8 : position + 8 + length]
+        if kind == b"IDAT" and found < expected:
+            found += len(unpacker.decompress(png[position + 8 : position + 8 + length], expected - found))
         position += 12 + length
-    if len(zlib.decompressobj().decompress(packed, expected)) < expected:
+    if found < expected:
         raise ValueError("rows are missing")
 
 
-def open_image(data: bytes) -> Image.Image:
-    """An image whose header is read and whose pixels are not decoded yet."""
+def open_image(data: bytes, formats: tuple[str, ...] = ("PNG", "JPEG")) -> Image.Image:
+    """An image of one of Pillow's formats, whose header is read and whose pixels are not decoded yet."""
     try:
-        return Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+        return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:  # its message holds an address in memory
-        raise ValueError("it is neither") from None
+        raise ValueError("it is neither" if len(formats) == 2 else "it is none of them") from None
 
 
 def _grey(image: Image.Image, where: str) -> Bytes:

@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lhcnet.config import Count, FrozenModel
+from lhcnet.model_record import Answered
 from lhcnet.protocol.statistics import wilson
 
 BINS = 15  # of the calibration error, all equally wide
 RESAMPLES = 999  # of the bootstrap, drawn with a fixed seed
 COVERAGES = (0.8, 0.9)  # shares of the images that are answered
+THRESHOLDS = tuple(step / 20 for step in range(4, 20))  # 0.2, 0.25 ... 0.95; seven classes have 0.14 at least
 COOLEST, HOTTEST = 0.05, 20.0  # bounds of a temperature; a model without a mistake on validation has no smallest one
 Probabilities = NDArray[np.floating[Any]]
 
@@ -194,6 +196,23 @@ def selective(
         accuracy=hits / n if n else None,
         accuracy_ci95=wilson(hits, n) if n else None,
     )
+
+
+def thresholds(p: Probabilities, labels: NDArray[np.uint8], temperature: float) -> tuple[Answered, ...]:
+    """What each of `THRESHOLDS` does on validation.
+
+    Args:
+        p: (n, classes) probabilities of the validation images, before scaling.
+        labels: (n,) their true classes.
+        temperature: of `fit_temperature`.
+    """
+    confidence, correct = scaled(p, temperature).max(1), p.argmax(1) == labels
+    found = []
+    for threshold in THRESHOLDS:
+        answered = confidence >= threshold
+        number, right = int(answered.sum()), int(correct[answered].sum())
+        found.append(Answered(threshold=threshold, answered=number, right=right, n=len(labels)))
+    return tuple(found)
 
 
 def measure(

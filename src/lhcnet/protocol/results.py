@@ -18,6 +18,8 @@ from lhcnet.config import Evaluation, FrozenModel
 from lhcnet.config_base import SparseModel
 from lhcnet.errors import LhcnetError
 from lhcnet.io.arrays import read_npz, require_array
+from lhcnet.model_record import Answered
+from lhcnet.protocol.confidence import thresholds
 from lhcnet.protocol.score import LABELS, Score
 from lhcnet.protocol.selection import SelectionReport, read_selection
 from lhcnet.protocol.sizes import OTHER
@@ -113,16 +115,29 @@ class EvaluationReport(Versioned):
     def chosen_model(self) -> ModelScores:
         return self.model(self.chosen)
 
-    def fitted(self) -> Fitted | None:
-        """What was fitted on validation for the chosen model; None in results of earlier versions."""
+    def fitted(self, predictions: Predictions) -> Fitted | None:
+        """What was fitted on validation for the chosen model; None in results of earlier versions.
+
+        Args:
+            predictions: those of this evaluation.
+        """
         model = self.chosen_model()
         if model.temperature is None:
             return None
+
+        def answered(suffix: str, temperature: float | None) -> tuple[Answered, ...]:
+            if temperature is None:
+                return ()
+            p, labels = predictions[f"{model.id}/validation{suffix}"], predictions["labels/validation"]
+            return thresholds(p, labels, temperature)
+
         return Fitted(
             temperature=model.temperature,
             temperature_tta=model.temperature_tta,
             tta_families=model.view_choice.families if model.view_choice else None,
             tta_rotation=self.settings.tta_rotation,
+            thresholds=answered("", model.temperature),
+            thresholds_tta=answered("_tta", model.temperature_tta),
         )
 
 

@@ -83,8 +83,8 @@ def _confidence(scores: ModelScores, labels: NDArray[Any], p: NDArray[Any]) -> s
     correct = p.argmax(1) == labels
     before, after = (calibration_error(q.max(1), correct) for q in (p.astype(float), scaled(p, temperature)))
     return (
-        f"Confidence: temperature {temperature:.3f}, fitted on validation (p becomes p^(1/T), normalised; the outputs "
-        f"are not scaled). Expected calibration error on test ({BINS} equally wide bins): {before:.4f} before, "
+        f"Confidence: temperature {temperature:.3f}, fitted on validation (p becomes p^(1/T), normalised, in the "
+        f"answers of this model). Expected calibration error on test ({BINS} equally wide bins): {before:.4f} before, "
         f"{after:.4f} after scaling."
     )
 

@@ -12,7 +12,7 @@ from lhcnet.config import BaselineSettings
 from lhcnet.saved import CLASSES, Architecture, open_facts
 
 OF_TIMM, OF_TORCHVISION = ("timm", "torchvision"), ("torchvision",)  # what such a network is built with
-REQUIREMENTS = ("torch", "numpy", "pandas", "pydantic", "ruamel.yaml", "safetensors", "pillow")
+REQUIREMENTS = ("torch", "numpy", "pandas", "pydantic", "ruamel.yaml", "safetensors", "pillow", "scipy")
 
 
 def pyfunc_arguments(model: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
@@ -14,8 +15,8 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from lhcnet.config import Compute
 from lhcnet.errors import LhcnetError
-from lhcnet.inference.predict import predict
-from lhcnet.inference.tta import plain_views, tta_views
+from lhcnet.prediction.model import calibrated
+from lhcnet.prediction.network import NetworkModel
 from lhcnet.runtime import open_device
 from lhcnet.saved import open_model
 from lhcnet.serving.images import read_images
@@ -44,8 +45,7 @@ class FacialExpressions(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Open the model directory, which is the artifact "model"."""
         self.saved = open_model(Path(context.artifacts["model"]))
-        self.network = self.saved.network()
-        self.device = open_device(Compute(device="cpu"))
+        self.model = NetworkModel.of(self.saved, open_device(Compute(device="cpu")))
         self.one_at_a_time = threading.Lock()  # the server has a thread a request: it bounds the memory
 
     # MLflow warns of every type hint on model_input that is not a list: the signature says what it takes
@@ -56,10 +56,12 @@ class FacialExpressions(PythonModel):
             context: not used.
             model_input: data frame with the column `image`; `lhcnet.serving.images.read_images` says what it may hold.
                 Without MLflow's signature: an iterable of such values.
-            params: `tta`: whether the probabilities are the mean over the paper's 60 views; default: False.
+            params: `tta`: whether the probabilities are the mean over the views of test-time augmentation; default:
+                False.
 
         Returns:
-            a row an image: `label`, the most probable class, and the probability of each class.
+            a row an image: `label`, the most probable class, and the probability of each class, scaled with the
+            temperature that is stored with the model, if any.
 
         Raises:
             ServingError: an image cannot be read, or the model's outputs are not finite.
@@ -68,14 +70,13 @@ class FacialExpressions(PythonModel):
             pixels = read_images(_values(model_input))
         except LhcnetError as error:
             raise ServingError(str(error), "BAD_REQUEST") from None
-        views = tta_views() if (params or {}).get("tta") else plain_views()
-        size, classes = self.saved.info.architecture.input_size, list(self.saved.info.classes)
+        classes = list(self.model.classes)
         try:
             with self.one_at_a_time:
-                probabilities = predict(self.network, pixels, views, input_size=size, device=self.device)
-        except FloatingPointError as error:
-            raise ServingError(f"{self.saved.id}: {error}", "INTERNAL_ERROR") from None
-        answers = pd.DataFrame(probabilities, columns=classes)
+                probabilities, _ = calibrated(self.model, pixels, tta=bool((params or {}).get("tta")))
+        except LhcnetError as error:
+            raise ServingError(str(error), "INTERNAL_ERROR") from None
+        answers = pd.DataFrame(probabilities.astype(np.float32), columns=classes)
         answers.insert(0, "label", [classes[best] for best in probabilities.argmax(1)])
         return answers
 

@@ -125,7 +125,7 @@ def evaluate(
         labels, p = arrays["labels/test"], arrays[f"{selected.chosen}/test"]
         if chosen is not None:
             with atomic_directory(chosen, MODEL_FOLDER) as folder:
-                saved[selected.chosen].copy(folder, fitted=report.fitted())
+                saved[selected.chosen].copy(folder, fitted=report.fitted(arrays))
         with atomic_directory(out, EVALUATION_FOLDER) as folder:
             write_json(folder / "evaluation.json", report.to_dict())
             np.savez(folder / "predictions.npz", **arrays)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from lhcnet.protocol.confidence import (
     risk_coverage,
     scaled,
     selective,
+    thresholds,
 )
 
 
@@ -89,3 +90,12 @@ def test_thresholds_come_from_validation_and_are_measured_on_test() -> None:
     coverage, risk = risk_coverage(confidence, correct)
     assert coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
     assert risk.tolist() == pytest.approx([0, 1 / 2, 2 / 3, 1 / 2])
+
+
+def test_thresholds_count_what_is_answered_and_what_is_right() -> None:
+    p = np.array([[0.92, 0.08], [0.62, 0.38], [0.28, 0.72]], np.float32)
+    labels = np.array([0, 1, 1], np.uint8)
+    rows = {row.threshold: (row.answered, row.right, row.n) for row in thresholds(p, labels, 1.0)}
+    assert list(rows) == sorted(rows)
+    assert [rows[at] for at in (0.2, 0.6, 0.65, 0.75, 0.95)] == [(3, 2, 3), (3, 2, 3), (2, 2, 3), (1, 1, 3), (0, 0, 3)]
+    assert thresholds(p, labels, 20.0)[-8].answered == 0  # all near 0.5

@@ -16,13 +16,16 @@ import yaml
 from safetensors.torch import load_file, save_file
 from support.hostile.models import with_digest
 from support.hostile.tables import VALID
+from support.untrained import untrained
 
 from lhcnet.config import Compute
+from lhcnet.data.drawn_faces import draw
 from lhcnet.errors import LhcnetError
 from lhcnet.inference.predict import predict
-from lhcnet.inference.tta import plain_views, tta_views
+from lhcnet.inference.tta import family_views, plain_views, tta_views
+from lhcnet.protocol.confidence import scaled
 from lhcnet.runtime import open_device
-from lhcnet.saved import CLASSES, FILES, open_model
+from lhcnet.saved import CLASSES, FILES, Fitted, open_model
 from lhcnet.serving.pyfunc import FacialExpressions, ServingError
 
 IMAGES = VALID.images[:3]
@@ -100,6 +103,17 @@ def test_altered_weights_are_noticed_when_the_model_is_loaded(model: Path, tmp_p
     weights.write_bytes(content)
     with pytest.raises(LhcnetError, match=r"model\.safetensors: its SHA-256 is"):
         opened(tmp_path / "model")
+
+
+def test_the_temperatures_and_views_of_the_model_are_used(tmp_path: Path) -> None:
+    fitted = Fitted(temperature=2.0, temperature_tta=0.5, tta_families=("flip",), tta_rotation=0.15)
+    folder, images = untrained(tmp_path / "model", "lhcnet", fitted), draw(42, seed=0).images[:3]
+    network, device = open_model(folder).network(), open_device(Compute(device="cpu"))
+    for tta, views, temperature in ((False, plain_views(), 2.0), (True, family_views(["flip"]), 0.5)):
+        plain = predict(network, images, views, input_size=32, device=device)
+        answers = opened(folder).predict(None, images, params={"tta": tta})[list(CLASSES)].to_numpy()
+        np.testing.assert_allclose(answers, scaled(plain, temperature), atol=1e-5)
+        assert np.abs(answers - plain).max() > 1e-2
 
 
 def test_outputs_that_are_not_finite_are_an_error_of_the_model_not_of_the_request(model: Path, tmp_path: Path) -> None:

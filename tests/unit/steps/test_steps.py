@@ -156,6 +156,8 @@ def test_a_diverged_seed_is_rejected_and_the_pipeline_continues(
     assert copied.info.fitted is not None
     assert (copied.temperature, copied.temperature_tta) == (helpful.temperature, helpful.temperature_tta)
     assert copied.info.fitted.tta_families == choice.families
+    kinds = copied.info.fitted.thresholds, copied.info.fitted.thresholds_tta
+    assert [kind[0].n for kind in kinds] == [helpful.validation.n, helpful.validation_tta.n]
     assert copied.weights_digest() == good.weights_digest()
 
     data_report = tmp_path / "data_report.json"

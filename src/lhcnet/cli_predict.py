@@ -1,0 +1,119 @@
+"""The command that puts a trained model to use: expressions on pictures of any kind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from lhcnet.errors import LhcnetError
+
+if TYPE_CHECKING:
+    from lhcnet.model_record import Answered
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this command to the program `lhcnet`."""
+    app.command()(predict)
+
+
+def predict(
+    model: Annotated[str, typer.Argument(help="Model directory, models:/NAME@ALIAS, runs:/ID/PATH, or .onnx file.")],
+    inputs: Annotated[
+        list[str], typer.Argument(help="Image files, folders, patterns, zips, videos, camera:0, or - for stdin.")
+    ],
+    format: Annotated[
+        Literal["table", "jsonl", "csv"], typer.Option(help="Format of the output: a row a face.")
+    ] = "table",
+    out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
+    annotate: Annotated[Path | None, typer.Option(help="New folder for pictures with boxes and labels.")] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Average over the views of test-time augmentation.")] = False,
+    abstain_below: Annotated[
+        float, typer.Option(min=0, max=1, help="Give no label to faces with a lower probability.")
+    ] = 0.0,
+    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Pictures in a batch.")] = 32,
+    every: Annotated[int, typer.Option(min=1, help="Of a video, each n-th frame.")] = 1,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")] = "cpu",
+) -> None:
+    """Predict the expressions on pictures.
+
+    Pictures that cannot be read are reported and left out; the exit status is then 1.
+    """
+    from tqdm import tqdm
+
+    from lhcnet.prediction.annotate import Annotator
+    from lhcnet.prediction.inputs import CAMERA, count_inputs, read_inputs
+    from lhcnet.prediction.loading import load
+    from lhcnet.prediction.output import Writer
+    from lhcnet.prediction.stream import predict_stream
+
+    annotator = None if annotate is None else Annotator(annotate)
+    predictor = load(model, device=device, batch_size=batch_size)
+    if abstain_below:
+        typer.echo(_on_validation(predictor.on_validation(abstain_below, tta=tta)), err=True)
+    answered = failed = 0
+
+    def report(why: str) -> None:
+        nonlocal failed
+        failed += 1
+        tqdm.write(f"lhcnet: {why}", file=sys.stderr)
+
+    hidden = not sys.stderr.isatty() or (out is None and sys.stdout.isatty())  # rows on the terminal are progress too
+    total = None if hidden else count_inputs(inputs, every)
+    with_camera = any(one.startswith(CAMERA) for one in inputs)
+    at_once = 1 if with_camera else batch_size  # a frame is answered when it is seen
+    with _output(out) as file, _ended_by_hand(with_camera):
+        writer = Writer(file, format, predictor.classes)
+        found = tqdm(read_inputs(inputs, every), total=total, unit="picture", disable=hidden, dynamic_ncols=True)
+        for predicted in predict_stream(
+            predictor, found, report, batch_size=at_once, tta=tta, abstain_below=abstain_below
+        ):
+            writer.write(predicted)
+            if annotator:
+                annotator.write(predicted)
+            answered += 1
+    if failed:
+        raise LhcnetError(f"{failed:,} of {answered + failed:,} inputs could not be read")
+
+
+def _on_validation(found: Answered | None) -> str:
+    """What a threshold did on validation, in one sentence."""
+    if found is None:
+        return "The model does not store what this threshold did on validation."
+    from lhcnet.protocol.statistics import wilson
+
+    with_what = f"with the threshold {found.threshold:g}, {found.answered:,} of {found.n:,} images got a label"
+    if not found.answered:
+        return f"On validation, {with_what}."
+    low, high = wilson(found.right, found.answered)
+    share, right = 100 * found.answered / found.n, 100 * found.right / found.answered
+    return (
+        f"On validation, {with_what} ({share:.1f} %), and {right:.1f} % of these were right "
+        f"(95 % interval {100 * low:.1f} to {100 * high:.1f})."
+    )
+
+
+@contextmanager
+def _output(out: Path | None) -> Iterator[IO[str]]:
+    """Standard output, or a file that is complete or absent."""
+    if out is None:
+        yield sys.stdout
+        return
+    from lhcnet.io.atomic import atomic_file
+
+    with atomic_file(out) as path, path.open("w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+@contextmanager
+def _ended_by_hand(by_hand: bool) -> Iterator[None]:
+    """A camera has no last picture: Ctrl-C ends it as the last picture would."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if not by_hand:
+            raise

@@ -1,0 +1,1 @@
+"""The trained model put to use: pictures of any kind in, expressions with probabilities out."""

@@ -1,0 +1,242 @@
+"""`lhcnet.load`: a trained model as an object that takes pictures and answers with expressions and probabilities."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lhcnet.data.fer2013 import Bytes
+from lhcnet.errors import LhcnetError
+from lhcnet.io.files import read_bytes_bounded
+from lhcnet.prediction.pictures import ANY, grey, read_picture
+
+if TYPE_CHECKING:
+    from lhcnet.model_record import Answered, Fitted
+    from lhcnet.prediction.model import ProbabilityModel
+
+BLANK = "blank"
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels of the upright picture; `right` and `bottom` are the first ones outside of it."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+FaceFinder = Callable[[Image.Image], Sequence[Box]]
+"""Finds the faces of a picture (mode L or RGB), with the margin that FER2013's have; none is an answer."""
+
+
+def whole_picture(picture: Image.Image) -> Sequence[Box]:
+    """The box of a picture that is one face."""
+    return (Box(0, 0, picture.width, picture.height),)
+
+
+@dataclass(frozen=True)
+class Face:
+    """The prediction of one face.
+
+    Attributes:
+        picture: index of the picture among those that were given.
+        label: the most probable class, or None if its probability is below the threshold of an abstention.
+        probabilities: of each class.
+        box: the face in the picture; without a finder of faces the whole picture.
+        calibrated: whether the probabilities are scaled with a temperature that was fitted on validation.
+        unlike: why the image is unlike the training images: `blank`, its grey values differ by 3 at most. Empty
+            otherwise. The label of such an image says nothing.
+    """
+
+    picture: int
+    label: str | None
+    probabilities: dict[str, float]
+    box: Box
+    calibrated: bool
+    unlike: str = ""
+
+    @property
+    def best(self) -> str:
+        """The most probable class, also where the label is None."""
+        return max(self.probabilities, key=self.probabilities.__getitem__)
+
+    @property
+    def confidence(self) -> float:
+        """Probability of the most probable class."""
+        return self.probabilities[self.best]
+
+    @property
+    def abstained(self) -> bool:
+        return self.label is None
+
+
+class Predictor:
+    """A model that takes pictures of any kind.
+
+    Args:
+        model: gives the probabilities of grey 48x48 images; `lhcnet.load` opens one.
+        finder: finds the faces of a picture. None: each picture is one face, as the crops of FER2013 are.
+        fitted: what `evaluate` stored with the model about thresholds of abstention, if anything.
+
+    Example:
+        >>> import numpy as np
+        >>> from lhcnet import LHCNet, Predictor
+        >>> from lhcnet.prediction.network import NetworkModel
+        >>> from lhcnet.data.fer2013 import CLASSES
+        >>> small = [{"heads": 1, "d": 2}] * 5
+        >>> network = LHCNet(small, input_size=32, depths=[1] * 4, widths=[4] * 4, head=[8], seed=0)
+        >>> predictor = Predictor(NetworkModel(network, "untrained", CLASSES))
+        >>> faces = predictor.predict(np.tile(np.arange(48, dtype=np.uint8), (48, 1)))
+        >>> len(faces), round(sum(faces[0].probabilities.values()), 3), faces[0].calibrated
+        (1, 1.0, False)
+    """
+
+    def __init__(self, model: ProbabilityModel, finder: FaceFinder | None = None, fitted: Fitted | None = None) -> None:
+        self.model, self.finder, self.fitted = model, finder or whole_picture, fitted
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the probabilities."""
+        return self.model.classes
+
+    def predict(self, x: object, *, tta: bool = False, abstain_below: float = 0.0) -> list[Face]:
+        """Predict the expressions of all faces in one picture or several.
+
+        Args:
+            x: a picture: the path of an image file or its bytes, a picture of Pillow, a numpy array (H, W) or
+                (H, W, C), or a tensor (H, W) or (C, H, W), with C of 1, 3 or 4. Or several: any iterable of pictures,
+                an array (N, H, W) or (N, H, W, C), a tensor (N, C, H, W). `lhcnet.prediction.pictures` says which
+                values arrays may have.
+            tta: average the probabilities over the views of test-time augmentation.
+            abstain_below: faces whose highest probability is lower get the label None.
+
+        Returns:
+            The faces of the first picture, then those of the second, and so on.
+
+        Raises:
+            LhcnetError: there is no picture, one cannot be read (the message has its path or index), or the threshold
+                is not in 0..1.
+        """
+        pictures = [_read(value, where) for value, where in _pictures(x)]
+        return self.predict_read(pictures, tta=tta, abstain_below=abstain_below)
+
+    def predict_read(
+        self, pictures: Sequence[Image.Image], *, tta: bool = False, abstain_below: float = 0.0
+    ) -> list[Face]:
+        """`predict` for pictures that `lhcnet.prediction.pictures.read_picture` has read; none gives no face."""
+        from lhcnet.data.audit import is_blank  # loads pydantic
+        from lhcnet.prediction.model import calibrated
+
+        if not 0 <= abstain_below <= 1:
+            raise LhcnetError(f"abstain_below: expected a probability of 0..1, not {abstain_below:g}")
+        boxes = [(index, box) for index, picture in enumerate(pictures) for box in self.finder(picture)]
+        if not boxes:
+            return []
+        images = np.stack([_crop(pictures[index], box) for index, box in boxes])
+        probabilities, is_calibrated = calibrated(self.model, images, tta=tta)
+        faces = []
+        for (index, box), blank, row in zip(boxes, is_blank(images), probabilities, strict=True):
+            named = dict(zip(self.classes, row.tolist(), strict=True))
+            label = self.classes[int(row.argmax())]
+            face = Face(index, label, named, box, is_calibrated, BLANK if blank else "")
+            faces.append(replace(face, label=None) if face.confidence < abstain_below else face)
+        return faces
+
+    def on_validation(self, abstain_below: float, *, tta: bool = False) -> Answered | None:
+        """What a threshold did on the validation images.
+
+        Args:
+            abstain_below: the threshold; the nearest stored one that is not higher is taken.
+            tta: for predictions with test-time augmentation.
+
+        Returns:
+            Threshold, numbers of all, answered and rightly answered images; None if the model stores no such threshold.
+        """
+        if self.fitted is None:
+            return None
+        rows = self.fitted.thresholds_tta if tta else self.fitted.thresholds
+        return max((row for row in rows if row.threshold <= abstain_below), key=lambda row: row.threshold, default=None)
+
+    def embed(self, x: object) -> NDArray[np.float32]:
+        """Features of the faces before the head of the network.
+
+        Args:
+            x: as in `predict`.
+
+        Returns:
+            (N, D), in the order of the faces that `predict` returns.
+
+        Raises:
+            LhcnetError: as in `predict`; or the model does not give features.
+        """
+        pictures = [_read(value, where) for value, where in _pictures(x)]
+        crops = [_crop(picture, box) for picture in pictures for box in self.finder(picture)]
+        if not crops:
+            raise LhcnetError("no face was found in the pictures, expected one at least")
+        return self.model.embeddings(np.stack(crops))
+
+
+def _crop(picture: Image.Image, box: Box) -> Bytes:
+    whole = (0, 0, picture.width, picture.height)
+    corners = (box.left, box.top, box.right, box.bottom)
+    return grey(picture if corners == whole else picture.crop(corners))
+
+
+def _pictures(x: object) -> Iterator[tuple[object, str]]:
+    """The pictures in an argument of `predict`, one an element, with their names for error messages."""
+    values = list(_each(x)) if (several := _is_several(x)) else [x]
+    if not values:
+        raise LhcnetError("pictures: expected at least one, got none")
+    for index, value in enumerate(values):
+        where = str(value) if isinstance(value, str | Path) else f"picture {index}" if several else "picture"
+        yield value, where
+
+
+def _is_several(x: Any) -> bool:
+    if isinstance(x, str | Path | bytes | bytearray | memoryview | Image.Image):
+        return False
+    if isinstance(x, np.ndarray):
+        return x.ndim > 3 or (x.ndim == 3 and x.shape[2] not in (1, 3, 4))
+    return x.ndim > 3 if _is_tensor(x) else True
+
+
+def _each(x: Any) -> Iterator[object]:
+    try:
+        found: Iterator[object] = iter(x)
+    except TypeError:
+        raise LhcnetError(f"pictures: expected a picture or several, got {type(x).__name__}") from None
+    return found
+
+
+def _is_tensor(x: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def _read(value: Any, where: str) -> Image.Image:
+    if isinstance(value, str | Path):
+        try:
+            value = read_bytes_bounded(Path(value), ANY.largest_file)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise LhcnetError(f"{where}: expected an image file: {reason}") from None
+    elif _is_tensor(value):
+        value = value.detach().cpu()
+        value = (value.float() if value.is_floating_point() else value).numpy()
+        if value.ndim == 3:
+            if value.shape[0] not in (1, 3, 4):
+                raise LhcnetError(
+                    f"{where}: expected a tensor (H, W) or (C, H, W) with 1, 3 or 4 channels, got one of shape "
+                    f"{tuple(value.shape)}; several pictures are (N, C, H, W)"
+                )
+            value = value.transpose(1, 2, 0)
+    return read_picture(value, where)
