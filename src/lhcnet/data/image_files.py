@@ -88,7 +88,7 @@ def read_image_files(source: Path, entries: list[ArchiveEntry], reading: Reading
     located.sort(key=lambda image: (image.split, image.label, image.number or 0, image.file))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of sizes that are refused here, and of unimportant metadata
-        images = np.stack([_read_pixels(image.entry, reading) for image in located])
+        images = np.stack([read_pixels(image.entry, reading) for image in located])
     splits = np.array([image.split for image in located], np.uint8)
     labels = np.array([image.label for image in located], np.uint8)
     naming = "split in file names" if split_in_names else "re-export im<k>" if numbered else "no split in file names"
@@ -147,7 +147,7 @@ def _locate(entry: ArchiveEntry, reading: Reading) -> _LocatedImage:
     )
 
 
-def _read_pixels(entry: ArchiveEntry, reading: Reading) -> Bytes:
+def read_pixels(entry: ArchiveEntry, reading: Reading) -> Bytes:
     """Grey values (48, 48) of an image file."""
     limit = _MAX_RESIZED if reading.resize else _MAX_IMAGE
     with decoding_errors(entry.where, _UNDAMAGED):

@@ -7,7 +7,8 @@ The shapes are recognised by content, in a file, a folder, a zip or a tar (never
 2. train.csv and test.csv (emotion, pixels) with or without val.csv, side by side: the file names say the split;
 3. images in train/<class>/, test/<class>/ and, where there is one, validation/<class>/; the split is in the names of
    the folders or files, or the files are numbered im<k>;
-4. Parquet files with the columns image and label, as data sets on Hugging Face have them.
+4. Parquet files with the columns image and label, as data sets on Hugging Face have them;
+5. RAF-DB's list of labels with its images.
 
 Everything wrong with an input is an LhcnetError that names the file, the row and what was expected. An input with more
 labelled images than are used is wrong as well.
@@ -36,6 +37,7 @@ from lhcnet.data.ferplus import is_ferplus, relabel
 from lhcnet.data.image_files import IMAGE_ENDINGS, in_class_folder, read_image_files
 from lhcnet.data.parquet import ENDING as PARQUET
 from lhcnet.data.parquet import read_parquet
+from lhcnet.data.rafdb import find_list, read_rafdb
 from lhcnet.data.reading import Reading
 from lhcnet.data.tables import Arrays, Table, open_table, row_counts
 from lhcnet.errors import LhcnetError
@@ -99,6 +101,8 @@ def _cut_validation(labels: Bytes, splits: Bytes, fraction: float, seed: int) ->
 
 def _recognise(source: Path, entries: list[ArchiveEntry], reading: Reading) -> tuple[Arrays, str]:
     """Images, labels and splits, and the shape's name; without an official split no image is VALIDATION."""
+    if (listed := find_list(entries)) and not reading.ferplus:
+        return read_rafdb(source, listed, entries, reading)
     opened = [open_table(entry) for entry in entries if not in_class_folder(entry, reading)]
     tables = [table for table in opened if table.has_pixels_or_labels]
     names = {table.entry.name for table in tables}

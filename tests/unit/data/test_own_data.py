@@ -145,3 +145,25 @@ def test_labels_of_ferplus(tmp_path: Path) -> None:
             read(folder(tmp_path / name, files | wrong), reading=ferplus)
     with pytest.raises(LhcnetError, match="no folders of images; found 0 of the one and 0 of the other"):
         read(folder(tmp_path / "images", pngs()), reading=ferplus)
+
+
+def test_rafdb(tmp_path: Path) -> None:
+    lines, files, classes = [], {}, ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
+    for number, (image, label, split) in enumerate(zip(FACES.images, FACES.labels, FACES.splits, strict=True)):
+        name = f"{'test' if split == 2 else 'train'}_{number:05}"
+        lines.append(f"{name}.jpg {1 + classes.index(CLASSES[label])}")
+        files[f"basic/Image/aligned/{name}_aligned.jpg"] = encoded(Image.fromarray(image).convert("RGB"))
+        files[f"basic/Image/original/{name}.jpg"] = b"not read"
+    listed = "basic/EmoLabel/list_patition_label.txt"
+    source = folder(tmp_path / "in", files | {listed: text(lines)})
+    faces = read(source, reading=reading(resize=48))
+    assert (faces.shape, faces.validation) == ("RAF-DB (aligned images)", "cut from train")
+    ours = {(image.tobytes(), int(label)) for image, label in zip(FACES.images, FACES.labels, strict=True)}
+    assert {(image.tobytes(), int(label)) for image, label in zip(faces.images, faces.labels, strict=True)} == ours
+    for name, wrong, expected in (
+        ("label", [*lines[:-1], f"{lines[-1][:-1]}8"], f"line {len(lines)}: expected a file name and a label 1..7"),
+        ("unlisted", lines[1:], "is not in .*list_patition_label.txt, expected a label for every image"),
+        ("absent", [*lines, "train_99999.jpg 1"], "has no image train_99999_aligned"),
+    ):
+        with pytest.raises(LhcnetError, match=expected):
+            read(folder(tmp_path / name, files | {listed: text(wrong)}), reading=reading(resize=48))
