@@ -72,7 +72,7 @@ def in_openvino(content: bytes, threads: int) -> Predict:
 
     core: Any = openvino.Core()
     model = core.read_model(content)
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"})
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"})
 
     def run(images: np.ndarray) -> object:
         return [
