@@ -46,7 +46,7 @@ class ExportedNetwork(nn.Module):
             grey = torch.stack([render(grey, view) for view in self.views], dim=1).flatten(0, 1)  # (N*views, 1, S, S)
         logits: Tensor = self.network(grey.expand(-1, 3, -1, -1)).float()
         if len(self.views) > 1:
-            p = logits.softmax(1).unflatten(0, (-1, len(self.views)))  # (N, views, classes)
+            p = logits.softmax(1).reshape(-1, len(self.views), logits.shape[1])  # (N, views, classes)
             logits = (p * self.weights).sum(1).clamp_min(torch.finfo(torch.float32).tiny).log()
         return logits, (logits / self.temperature).softmax(1)
 

@@ -38,10 +38,11 @@ def nodes_to_quantise(proto: ModelProto) -> list[str]:
 
 
 def _has_a_place(node: NodeProto) -> bool:
-    scopes = next((ast.literal_eval(entry.value) for entry in node.metadata_props if entry.key == SCOPES), [])
+    noted = (entry.value for entry in node.metadata_props if entry.key == SCOPES)
+    scopes: list[str] = ast.literal_eval(next(noted, "[]"))
     if NETWORK not in scopes:
         return False  # preprocessing, views
-    return node.op_type == "Conv" or not any(str(scope).startswith(ATTENTION) for scope in scopes)
+    return node.op_type == "Conv" or not any(scope.startswith(ATTENTION) for scope in scopes)
 
 
 def quantise(proto: ModelProto, images: Bytes, *, weight_bits: int = 7, batch: int = 16) -> ModelProto:
