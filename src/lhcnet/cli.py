@@ -282,6 +282,7 @@ def evaluate(
     selection: Annotated[Path | None, typer.Option(help="With `folder`: selection.json.")] = None,
     control: Annotated[Path | None, typer.Option(help="With `folder`: the LHC-NetCs, written by `control`.")] = None,
     out: Annotated[Path | None, typer.Option(help="With `folder`: folder to write.")] = None,
+    chosen: Annotated[Path | None, typer.Option(help="With `folder`: copy the chosen model directory here.")] = None,
     trainval: Trainval = Path("artifacts/trainval"),
     test: Test = Path("artifacts/test"),
     device: Annotated[str | None, typer.Option(help="cpu or cuda, instead of compute.device.")] = None,
@@ -296,12 +297,13 @@ def evaluate(
     config, context = _open(params)
     if device:
         context = context.with_device(device)
-    if weights and not (folder or selection or control or out):
+    if weights and not (folder or selection or control or out or chosen):
         scores = steps.evaluate_weights(weights, trainval, test, evaluation=config.evaluation, context=context)
         cli_tools.show_scores(scores)
     elif folder and selection and out and not weights:
         models, settings = model_folders(config, folder, "ABC"), config.evaluation
-        steps.evaluate(models, selection, trainval, test, out, evaluation=settings, context=context, control=control)
+        also = {"control": control, "chosen": chosen}
+        steps.evaluate(models, selection, trainval, test, out, evaluation=settings, context=context, **also)
     else:
         raise LhcnetError("evaluate: expected --weights alone, or a folder with --selection and --out")
 

@@ -23,7 +23,7 @@ def export(
     model: Annotated[Path, typer.Argument(help="Model directory.")],
     out: Annotated[Path, typer.Option(help="File to write: .onnx, or .pt2 for torch-export.")],
     format: Annotated[Literal["onnx", "int8", "torch-export"], typer.Option(help="int8 is ONNX with 8 bits.")] = "onnx",
-    tta: Annotated[bool, typer.Option("--tta", help="The file gives the mean over 60 views of each image.")] = False,
+    tta: Annotated[bool, typer.Option("--tta", help="The file gives the mean over the model's views.")] = False,
     calibration: Annotated[
         Path | None, typer.Option(help="int8: store with the split validation, to measure ranges on.")
     ] = None,
@@ -64,7 +64,9 @@ def score(
     from lhcnet.steps.score_store import score_store
 
     config = load(params)
-    found = score_store(model, store, split=split, evaluation=config.evaluation, compute=config.compute, tta=tta)
+    found = score_store(
+        model, store, split=split, batch_size=config.evaluation.batch_size, compute=config.compute, tta=tta
+    )
     print_scores({str(one.views): one for one in found.scores})
     print_table(found.by_class())
 

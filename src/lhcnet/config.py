@@ -19,6 +19,7 @@ from lhcnet.config_base import ClassName as ClassName
 from lhcnet.config_base import Count as Count
 from lhcnet.config_base import Depth as Depth
 from lhcnet.config_base import Exclusion as Exclusion
+from lhcnet.config_base import Family as Family
 from lhcnet.config_base import FolderName as FolderName
 from lhcnet.config_base import Fraction as Fraction
 from lhcnet.config_base import FrozenModel as FrozenModel
@@ -137,16 +138,20 @@ class Selection(FrozenModel):
     minimum: Minimum = Minimum()
 
 
-class Evaluation(FrozenModel):
+class Evaluation(SparseModel):
     """How models are evaluated.
 
     `tta` selects the kept models that are evaluated with test-time augmentation: all of them, or the best on validation
     of set A and of the sets B and C together. `tta_rotation` is the rotation (radians) of the zoomed views: 0.15 in the
-    reference implementation, which the published figures come from; the paper's text says 0.4.
+    reference implementation, which the published figures come from; the paper's text says 0.4. `views`: the paper's 60
+    views, or those families of them that help each model on validation (`lhcnet.protocol.view_choice`).
     """
+
+    newer: ClassVar = frozenset({"views"})
 
     tta: Literal["best", "kept"] = "kept"
     tta_rotation: Annotated[float, Field(ge=0, le=3.2)] = 0.15
+    views: Literal["paper", "helpful"] = "paper"
     batch_size: Count = 32
 
 

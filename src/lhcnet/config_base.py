@@ -26,6 +26,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]  # no 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 InputSize = Annotated[int, BeforeValidator(whole), Field(ge=32, le=1024)]
 Exclusion = Literal["leaks", "blanks"]  # from training: lhcnet.data.exclusion
+Family = Literal["flip", "shift", "rotation", "zoom"]  # of the views of TTA: lhcnet.inference.tta
 ClassName = Literal[
     "anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral", "left_out"
 ]  # of data.classes

@@ -18,6 +18,7 @@ from lhcnet.config import (
     Compute,
     Count,
     Depth,
+    Family,
     Fraction,
     FrozenModel,
     InputSize,
@@ -217,11 +218,29 @@ def _the_seven(classes: tuple[str, ...]) -> tuple[str, ...]:
     return classes
 
 
-class ModelInfo(Versioned):
+class Fitted(FrozenModel):
+    """What `evaluate` fitted on validation for predictions with a model.
+
+    With a temperature T, a probability p becomes p^(1/T), normalised (`lhcnet.protocol.confidence.scaled`).
+    `temperature` is for plain predictions. `temperature_tta` is for the mean over views, and null if the model was not
+    predicted with TTA; those views are the paper's 60, or with `tta_families` the views of
+    `lhcnet.inference.tta.family_views`. Both take the angle `tta_rotation`.
+    """
+
+    temperature: Annotated[float, Field(gt=0)]
+    temperature_tta: Annotated[float, Field(gt=0)] | None = None
+    tta_families: tuple[Family, ...] | None = None
+    tta_rotation: float
+
+
+class ModelInfo(Versioned, SparseModel):
     """`model.json`. `weights` is the SHA-256 of `model.safetensors`.
 
-    It is null in memory, until `save` has written both, and where the training ended early.
+    It is null in memory, until `save` has written both, and where the training ended early. `fitted` is in the chosen
+    model that `evaluate` writes and `register` registers; all others have no such key.
     """
+
+    newer: ClassVar = frozenset({"fitted"})
 
     architecture: Architecture
     preprocessing: Literal["48x48 grey 0..255, bilinear to input_size, copied to 3 channels"] = (
@@ -230,6 +249,7 @@ class ModelInfo(Versioned):
     classes: Annotated[tuple[str, ...], AfterValidator(_the_seven)] = CLASSES
     provenance: Provenance
     weights: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    fitted: Fitted | None = None
 
 
 class ModelRecord(FrozenModel):

@@ -27,6 +27,7 @@ from lhcnet.model_record import (
     UNFINISHED,
     Architecture,
     Epoch,
+    Fitted,
     Metrics,
     ModelInfo,
     ModelRecord,
@@ -52,6 +53,7 @@ __all__ = [
     "WEIGHTS",
     "Architecture",
     "Epoch",
+    "Fitted",
     "Metrics",
     "ModelInfo",
     "ModelRecord",
@@ -87,6 +89,16 @@ class SavedModel:
     def id(self) -> str:
         return self.info.provenance.id
 
+    @property
+    def temperature(self) -> float | None:
+        """Temperature of plain predictions, fitted on validation; None if `evaluate` did not write this model."""
+        return self.info.fitted.temperature if self.info.fitted else None
+
+    @property
+    def temperature_tta(self) -> float | None:
+        """Temperature of predictions with TTA; None as well if they were not made. `info.fitted` names the views."""
+        return self.info.fitted.temperature_tta if self.info.fitted else None
+
     def weights_digest(self) -> str:
         """SHA-256 of `model.safetensors`. Raises `LhcnetError` if it is not the one in `model.json`."""
         self._require_weights()
@@ -108,8 +120,13 @@ class SavedModel:
                 f"{str(digest)[:12]}: run the step that wrote {where} again"
             )
 
-    def copy(self, folder: Path) -> None:
-        """Copy the four files, and nothing else, into an existing folder; links are read, not copied."""
+    def copy(self, folder: Path, *, fitted: Fitted | None = None) -> None:
+        """Copy the four files, and nothing else, into an existing folder; links are read, not copied.
+
+        Args:
+            folder: to copy to.
+            fitted: what the copy's `model.json` gets; the other files stay as they are.
+        """
         self._require_weights()
         limits = {HISTORY: _LONGEST_HISTORY, WEIGHTS: self._largest()}
         for name in FILES:
@@ -121,6 +138,8 @@ class SavedModel:
             (folder / name).write_bytes(content)
             if name == WEIGHTS:
                 self._require_digest(hashlib.sha256(content).hexdigest())
+        if fitted is not None:
+            write_json(folder / MARKER, self.info.model_copy(update={"fitted": fitted}).to_dict())
 
     def save_facts(self, target: Path) -> None:
         """Write the facts of this model, which are everything except its weights, as a folder for `open_facts`."""

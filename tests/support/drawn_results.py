@@ -14,9 +14,18 @@ from lhcnet.protocol.results import ControlModel, EvaluationReport, ModelScores,
 from lhcnet.protocol.score import Score, score
 from lhcnet.protocol.selection import Entry, SelectionReport, best_on_validation
 from lhcnet.protocol.sizes import sizes
+from lhcnet.protocol.view_choice import ViewChoice, ViewScore
 from lhcnet.saved import Architecture, Epoch, Metrics, ModelRecord, Provenance
 
 DIGEST = "d" * 64
+_TRIED = (("plain", 1, 0.5, 1.4), ("flip", 2, 0.51, 1.3), ("shift", 9, 0.49, 1.5), ("flip + shift", 18, 0.52, 1.35))
+VIEW_CHOICE = ViewChoice(
+    families=("flip",),
+    views=2,
+    tried=tuple(ViewScore(name=n, views=v, accuracy=a, nll=loss) for n, v, a, loss in _TRIED),
+    paper=ViewScore(name="paper", views=60, accuracy=0.48, nll=1.6),
+    single=tuple(ViewScore(name=f"view {i}", views=1, accuracy=0.4 + i / 1000, nll=1.7) for i in range(60)),
+)
 
 
 class Drawn(NamedTuple):
@@ -98,7 +107,10 @@ def draw_results(
             own = ~duplicate["test"]
             views = 60 if suffix else 1
             scores[f"test_distinct{suffix}"] = score(p[own], labels["test"][own], split="test distinct", views=views)
-        return ModelScores(id=id_, weights=f"weights of {id_}", **scores)
+        fitted = {"temperature": 1.3, **({"temperature_tta": 1.2} if tta else {})}
+        if tta and config.evaluation.views == "helpful":
+            fitted["view_choice"] = VIEW_CHOICE
+        return ModelScores(id=id_, weights=f"weights of {id_}", **scores, **fitted)
 
     *kept_b, rejected = config.variants
     planned: list[tuple[Any, str | None, str, int]] = [("A", None, f"A/seed-{s}", s) for s in config.seeds.a]

@@ -43,11 +43,12 @@ def run_steps(config: Config, folder: Path) -> None:
         for seed in config.seeds.c
     ]
     models, selection, stages = [*a, *b, *c], folder / "selection.json", [backbone / f"stage{n}" for n in (1, 2, 3)]
-    steps.select(models, stages, selection, loss_factor=factor, chosen=folder / "chosen")
+    steps.select(models, stages, selection, loss_factor=factor)
     steps.control([*b, *c], selection, trainval, folder / "control", control=config.control, context=context)
     settings = {"evaluation": config.evaluation, "context": context}
     scores, analysis = folder / "evaluation", folder / "analysis"
-    steps.evaluate(models, selection, trainval, test, scores, control=folder / "control", **settings)
+    copies = {"control": folder / "control", "chosen": folder / "chosen"}
+    steps.evaluate(models, selection, trainval, test, scores, **copies, **settings)
     steps.analyse(folder / "chosen", trainval, analysis, analysis=config.analysis, **settings)
     report = folder / "data_report.json"
     steps.compare(selection, scores, folder / "report", data_report=report, analysis=analysis)

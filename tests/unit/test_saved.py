@@ -16,6 +16,7 @@ from lhcnet.saved import (
     FILES,
     Architecture,
     Epoch,
+    Fitted,
     Metrics,
     ModelInfo,
     Provenance,
@@ -76,6 +77,23 @@ def test_the_learning_rate_is_a_column_only_where_it_changes(folder: Path, tmp_p
     assert lines[0] == columns.replace("grad_norm,", "grad_norm,learning_rate,")
     assert lines[2] == "1,1.5,0.4,,0.05,,0.3"
     assert open_model(tmp_path / "annealed").history == rates
+
+
+def test_a_copy_gets_what_was_fitted_and_the_same_weights(folder: Path, tmp_path: Path) -> None:
+    saved = open_model(folder)
+    assert (saved.temperature, saved.temperature_tta) == (None, None)
+    assert "fitted" not in json.loads((folder / "model.json").read_text())
+    fitted = Fitted(temperature=1.3, temperature_tta=0.9, tta_families=("flip",), tta_rotation=0.15)
+    for name in ("fitted", "plain"):
+        (tmp_path / name).mkdir()
+    saved.copy(tmp_path / "fitted", fitted=fitted)
+    again = open_model(tmp_path / "fitted")
+    assert (again.info.fitted, again.temperature, again.temperature_tta) == (fitted, 1.3, 0.9)
+    assert again.weights_digest() == saved.weights_digest()
+    assert again.info.model_copy(update={"fitted": None}) == saved.info
+    saved.copy(tmp_path / "plain")
+    for file in folder.iterdir():
+        assert file.read_bytes() == (tmp_path / "plain" / file.name).read_bytes(), file.name
 
 
 def test_nothing_is_pickled(folder: Path) -> None:

@@ -20,10 +20,11 @@ from lhcnet.export.extra import RUNNING, WRITING, require
 from lhcnet.export.graph import ExportedNetwork, to_program, write_program
 from lhcnet.export.record import AccuracyLoss, Calibration, ExportRecord, Parity
 from lhcnet.inference.predict import predict
-from lhcnet.inference.tta import View, plain_views, tta_views
+from lhcnet.inference.tta import View, family_views, plain_views, tta_views
 from lhcnet.io.atomic import atomic_file
 from lhcnet.io.preflight import output_file
 from lhcnet.models.slots import SlotNetwork
+from lhcnet.protocol.confidence import scaled
 from lhcnet.protocol.statistics import mcnemar, paired_interval
 from lhcnet.runtime import Device, open_device
 from lhcnet.saved import SavedModel, open_model
@@ -70,7 +71,7 @@ def export_model(
         model: model directory.
         out: file to write: .onnx, or .pt2 for torch-export.
         format: `onnx`, `int8` (ONNX with 8 bits) or `torch-export`.
-        tta: the file gives the mean over the paper's 60 views, which it computes from each image.
+        tta: the file gives the mean over the model's views (`fitted_views`), which it computes from each image.
         quantisation: for `int8`, and for nothing else.
 
     Returns:
@@ -88,7 +89,9 @@ def export_model(
     output_file(out, None)
     saved = open_model(model)
     saved.require_trained()
-    views, temperature = _fitted(saved, tta)
+    views, temperature = fitted_views(saved, tta=tta)
+    if tta and len(views) == 1:
+        raise LhcnetError(f"{model}: its views were chosen on validation: the image alone; export it without --tta")
     task = _Task(saved, saved.network(), views, temperature, open_device(Compute(device="cpu")))
     record = ExportRecord.of(saved, views=len(views), temperature=temperature)
     if format == "torch-export":
@@ -96,9 +99,19 @@ def export_model(
     return task.write_onnx(out, record, quantisation)
 
 
-def _fitted(saved: SavedModel, tta: bool) -> tuple[list[View], float | None]:
-    """The views of a model, and the temperature that was fitted for them on validation."""
-    return (tta_views() if tta else plain_views()), None
+def fitted_views(saved: SavedModel, *, tta: bool) -> tuple[list[View], float | None]:
+    """The views of a model, and the temperature that was fitted for them on validation.
+
+    Without a choice of views on validation, those of TTA are the paper's 60. It may have chosen the image alone.
+    """
+    fitted = saved.info.fitted
+    if not tta:
+        return plain_views(), fitted.temperature if fitted else None
+    if fitted is None:
+        return tta_views(), None
+    families, rotation = fitted.tta_families, fitted.tta_rotation
+    views = tta_views(rotation) if families is None else family_views(families, rotation)
+    return views, fitted.temperature_tta
 
 
 @dataclass(frozen=True)
@@ -141,10 +154,7 @@ class _Task:
     def _compared(self, record: ExportRecord, out: Path, run: Callable[[Bytes], NDArray[np.float32]]) -> ExportRecord:
         """The record with the difference from PyTorch on drawn faces; raises LhcnetError if it is too large."""
         faces = draw(_FACES, seed=0).images[:: 2 if len(self.views) == 1 else 16]
-        p = self._probabilities(faces).astype(np.float64)
-        if self.temperature is not None:
-            p = p ** (1 / self.temperature)
-            p /= p.sum(axis=1, keepdims=True)
+        p = scaled(self._probabilities(faces), self.temperature or 1.0)
         found = np.concatenate([run(faces[:-1]), run(faces[-1:])])  # one image alone: some exporters take 1 for fixed
         largest = float(np.abs(found - p).max())
         if not largest <= TOLERANCE:

@@ -83,9 +83,45 @@ def predict(
         if not out.shape[1]:
             out = np.empty((len(images), mean.shape[1]), np.float32)
         out[rows] = mean.cpu().numpy()
-    if broken := int((~np.isfinite(out)).any(axis=1).sum()):
-        raise FloatingPointError(f"the network's outputs are not finite for {broken} of {len(out)} images")
+    _require_finite(out)
     return out
+
+
+@torch.inference_mode()
+def predict_each(
+    network: nn.Module,
+    images: NDArray[np.uint8],
+    views: Sequence[View],
+    *,
+    input_size: int,
+    device: Device,
+    batch_size: int = 32,
+) -> NDArray[np.float32]:
+    """Class probabilities of each view by itself; `predict` has their mean.
+
+    Args:
+        network, images, views, input_size, device, batch_size: as in `predict`.
+
+    Returns:
+        Probabilities (V, N, classes) float32 of V views.
+
+    Raises:
+        FloatingPointError: as `predict`.
+    """
+    network.eval()
+    parts = []
+    for _, grey in batches(images, input_size, False, device, batch_size):
+        found = [_logits(network, render(grey, view), device).softmax(1).cpu().numpy() for view in views]
+        parts.append(np.stack(found))
+    out: NDArray[np.float32] = np.concatenate(parts, axis=1)
+    _require_finite(out.swapaxes(0, 1))
+    return out
+
+
+def _require_finite(p: NDArray[np.float32]) -> None:
+    """Raise FloatingPointError if probabilities (N, ...) are not finite."""
+    if broken := int((~np.isfinite(p.reshape(len(p), -1))).any(axis=1).sum()):
+        raise FloatingPointError(f"the network's outputs are not finite for {broken} of {len(p)} images")
 
 
 @torch.inference_mode()

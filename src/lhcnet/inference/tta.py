@@ -5,12 +5,14 @@ mean of the views' probabilities, weighted with `View.weight`.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
 from torch import Tensor
 
+from lhcnet.config import Family
 from lhcnet.data.transforms import resize, sample_axis, warp
 
 REFERENCE_SIZE = 224  # pixels; side of the images for which shifts are given
@@ -41,6 +43,30 @@ class View:
         if not 0 < self.zoom <= 1:
             raise ValueError(f"zoom={self.zoom} must be more than 0 and at most 1")
 
+    @property
+    def families(self) -> frozenset[Family]:
+        """What the view does to the image. A zoomed view counts as such, whatever its small rotation."""
+        zoomed = self.zoom < 1
+        found: dict[Family, bool] = {
+            "flip": self.flip,
+            "shift": not zoomed and bool(self.shift_h or self.shift_v),
+            "rotation": not zoomed and bool(self.rotation),
+            "zoom": zoomed,
+        }
+        return frozenset(family for family, used in found.items() if used)
+
+    @property
+    def family_weight(self) -> float:
+        """Weight in a mean over families: the mirrored image is as natural as the image, and weighs as much (3)."""
+        return 3.0 if self.families == {"flip"} else self.weight
+
+    def __str__(self) -> str:
+        """The view in words: `shift 10 -10, rotation 0.4, flip`."""
+        parts = [f"zoom {self.zoom:g}"] * (self.zoom < 1)
+        parts += [f"shift {self.shift_h:g} {self.shift_v:g}"] * bool(self.shift_h or self.shift_v)
+        parts += [f"rotation {self.rotation:g}"] * bool(self.rotation) + ["flip"] * self.flip
+        return ", ".join(parts) or "image itself"
+
 
 def plain_views() -> list[View]:
     """The one view of plain inference: the image as it is."""
@@ -61,6 +87,17 @@ def tta_views(rotation2: float = 0.15) -> list[View]:
     for rotation, flip in product((0, rotation2, -rotation2), (False, True)):
         views.append(View(zoom=0.9, rotation=rotation, flip=flip))
     return views
+
+
+def family_views(families: Collection[Family], rotation2: float = 0.15) -> list[View]:
+    """The paper's views that need these families only, the image itself first, with the weights `View.family_weight`.
+
+    Args:
+        families: kinds of views; without any, the image itself is the only view.
+        rotation2: as in `tta_views`.
+    """
+    views = [view for view in tta_views(rotation2) if view.families <= set(families)]
+    return [replace(view, weight=view.family_weight) for view in views]
 
 
 def render(images: Tensor, view: View) -> Tensor:

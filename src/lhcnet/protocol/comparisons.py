@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from lhcnet.config import FrozenModel
+from lhcnet.protocol.confidence import Confidence, measure
 from lhcnet.protocol.results import Results, metrics_digest, one_each
 from lhcnet.protocol.score import LABELS
 from lhcnet.protocol.sizes import OTHER
@@ -59,7 +60,8 @@ class Statistics(Versioned):
     """`untested` are comparisons that could not be made, with the reason.
 
     `spread` has the test accuracies (names as in `ModelScores.accuracies`) of each set. `calibration` has a row with
-    `duplicates` for all test images, and one without for the others if some have a duplicate in train.
+    `duplicates` for all test images, and one without for the others if some have a duplicate in train. `confidence` has
+    the same models; it is empty if their temperatures are unknown, as in results of earlier versions.
     """
 
     metrics_digest: str
@@ -68,6 +70,7 @@ class Statistics(Versioned):
     untested: tuple[str, ...]
     spread: dict[str, dict[str, SeedSpread]]
     calibration: tuple[Calibration, ...]
+    confidence: tuple[Confidence, ...] = ()
 
 
 def statistics(results: Results) -> Statistics:
@@ -82,6 +85,7 @@ def statistics(results: Results) -> Statistics:
         untested=tuple(one for one in found if isinstance(one, str)),
         spread=_spread(results),
         calibration=tuple(_calibration(results)),
+        confidence=tuple(_confidence(results)),
     )
 
 
@@ -189,3 +193,16 @@ def _calibration(results: Results) -> Iterator[Calibration]:
                     brier=float(brier_score_loss(labels, p, labels=LABELS)),
                     log_loss=float(log_loss(labels, p, labels=LABELS)),
                 )
+
+
+def _confidence(results: Results) -> Iterator[Confidence]:
+    predictions = results.predictions
+    for id_ in results.best.values():
+        scores = results.evaluation.model(id_)
+        for tta, temperature in ((False, scores.temperature), (True, scores.temperature_tta)):
+            if temperature is not None:
+                known, unseen = (
+                    (predictions[f"{id_}/{split}{'_tta' * tta}"], predictions[f"labels/{split}"])
+                    for split in ("validation", "test")
+                )
+                yield measure(id_, known, unseen, temperature, tta=tta)

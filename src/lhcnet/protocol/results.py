@@ -8,19 +8,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from lhcnet.config import Evaluation, FrozenModel
+from lhcnet.config_base import SparseModel
 from lhcnet.errors import LhcnetError
 from lhcnet.io.arrays import read_npz, require_array
 from lhcnet.protocol.score import LABELS, Score
 from lhcnet.protocol.selection import SelectionReport, read_selection
 from lhcnet.protocol.sizes import OTHER
-from lhcnet.saved import ModelRecord
+from lhcnet.protocol.view_choice import ViewChoice
+from lhcnet.saved import Fitted, ModelRecord
 from lhcnet.versioned import Versioned, read_versioned
 
 Predictions = Mapping[str, NDArray[Any]]
@@ -28,11 +30,15 @@ Predictions = Mapping[str, NDArray[Any]]
 _ROUNDING = 1e-3  # of a sum of seven probabilities, whatever precision they were computed in
 
 
-class ModelScores(FrozenModel):
+class ModelScores(SparseModel):
     """Scores of one model; with TTA where it was asked for. `weights` is the SHA-256 of the weights that were scored.
 
-    The `distinct` scores exclude the test images with a byte-identical duplicate in the training split.
+    The `distinct` scores exclude the test images with a byte-identical duplicate in the training split. The
+    temperatures are fitted on validation (`lhcnet.protocol.confidence.fit_temperature`); results of earlier versions
+    have none. `view_choice` is there if the views were chosen (`evaluation.views: helpful`).
     """
+
+    newer: ClassVar = frozenset({"temperature", "temperature_tta", "view_choice"})
 
     id: str
     weights: str
@@ -42,6 +48,9 @@ class ModelScores(FrozenModel):
     validation_tta: Score | None = None
     test_tta: Score | None = None
     test_distinct_tta: Score | None = None
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    temperature_tta: Annotated[float, Field(gt=0)] | None = None
+    view_choice: ViewChoice | None = None
 
     def accuracies(self) -> dict[str, float]:
         """Accuracies (0..1) by their names in MLflow."""
@@ -103,6 +112,18 @@ class EvaluationReport(Versioned):
 
     def chosen_model(self) -> ModelScores:
         return self.model(self.chosen)
+
+    def fitted(self) -> Fitted | None:
+        """What was fitted on validation for the chosen model; None in results of earlier versions."""
+        model = self.chosen_model()
+        if model.temperature is None:
+            return None
+        return Fitted(
+            temperature=model.temperature,
+            temperature_tta=model.temperature_tta,
+            tta_families=model.view_choice.families if model.view_choice else None,
+            tta_rotation=self.settings.tta_rotation,
+        )
 
 
 def read_predictions(file: Path) -> Predictions:

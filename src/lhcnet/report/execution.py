@@ -9,9 +9,10 @@ from lhcnet.analysis.results import Analysis, Skipped
 from lhcnet.data.audit import DataReport
 from lhcnet.data.fer2013 import CLASSES
 from lhcnet.protocol.comparisons import Statistics
+from lhcnet.protocol.confidence import BINS
 from lhcnet.protocol.results import Results, Summary
 from lhcnet.protocol.score import Score, confusion
-from lhcnet.report import plots
+from lhcnet.report import confidence_plots, plots
 from lhcnet.report.analysis_plots import figures
 from lhcnet.report.analysis_tables import analysis_tables, how_compared
 from lhcnet.report.formatting import Table, frame, interval, percent
@@ -57,10 +58,17 @@ def write_report(
             "Models", [_rule(results)], [*_models(tables["models"]), *of("spread")], [_accuracies(results, same_images)]
         ),
         Chapter("Comparison with the paper", [_with_paper(results, same_images)], of("table7", "table_a2")),
-        Chapter("Comparisons", _how_to_read(statistics), _differences(statistics)),
+        Chapter(
+            "Comparisons", _how_to_read(statistics), [*_differences(statistics), *of("tta", "views", "single_views")]
+        ),
         Chapter("LHC-NetC", _control(results), of("control")),
         Chapter("Classes", [], of("classes"), _classes(results, tables["classes"])),
-        Chapter("Calibration", [], of("calibration"), [_calibration(results)]),
+        Chapter(
+            "Calibration",
+            [],
+            of("calibration", "temperature", "selective"),
+            [_calibration(results), *confidence_figures(results, statistics)],
+        ),
         _analyses(analysis),
         _training(results),
         data_chapter(data_report),
@@ -184,7 +192,7 @@ def _how_to_read(statistics: Statistics) -> list[str]:
 
 
 def _differences(statistics: Statistics) -> list[Table]:
-    found = [differences_table(statistics, question) for question in QUESTIONS]
+    found = [differences_table(statistics, question) for question in QUESTIONS if question != "tta"]
     return [table for table in found if len(table.data)]
 
 
@@ -214,6 +222,24 @@ def _calibration(results: Results) -> Drawing:
         "overconfident. The lower panel is the histogram of the confidence."
     )
     return Drawing("Confidence and accuracy", caption, plots.calibration(results))
+
+
+def confidence_figures(results: Results, statistics: Statistics) -> list[Drawing]:
+    """Figures of what was scaled by a temperature; none if no temperature is known."""
+    if not statistics.confidence:
+        return []
+    diagram = (
+        f"{results.selection.chosen} on test, before and after temperature scaling; {BINS} equally wide bins. The "
+        "lower panels are the histograms of the confidence."
+    )
+    curve = (
+        "Images are answered in the order of their confidence after temperature scaling, surest first; the curve "
+        f"begins with {plots.FEWEST} images. Dotted: the coverages of the table."
+    )
+    return [
+        Drawing("Reliability diagram", diagram, confidence_plots.reliability(results, statistics)),
+        Drawing("Risk and coverage", curve, confidence_plots.risk(results, statistics)),
+    ]
 
 
 def _analyses(analysis: Analysis | Skipped | None) -> Chapter:

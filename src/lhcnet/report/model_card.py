@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lhcnet.data.audit import DataReport
 from lhcnet.model_record import CLASSES, Architecture, ModelInfo
+from lhcnet.protocol.confidence import BINS, calibration_error, scaled
 from lhcnet.protocol.results import ModelScores
 from lhcnet.protocol.statistics import wilson
 from lhcnet.report.protocol_chapter import official
@@ -56,6 +57,7 @@ def model_card(
         data_name=data_name(data),
         protocol=_protocol(info),
         scores=[_row(images, round(s.accuracy * s.n), s.n) for images, s in rows.items()],
+        confidence=_confidence(scores, labels, predictions[f"{info.provenance.id}/test"]),
         by_class=[
             _row(class_, int((predicted[labels == number] == number).sum()), int((labels == number).sum()))
             for number, class_ in enumerate(CLASSES)
@@ -71,6 +73,19 @@ def model_card(
             if is_fer2013
             else "Bias: nothing can be said about photographs of people: these images are not FER2013."
         ),
+    )
+
+
+def _confidence(scores: ModelScores, labels: NDArray[Any], p: NDArray[Any]) -> str:
+    """Temperature and calibration error on test, without TTA; empty if there is no temperature."""
+    if (temperature := scores.temperature) is None:
+        return ""
+    correct = p.argmax(1) == labels
+    before, after = (calibration_error(q.max(1), correct) for q in (p.astype(float), scaled(p, temperature)))
+    return (
+        f"Confidence: temperature {temperature:.3f}, fitted on validation (p becomes p^(1/T), normalised; the outputs "
+        f"are not scaled). Expected calibration error on test ({BINS} equally wide bins): {before:.4f} before, "
+        f"{after:.4f} after scaling."
     )
 
 

@@ -18,8 +18,15 @@ CHOICES = (
     ("settings of set C", "validation", "best accuracy of the kept models of B"),
     ("kept or rejected", "train", "the 10 % rule: training loss against that of the backbone"),
     ("chosen model, best of A, best LHC-NetC", "validation", "best accuracy; ties: lower loss, then the name"),
+    ("temperatures", "validation", "lowest negative log-likelihood; errors of calibration are reported on test"),
+    ("thresholds of 80 % and 90 % coverage", "validation", "coverage; accuracy and coverage are reported on test"),
     ("Table 7", "test", "ranks by the test accuracy, as the paper's does: it compares sets and chooses no model"),
     ("all other test figures", "nothing is chosen on test", "test images are read once, by the step evaluate"),
+)
+VIEWS = (
+    "views of TTA",
+    "validation",
+    "families that lower the negative log-likelihood; accuracy is reported on test",
 )
 Row = dict[str, object]
 
@@ -76,7 +83,8 @@ def protocol_chapter(results: Results) -> Chapter:
         "LHC1 to LHC5 in every variant of set B, and Table 2; the paper does not list the other settings it tried."
     )
     other = "A dash where the paper says nothing. Its text rotates the second TTA views by 0.4 rad, its code by 0.15."
-    chosen_on = [{"what": what, "chosen_on": on, "by": by} for what, on, by in CHOICES]
+    choices = [*CHOICES, VIEWS] if results.evaluation.settings.views == "helpful" else CHOICES
+    chosen_on = [{"what": what, "chosen_on": on, "by": by} for what, on, by in choices]
     return Chapter(
         "Protocol",
         [f"{differing(results)} of the settings below differ from the paper's."],
@@ -174,6 +182,7 @@ def _settings(results: Results) -> list[Row]:
     angle = settings.tta_rotation
     as_paper = angle in (0.4, paper.evaluation.tta_rotation)
     rows.append(_setting("second TTA rotation", angle, "0.4 (code: 0.15)", as_paper))
+    rows.append(_setting("views of TTA", settings.views, paper.evaluation.views, settings.views == "paper"))
     if first.stage == 1:
         start = "random" if first.start == "none" else f"weights {first.start[:12]}"
         rows.append(_setting(f"start of {first.id}", start, "ImageNet weights", first.start != "none"))

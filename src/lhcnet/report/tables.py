@@ -14,8 +14,10 @@ from lhcnet.protocol.comparisons import Comparison, Question, Statistics
 from lhcnet.protocol.results import ModelScores, Results
 from lhcnet.protocol.score import LABELS
 from lhcnet.protocol.statistics import Permuted, wilson
+from lhcnet.report.confidence import selective_table, temperature_table
 from lhcnet.report.formatting import Table, frame, markdown, score_columns, write_csv
 from lhcnet.report.paper_tables import table_7, table_a2
+from lhcnet.report.views import single_views_table, tta_table, views_table
 from lhcnet.report.wording import HOW_CHOSEN, QUESTIONS, names
 
 SPREAD_SCORES = {
@@ -42,9 +44,14 @@ def all_tables(results: Results, statistics: Statistics, *, official: bool) -> d
         "table7": table_7(results, official=official),
         "table_a2": table_a2(results, official=official),
         "differences": differences_table(statistics),
+        "tta": tta_table(results, statistics),
+        "views": views_table(results),
+        "single_views": single_views_table(results),
         "control": control_table(results),
         "classes": classes_table(results),
         "calibration": calibration_table(results, statistics),
+        "temperature": temperature_table(statistics),
+        "selective": selective_table(statistics),
     }
     return {name: table for name, table in tables.items() if len(table.data)}
 
@@ -122,7 +129,7 @@ def spread_table(results: Results, statistics: Statistics) -> Table:
 
 
 def differences_table(statistics: Statistics, question: Question | None = None) -> Table:
-    """All comparisons, or those of one question."""
+    """All comparisons, or those of one question; `lhcnet.report.views.tta_table` is the table on TTA for people."""
     wanted = [one for one in statistics.comparisons if question in (None, one.question)]
     data = frame([_difference(one) for one in wanted])
     if len(data) and data["difference_distinct"].isna().all():
@@ -130,7 +137,7 @@ def differences_table(statistics: Statistics, question: Question | None = None) 
     if question is None:
         return Table("Comparisons", "First minus second, in points of test accuracy.", data)
     test = "Permutation test" if question == "sets" else "McNemar's exact test"
-    hidden = ["question", "test_used"] + ["second"] * (question == "tta")  # there the second is the first without TTA
+    hidden = ["question", "test_used"]
     return Table(QUESTIONS[question], f"{test}; {HOW_CHOSEN[question]}.", data.drop(columns=hidden, errors="ignore"))
 
 

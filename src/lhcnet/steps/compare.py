@@ -50,7 +50,7 @@ def compare(
     from lhcnet.analysis.results import Analysis, read
     from lhcnet.protocol.comparisons import statistics
     from lhcnet.report.analysis_tables import analysis_tables
-    from lhcnet.report.execution import notices, write_report
+    from lhcnet.report.execution import confidence_figures, notices, write_report
     from lhcnet.report.formatting import write_csv
     from lhcnet.report.origin import origin
     from lhcnet.report.plots import confusion_matrix
@@ -100,6 +100,8 @@ def compare(
             parent = run.parent()
             counts = confusion(results.predictions[f"{model}/test"], results.labels)
             parent.figure(confusion_matrix(counts, CLASSES), "confusion_matrix.png")
+            for drawing in confidence_figures(results, found):
+                parent.figure(drawing.figure, f"{drawing.title.lower().replace(' ', '_')}.png")
             parent.metrics(summary_metrics(summary, found))
             parent.tags({"chosen": model, "metrics_digest": found.metrics_digest, NOTE: note(results, summary, found)})
             parent.file(out / "report.html")

@@ -67,10 +67,10 @@ def compare_standalone(
         device = context.device()
         scored, correct = [], {}
         for model in sorted(saved, key=lambda model: model.id):
-            scores, predicted = splits.score(
+            found = splits.score(
                 model.id, model.network(), model.info.architecture.input_size, evaluation, device, tta=False
             )
-            correct[model.id] = predicted["test"].argmax(1) == labels
+            correct[model.id], scores = found.predicted["test"].argmax(1) == labels, found.scores
             log.info("%s: test accuracy %.4f", model.id, scores["test"].accuracy)
             scored.append(
                 StandaloneModel(record=model.record(), test=scores["test"], test_distinct=scores["test_distinct"])

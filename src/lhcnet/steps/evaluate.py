@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,10 +54,10 @@ def evaluate(
         trainval: store with the splits train and validation.
         test: store with the sealed split test.
         out: folder to write: `evaluation.json`, `predictions.npz` and `confusion.csv`.
-        evaluation: which models get TTA, its rotation, batch size.
+        evaluation: which models get TTA, its views and rotation, batch size.
         context: device and execution.
         control: the folder that `control` wrote, if any.
-        chosen: model directory to copy the chosen model to; None copies nothing.
+        chosen: model directory to copy the chosen model to, with its temperatures; None copies nothing.
 
     Returns:
         The scores of all models.
@@ -101,10 +102,13 @@ def evaluate(
         arrays = splits.arrays()
         for id_ in sorted(saved):
             network, size = saved[id_].network(), saved[id_].info.architecture.input_size
-            scores, predicted = splits.score(id_, network, size, evaluation, device, tta=id_ in with_tta)
-            arrays |= {f"{id_}/{name}": p for name, p in predicted.items()}
-            log.info("%s: accuracy on %s", id_, ", ".join(f"{name} {s.accuracy:.4f}" for name, s in scores.items()))
-            scored.append(ModelScores(id=id_, weights=digests[id_], **scores))
+            found = splits.score(id_, network, size, evaluation, device, tta=id_ in with_tta)
+            arrays |= {f"{id_}/{name}": p for name, p in found.predicted.items()}
+            accuracies = ", ".join(f"{name} {s.accuracy:.4f}" for name, s in found.scores.items())
+            log.info("%s: accuracy on %s", id_, accuracies)
+            fitted = found.temperatures(arrays["labels/validation"])
+            values: dict[str, Any] = {**found.scores, **fitted, "view_choice": found.choice}
+            scored.append(ModelScores(id=id_, weights=digests[id_], **values))
             if id_ in records:
                 of, w = id_.removeprefix(CONTROL_PREFIX), control_weights(network)
                 control_models.append(ControlModel(record=records[id_], of=of, w=w))
@@ -121,7 +125,7 @@ def evaluate(
         labels, p = arrays["labels/test"], arrays[f"{selected.chosen}/test"]
         if chosen is not None:
             with atomic_directory(chosen, MODEL_FOLDER) as folder:
-                saved[selected.chosen].copy(folder)
+                saved[selected.chosen].copy(folder, fitted=report.fitted())
         with atomic_directory(out, EVALUATION_FOLDER) as folder:
             write_json(folder / "evaluation.json", report.to_dict())
             np.savez(folder / "predictions.npz", **arrays)  # type: ignore[arg-type]
@@ -161,7 +165,7 @@ def evaluate_weights(
         weights: a model directory, or a published TensorFlow checkpoint.
         trainval: store with the splits train and validation.
         test: store with the sealed split test.
-        evaluation: rotation of TTA, batch size.
+        evaluation: views and rotation of TTA, batch size.
         context: device.
 
     Returns:
@@ -177,4 +181,4 @@ def evaluate_weights(
     network = open_model(weights).network() if (weights / MARKER).is_file() else open_published(weights)
     splits = ScoredSplits.open(trainval, test)
     with memory_errors("evaluation"):
-        return splits.score(str(weights), network, network.input_size, evaluation, device, tta=True)[0]
+        return splits.score(str(weights), network, network.input_size, evaluation, device, tta=True).scores

@@ -23,7 +23,10 @@ EVALUATION_FOLDER = OwnFolder(
     OwnJson.having("schema_version", "chosen", "models"),
     frozenset({"evaluation.json", "predictions.npz", "confusion.csv"}),
 )
-_TABLES = ("best", "spread", "models", "table7", "table_a2", "differences", "control", "classes", "calibration")
+_TABLES = (
+    *("best", "spread", "models", "table7", "table_a2", "differences", "control", "classes", "calibration"),
+    *("temperature", "selective", "tta", "views", "single_views"),
+)
 _ANALYSES = ("needed", "modules", "heads", "kept_heads", "correlation", "scaling", "parameters", "appendix_b")
 REPORT_FOLDER = OwnFolder(
     "summary.json",

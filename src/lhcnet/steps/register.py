@@ -82,7 +82,7 @@ def register(
         with TemporaryDirectory(prefix="lhcnet-") as folder:
             content = Path(folder)
             (content / MODEL).mkdir()
-            saved.copy(content / MODEL)  # the four files alone; MLflow follows no links
+            saved.copy(content / MODEL, fitted=scored.fitted())  # the four files alone; MLflow follows no links
             result.save(content / PREDICTIONS)
             card = model_card(registry.model, saved.info, scored.chosen_model(), data, predictions)
             (content / CARD).write_text(card, encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lhcnet.config import Compute, Evaluation
+from lhcnet.config import Compute
 from lhcnet.data.fer2013 import CLASSES, Bytes
 from lhcnet.data.store import open_store
 from lhcnet.errors import LhcnetError
@@ -52,7 +52,7 @@ class StoreScores:
 
 
 def score_store(
-    model: Path, store: Path, *, split: str, evaluation: Evaluation, compute: Compute, tta: bool = True
+    model: Path, store: Path, *, split: str, batch_size: int, compute: Compute, tta: bool = True
 ) -> StoreScores:
     """Score a model directory, or a file that `lhcnet export` wrote. Records nothing.
 
@@ -60,9 +60,9 @@ def score_store(
         model: model directory, or an exported .onnx file, which is run as it is: plain, or with its views.
         store: any store; its images need not be of the data that the model was trained on.
         split: the split of the store.
-        evaluation: rotation of TTA, batch size.
+        batch_size: number of images that a network sees at once.
         compute: device, precision, threads.
-        tta: whether a model directory is scored with test-time augmentation as well.
+        tta: whether a model directory is scored with test-time augmentation as well, if it has views that help.
 
     Raises:
         LhcnetError: the model or the store cannot be read, the store has no such split, or the outputs are not finite.
@@ -72,7 +72,7 @@ def score_store(
         if model.suffix == ".onnx":
             of_views = _exported(model, images)
         else:
-            of_views = _network(model, images, evaluation, compute, tta=tta)
+            of_views = _network(model, images, batch_size, compute, tta=tta)
     scores = [score(p, labels, split=split, views=views) for views, p in of_views]
     return StoreScores(scores, [p.argmax(1) == labels for _, p in of_views], labels)
 
@@ -89,19 +89,21 @@ def _exported(model: Path, images: Bytes) -> Predictions:
     return [(views, opened.probabilities(images, tta=views > 1))]
 
 
-def _network(model: Path, images: Bytes, evaluation: Evaluation, compute: Compute, *, tta: bool) -> Predictions:
+def _network(model: Path, images: Bytes, batch_size: int, compute: Compute, *, tta: bool) -> Predictions:
+    from lhcnet.export.export import fitted_views
     from lhcnet.inference.predict import predict
-    from lhcnet.inference.tta import plain_views, tta_views
 
     saved = open_model(model)
     saved.require_trained()
     network, device = saved.network(), open_device(compute)
     device.move(network)
-    size, batch = network.input_size, evaluation.batch_size
-    ways = [plain_views(), *([tta_views(evaluation.tta_rotation)] if tta else [])]
+    size = network.input_size
+    ways = [fitted_views(saved, tta=False)[0]]
+    if tta and len(views := fitted_views(saved, tta=True)[0]) > 1:
+        ways.append(views)
     try:
         return [
-            (len(views), predict(network, images, views, input_size=size, device=device, batch_size=batch))
+            (len(views), predict(network, images, views, input_size=size, device=device, batch_size=batch_size))
             for views in ways
         ]
     except FloatingPointError as error:

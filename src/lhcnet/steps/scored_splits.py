@@ -15,7 +15,9 @@ from lhcnet.data.audit import train_duplicates
 from lhcnet.data.fer2013 import Bytes
 from lhcnet.data.store import open_store
 from lhcnet.errors import LhcnetError
+from lhcnet.protocol.confidence import fit_temperature
 from lhcnet.protocol.score import Score, score
+from lhcnet.protocol.view_choice import ViewChoice, choose_views
 
 if TYPE_CHECKING:
     from lhcnet.models.slots import SlotNetwork
@@ -23,6 +25,26 @@ if TYPE_CHECKING:
 log = logging.getLogger("lhcnet")
 
 DISTINCT = "test excluding duplicates in train"
+
+
+@dataclass
+class Scored:
+    """What a network was scored with, by split; with TTA the names have the suffix _tta.
+
+    Args:
+        scores: of validation, test, and test_distinct (test images without duplicates in train).
+        predicted: probabilities (N, 7) of validation and test.
+        choice: of the views, if they were chosen.
+    """
+
+    scores: dict[str, Score]
+    predicted: dict[str, NDArray[np.float32]]
+    choice: ViewChoice | None = None
+
+    def temperatures(self, labels: Bytes) -> dict[str, float]:
+        """Temperatures that fit the validation images with these labels, by their names in `ModelScores`."""
+        of = {"temperature": "validation", "temperature_tta": "validation_tta"}
+        return {name: fit_temperature(self.predicted[key], labels) for name, key in of.items() if key in self.predicted}
 
 
 @dataclass(frozen=True)
@@ -60,44 +82,49 @@ class ScoredSplits:
 
     def score(
         self, model: str, network: SlotNetwork, input_size: int, evaluation: Evaluation, device: Device, *, tta: bool
-    ) -> tuple[dict[str, Score], dict[str, NDArray[np.float32]]]:
+    ) -> Scored:
         """Score a network on both splits, and on the test images that are not in train.
 
         Args:
             model: name of the network, for errors.
             network: the network, moved to the device.
             input_size: side of its input in pixels.
-            evaluation: rotation of TTA, batch size.
+            evaluation: views and rotation of TTA, batch size.
             device: where to compute.
             tta: whether to score with test-time augmentation as well.
 
         Returns:
-            Scores and probabilities (N, 7) by split; those with TTA have the suffix _tta.
+            Scores and probabilities.
 
         Raises:
             LhcnetError: the network's outputs are not finite.
         """
-        from lhcnet.inference.predict import predict
-        from lhcnet.inference.tta import plain_views, tta_views
+        from lhcnet.inference.predict import predict, predict_each
+        from lhcnet.inference.tta import family_views, plain_views, tta_views
 
         device.move(network)
-        scores, predicted = {}, {}
-        for views in (plain_views(), tta_views(evaluation.tta_rotation))[: 2 if tta else 1]:
-            suffix = "_tta" if len(views) > 1 else ""
-            for split, (images, labels) in self.splits.items():
+        scored, rotation = Scored({}, {}), evaluation.tta_rotation
+        settings: dict[str, Any] = {"input_size": input_size, "device": device, "batch_size": evaluation.batch_size}
+        for suffix in ("", "_tta")[: 2 if tta else 1]:
+            views = tta_views(rotation) if suffix else plain_views()
+            for split in ("validation", "test"):  # in this order: views are chosen on validation
+                images, labels = self.splits[split]
                 try:
-                    p = predict(
-                        network, images, views, input_size=input_size, device=device, batch_size=evaluation.batch_size
-                    )
+                    if suffix and evaluation.views == "helpful" and split == "validation":
+                        each = predict_each(network, images, views, **settings)
+                        scored.choice, p = choose_views(each, views, labels)
+                        views = family_views(scored.choice.families, rotation)
+                    else:
+                        p = predict(network, images, views, **settings)
                 except FloatingPointError as error:
                     raise LhcnetError(f"{model}: cannot be scored on {split}: {error}") from None
-                predicted[f"{split}{suffix}"] = p
-                scores[f"{split}{suffix}"] = score(p, labels, split=split, views=len(views))
+                scored.predicted[f"{split}{suffix}"] = p
+                scored.scores[f"{split}{suffix}"] = score(p, labels, split=split, views=len(views))
             own, labels = ~self.train_duplicate["test"], self.splits["test"][1]
-            scores[f"test_distinct{suffix}"] = score(
-                predicted[f"test{suffix}"][own],
+            scored.scores[f"test_distinct{suffix}"] = score(
+                scored.predicted[f"test{suffix}"][own],
                 labels[own],
                 split="test excluding duplicates in train",
                 views=len(views),
             )
-        return scores, predicted
+        return scored

@@ -143,6 +143,13 @@ def summary_metrics(summary: Summary, statistics: Statistics) -> dict[str, float
     found["summary/p_value"] = tested.p if tested else None
     for name in ("val_accuracy", "val_accuracy_tta", "test_accuracy", "test_accuracy_tta"):
         found[f"chosen/{name}"] = getattr(summary, name)
+    for one in statistics.confidence:
+        if one.model == summary.chosen:
+            end = "_tta" * one.tta
+            for name in ("temperature", "ece_before", "ece_after", "nll_before", "nll_after"):
+                found[f"chosen/{name}{end}"] = getattr(one, name)
+            for part in one.selective:
+                found[f"chosen/accuracy_at_{part.wanted:.0%}".rstrip("%") + end] = part.accuracy
     return found
 
 

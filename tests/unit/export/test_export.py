@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,18 @@ import torch
 from typer.testing import CliRunner
 
 from lhcnet.cli import app
-from lhcnet.config import Compute, Evaluation
+from lhcnet.config import Compute
 from lhcnet.data.drawn_faces import draw
 from lhcnet.errors import LhcnetError
 from lhcnet.export import extra, onnx_file
-from lhcnet.export.export import Quantisation, export_model
+from lhcnet.export.export import Quantisation, export_model, fitted_views
 from lhcnet.export.graph import ExportedNetwork
 from lhcnet.export.onnx_model import open_onnx
 from lhcnet.export.record import JSON_FILE, ExportRecord
 from lhcnet.inference.predict import predict
 from lhcnet.inference.tta import plain_views, tta_views
 from lhcnet.runtime import open_device
-from lhcnet.saved import CLASSES, SavedModel
+from lhcnet.saved import CLASSES, Fitted, SavedModel
 from lhcnet.steps.score_store import score_store
 
 CPU = open_device(Compute(device="cpu", threads=1))
@@ -57,7 +58,7 @@ def test_an_onnx_file_gives_the_probabilities_of_evaluate(
     assert b"/lhcnet/" not in file.read_bytes()  # no path of the machine that exported it
     with pytest.raises(LhcnetError, match="without views"):
         model.probabilities(FACES, tta=True)
-    settings = {"split": "test", "evaluation": Evaluation(), "compute": Compute(device="cpu", threads=1), "tta": False}
+    settings = {"split": "test", "batch_size": 32, "compute": Compute(device="cpu", threads=1), "tta": False}
     exported, ours = (score_store(path, stores[1], **settings) for path in (file, lhc_net.path))  # type: ignore[arg-type]
     assert exported.scores == ours.scores
     classes = ours.by_class().data
@@ -108,6 +109,18 @@ def test_views_and_temperature_are_in_the_graph(lhc_net: SavedModel) -> None:
     mean = expected(lhc_net, tta_views())
     np.testing.assert_allclose(logits.softmax(1), mean, atol=1e-6)
     np.testing.assert_allclose(p, mean**0.5 / (mean**0.5).sum(1, keepdims=True), atol=1e-6)
+
+
+def test_views_and_temperature_are_those_that_were_fitted(lhc_net: SavedModel) -> None:
+    def fitted(**values: Any) -> SavedModel:
+        info = lhc_net.info.model_copy(update={"fitted": Fitted(tta_rotation=0.4, temperature=2.0, **values)})
+        return replace(lhc_net, info=info)
+
+    assert fitted_views(lhc_net, tta=True) == (tta_views(), None)
+    assert fitted_views(fitted(), tta=False) == (plain_views(), 2.0)
+    assert fitted_views(fitted(temperature_tta=1.5), tta=True) == (tta_views(0.4), 1.5)
+    views, _ = fitted_views(fitted(tta_families=("flip",)), tta=True)
+    assert [view.flip for view in views] == [False, True]
 
 
 def test_a_record_survives_as_text(lhc_net: SavedModel) -> None:

@@ -12,6 +12,7 @@ from support.drawn_results import change_record, draw_results
 from lhcnet.config import Config
 from lhcnet.profiles import profile
 from lhcnet.protocol.comparisons import statistics
+from lhcnet.protocol.confidence import nll
 from lhcnet.protocol.paper import PAPER_TABLE_7, PAPER_TABLE_A2
 from lhcnet.protocol.results import Results, one_each, summarise
 from lhcnet.protocol.sizes import OTHER
@@ -256,6 +257,23 @@ def test_calibration_against_its_definitions(results: Results) -> None:
     assert one.confidence == pytest.approx(p.max(1).mean(), abs=1e-6)
     expected = {(id_, tta) for id_ in results.best.values() for tta in (False, True)}
     assert {(c.model, c.tta) for c in found.calibration} == expected
+
+
+def test_confidence_has_every_best_model_plain_and_with_tta(results: Results) -> None:
+    calibration = {(one.model, one.tta): one.log_loss for one in statistics(results).calibration if one.duplicates}
+    found = statistics(results).confidence
+    assert {(one.model, one.tta) for one in found} == set(calibration)
+    for one in found:
+        assert one.nll_before == pytest.approx(calibration[one.model, one.tta], abs=1e-5)
+        p = results.predictions[f"{one.model}/test{'_tta' * one.tta}"]
+        assert one.nll_after == pytest.approx(nll(p, results.labels, 1.2 if one.tta else 1.3))
+        assert [part.wanted for part in one.selective] == [0.8, 0.9]
+    models = tuple(
+        model.model_copy(update={"temperature": None, "temperature_tta": None}) for model in results.evaluation.models
+    )
+    before = results.evaluation.model_copy(update={"models": models})
+    assert "temperature" not in before.to_dict()["models"][0]
+    assert statistics(Results(results.selection, before, results.predictions)).confidence == ()
 
 
 def test_what_cannot_be_compared_is_said(config: Config) -> None:

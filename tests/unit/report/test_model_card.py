@@ -31,7 +31,7 @@ def drawn() -> DataReport:
     return audit(draw(100, seed=0))
 
 
-def card(data: DataReport, training: Stage | None = None) -> str:
+def card(data: DataReport, training: Stage | None = None, temperature: float | None = None) -> str:
     info = ModelInfo.model_validate_json(model_files("modules")["model.json"])
     if training:
         info = info.model_copy(update={"provenance": info.provenance.model_copy(update={"training": training})})
@@ -43,6 +43,7 @@ def card(data: DataReport, training: Stage | None = None) -> str:
         validation=score(probabilities(8), LABELS, split="validation", views=1),
         test=score(probabilities(7), LABELS, split="test", views=1),
         test_distinct=score(probabilities(7)[:35], LABELS[:35], split="test", views=1),
+        temperature=temperature,
     )
     return model_card("faces", info, scores, data, found)
 
@@ -56,6 +57,12 @@ def test_scores_with_intervals(drawn: DataReport) -> None:
     low, high = wilson(14, 20)
     assert f"| anger | 20 | 0.700 | {low:.3f} - {high:.3f} |" in text
     assert "| disgust | 0 | - | - |" in text
+
+
+def test_confidence_is_one_line_where_a_temperature_is_known(drawn: DataReport) -> None:
+    assert "temperature" not in card(drawn)
+    assert "Confidence: temperature 4.000, fitted on validation" in card(drawn, temperature=4.0)
+    assert "(15 equally wide bins): 0.3000 before, 0.3000 after scaling.\n\nShare" in card(drawn, temperature=4.0)
 
 
 def test_the_recipe_is_named(drawn: DataReport) -> None:
@@ -81,7 +88,8 @@ def test_fer2013_is_named(drawn: DataReport) -> None:
     rows = OFFICIAL_COUNTS.tolist()
     counts = {split: dict(zip(CLASSES, row, strict=True)) for split, row in zip(SPLITS, rows, strict=True)}
     images = int(OFFICIAL_COUNTS.sum())
-    text = card(DataReport.model_validate(drawn.to_dict() | {"counts": counts, "images": images}))
+    official = DataReport.model_validate(drawn.to_dict() | {"counts": counts, "images": images})
+    text = card(official, temperature=1.5)
     assert f"FER2013, {images} images with its own splits" in text
     assert "People agree with FER2013's labels in about 65 %" in text
     assert "Bias: FER2013 was collected by web search" in text

@@ -109,7 +109,7 @@ def texts(html: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    return profile("demo", TINY)
+    return profile("demo", TINY | {"evaluation.views": "helpful"})
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_every_chapter_is_there_and_filled(html: str, results: Results) -> None:
         assert found.sections[f"s{number}"].strip().startswith(f"{number}. {title}")
         assert len(found.sections[f"s{number}"]) > len(title) + 30, title
         assert f'href="#s{number}"' in html
-    assert html.count("<img ") == 6
+    assert html.count("<img ") == 8
     chosen = results.evaluation.chosen_model()
     assert f"{100 * chosen.test.accuracy:.2f} %" in found.sections["head"]
     assert f"{100 * chosen.test_distinct.accuracy:.2f} %" in found.sections["head"]
@@ -247,6 +247,39 @@ def test_csv_files_hold_the_numbers(results: Results, report: Path) -> None:
         assert rows.loc[model.id, "test_distinct"] == pytest.approx(model.test_distinct.accuracy, abs=1e-12)
         assert rows.loc[model.id, "ci95_low"] == pytest.approx(model.test.ci95[0], abs=1e-12)
     assert {entry.id for entry in results.selection.entries} <= set(rows.index)
+
+
+def test_plain_and_tta_stand_side_by_side_with_their_test(results: Results, report: Path, html: str) -> None:
+    rows = pd.read_csv(report / "tta.csv").set_index("model")
+    assert set(rows.index) == {model.id for model in results.evaluation.models}
+    chosen = results.evaluation.chosen_model()
+    row = rows.loc[chosen.id]
+    assert chosen.test_tta is not None
+    assert (row["test"], row["test_tta"]) == pytest.approx((chosen.test.accuracy, chosen.test_tta.accuracy))
+    a, b = (results.correct(f"{chosen.id}/test{suffix}") for suffix in ("_tta", ""))
+    assert (row["tta_alone"], row["plain_alone"]) == ((a & ~b).sum(), (b & ~a).sum())
+    assert "With TTA against without" in texts(html)["Comparisons"]
+
+
+def test_the_choice_of_the_views_is_shown_with_its_gains(report: Path, plain: tuple[Results, Path], html: str) -> None:
+    views = pd.read_csv(report / "views.csv")
+    rows = views[views["model"] == views["model"][0]].set_index("view")
+    assert rows.index.tolist() == ["plain", "flip", "shift", "flip + shift", "paper"]
+    assert rows.index[rows["kept"]].tolist() == ["flip"]
+    assert rows["gain"].tolist() == pytest.approx([0, 0.01, -0.01, 0.02, -0.02])
+    assert len(pd.read_csv(report / "single_views.csv")) == 60
+    assert "views of TTA" in texts(html)["Protocol"]
+    _, without = plain
+    assert not {"tta.csv", "views.csv", "single_views.csv"} & {file.name for file in without.iterdir()}
+
+
+def test_confidence_is_measured_before_and_after_scaling(results: Results, report: Path, html: str) -> None:
+    rows = pd.read_csv(report / "temperature.csv")
+    assert len(rows) == 2 * len(results.best)
+    assert (rows["ece_before_ci95_low"] <= rows["ece_before_ci95_high"]).all()
+    assert set(pd.read_csv(report / "selective.csv")["wanted"]) == {0.8, 0.9}
+    for title in ("Temperature", "Accuracy of the surest images", "Reliability diagram", "Risk and coverage"):
+        assert title in texts(html)["Calibration"]
 
 
 def test_the_summary_has_the_score_without_duplicates(results: Results, report: Path) -> None:

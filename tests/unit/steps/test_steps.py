@@ -135,6 +135,29 @@ def test_a_diverged_seed_is_rejected_and_the_pipeline_continues(
     assert [m.id for m in scored.models] == ["B/wide"]
     assert scored.models[0].test_tta is not None
     assert scored.models[0].test_tta.views == 60
+    assert scored.models[0].temperature is not None
+    helpful = steps.evaluate(
+        [good.path],
+        tmp_path / "selection.json",
+        *stores,
+        tmp_path / "helpful",
+        evaluation=tiny.evaluation.model_copy(update={"views": "helpful"}),
+        context=context,
+        chosen=tmp_path / "scored",
+    ).models[0]
+    choice, copied = helpful.view_choice, open_model(tmp_path / "scored")
+    assert choice is not None
+    assert helpful.validation_tta is not None
+    assert helpful.test_tta is not None
+    assert (helpful.validation, helpful.test) == (scored.models[0].validation, scored.models[0].test)
+    assert helpful.validation_tta.accuracy >= helpful.validation.accuracy
+    assert helpful.validation_tta.views == helpful.test_tta.views == choice.views
+    assert choice.paper.accuracy == pytest.approx(scored.models[0].validation_tta.accuracy)  # the same 60 views
+    assert copied.info.fitted is not None
+    assert (copied.temperature, copied.temperature_tta) == (helpful.temperature, helpful.temperature_tta)
+    assert copied.info.fitted.tta_families == choice.families
+    assert copied.weights_digest() == good.weights_digest()
+
     data_report = tmp_path / "data_report.json"
     steps.prepare(tmp_path / "trainval", tmp_path / "test", data_report, data=Data(source=str(faces_csv)))
     summary = steps.compare(

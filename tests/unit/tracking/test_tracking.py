@@ -18,6 +18,7 @@ from lhcnet.data.audit import audit
 from lhcnet.data.drawn_faces import draw
 from lhcnet.errors import LhcnetError
 from lhcnet.io.files import write_json
+from lhcnet.saved import open_model
 from lhcnet.tracking.delivery import deliver
 from lhcnet.tracking.folder import pending_journals
 from lhcnet.tracking.journal import Execution, journal_root, journaled
@@ -253,7 +254,11 @@ def test_the_champion_loads_in_a_fresh_process_and_predicts(
     assert "400 images that are not FER2013" in version.description
     assert version.tags["gate"] == "champion: the first version; there was no champion to compare with"
     got = Path(mlflow.artifacts.download_artifacts("models:/faces@champion", dst_path=str(tmp_path / "got")))
-    assert (got / "artifacts" / "MODEL_CARD.md").read_text().startswith("# faces: LHC-Net")
+    card = (got / "artifacts" / "MODEL_CARD.md").read_text()
+    assert card.startswith("# faces: LHC-Net")
+    temperature = open_model(got / "artifacts" / "model").temperature
+    assert f"Confidence: temperature {temperature:.3f}, fitted on validation" in card
+    assert open_model(tmp_path / "chosen").temperature is None  # selection fits nothing
     described = mlflow.models.Model.load(str(got))
     assert described.signature is not None
     assert described.signature.outputs.input_names()[0] == "label"
