@@ -25,6 +25,8 @@ class ExportedNetwork(nn.Module):
         temperature: fitted on validation; None for none.
     """
 
+    weights: Tensor
+
     def __init__(
         self, network: SlotNetwork, views: Sequence[View] | None = None, temperature: float | None = None
     ) -> None:
