@@ -133,7 +133,8 @@ def main(
         packages = ["torch", "onnxruntime", *(["openvino"] if openvino else [])]
         print(machine(*packages), f"onnx {version('onnx')}", sep=", ")
         size = saved.info.architecture.input_size
-        print(f"{saved.id}: {saved.info.architecture.plain_name}, {size}x{size}, {threads} threads\n")
+        name = ExportRecord.of(saved, views=1, temperature=None).network
+        print(f"{saved.id}: {name}, {size}x{size}, {threads} threads\n")
         print("| images | by | median | 95 % within | images/s | PyTorch's time / this |")
         print("| --- | --- | --- | --- | --- | --- |")
         ways = candidates(saved, threads, tta=False, openvino=openvino)

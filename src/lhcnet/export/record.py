@@ -91,7 +91,7 @@ class ExportRecord(FrozenModel):
         with_views = f" of the mean over {views} views" if views > 1 else ""
         return cls(
             model=saved.id,
-            network=info.architecture.plain_name,
+            network=info.architecture.plain_name + (" with attention modules" if info.architecture.modules else ""),
             classes=info.classes,
             input=f"{INPUT}: uint8 (N, 48, 48), grey values 0..255; they are resized to {size}x{size} inside",
             output=f"{LOGITS}, {PROBABILITIES}: float32 (N, {len(info.classes)}), in the order of classes{with_views}",

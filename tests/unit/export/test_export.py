@@ -100,7 +100,7 @@ def test_a_program_of_torch_export(lhc_net: SavedModel, tmp_path: Path) -> None:
     program = torch.export.load(tmp_path / "model.pt2", extra_files=files)
     _, p = program.module()(torch.from_numpy(FACES.copy()))
     np.testing.assert_allclose(p.detach(), expected(lhc_net, plain_views()), atol=1e-6)
-    assert json.loads(files[JSON_FILE])["network"] == "test_efficientnet"
+    assert json.loads(files[JSON_FILE])["network"] == "test_efficientnet with attention modules"
 
 
 @torch.inference_mode()
