@@ -11,19 +11,21 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from lhcnet.config_base import ClassName as ClassName
 from lhcnet.config_base import Count as Count
 from lhcnet.config_base import Depth as Depth
 from lhcnet.config_base import Exclusion as Exclusion
 from lhcnet.config_base import Family as Family
+from lhcnet.config_base import FolderName as FolderName
 from lhcnet.config_base import Fraction as Fraction
 from lhcnet.config_base import FrozenModel as FrozenModel
 from lhcnet.config_base import InputSize as InputSize
 from lhcnet.config_base import Name as Name
-from lhcnet.config_base import Needed, Patience, Seed, SparseModel
+from lhcnet.config_base import Needed, Patience, Resize, Seed, SparseModel
 from lhcnet.config_network import HIDDEN
 from lhcnet.config_network import LHCNET as LHCNET
 from lhcnet.config_network import TABLE_2 as TABLE_2
@@ -54,15 +56,33 @@ SetName = Literal["backbone", "A", "B", "C", "control", "standalone"]
 class Data(SparseModel):
     """Where FER2013 is, and what is left out of training: `leaks`, `blanks` (`lhcnet.data.exclusion`).
 
-    `validation_fraction` and `split_seed` apply only to copies without the official three-way split.
+    `validation_fraction` and `split_seed` apply only to copies without the official three-way split. For other data:
+    `classes` has the names that each class has there (`left_out`: classes that are not read), instead of FER2013's
+    names and numbers; with `resize` images of other sizes, and in colour, become 48x48 and grey; `labels` says whose
+    labels FER2013's images get (`lhcnet.data.ferplus`).
     """
 
-    newer: ClassVar = frozenset({"exclude"})
+    newer: ClassVar = frozenset({"exclude", "classes", "resize", "labels"})
 
     source: Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")] = "data/raw/fer2013.zip"
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.125
     split_seed: Seed = 0
     exclude: tuple[Exclusion, ...] = ()
+    classes: dict[ClassName, Annotated[tuple[FolderName, ...], Field(min_length=1)]] = Field(default={})
+    resize: Resize = None
+    labels: Literal["fer2013", "ferplus"] = "fer2013"
+
+    @field_validator("classes")
+    @classmethod
+    def _names_are_of_one_class(cls, classes: dict[ClassName, tuple[str, ...]]) -> dict[ClassName, tuple[str, ...]]:
+        owner: dict[str, str] = {}
+        for key, names in classes.items():
+            for name in names:
+                if (other := owner.setdefault(name.lower(), key)) != key:
+                    raise ValueError(f"{name} is a name of {other} and of {key}; expected it once")
+        if classes and (missing := [name for name in get_args(ClassName) if name not in {*classes, "left_out"}]):
+            raise ValueError(f"{', '.join(missing)}: required key is missing")
+        return classes
 
     @field_validator("exclude")
     @classmethod

@@ -27,6 +27,10 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 InputSize = Annotated[int, BeforeValidator(whole), Field(ge=32, le=1024)]
 Exclusion = Literal["leaks", "blanks"]  # from training: lhcnet.data.exclusion
 Family = Literal["flip", "shift", "rotation", "zoom"]  # of the views of TTA: lhcnet.inference.tta
+ClassName = Literal[
+    "anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral", "left_out"
+]  # of data.classes
+FolderName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/\\\x00-\x1f]+$")]
 
 
 def _null_if_none(value: object) -> object:
@@ -39,6 +43,12 @@ Patience = Annotated[
     BeforeValidator(_null_if_none),
     PlainSerializer(lambda value: "none" if value is None else value),
 ]  # epochs without gain on validation after which a training stops; `none`: it never stops early
+
+Resize = Annotated[
+    Literal[48] | None,
+    BeforeValidator(_null_if_none),
+    PlainSerializer(lambda value: "none" if value is None else value),
+]  # side in pixels that images of other sizes get; `none`: they are refused
 
 
 class FrozenModel(BaseModel):

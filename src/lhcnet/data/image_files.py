@@ -5,16 +5,15 @@ import re
 import struct
 import warnings
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lhcnet.data.archive import ArchiveEntry, decoding_errors
 from lhcnet.data.fer2013 import (
-    CLASSES,
-    FOLDERS,
     SIDE,
     SPLITS,
     TEST,
@@ -25,13 +24,14 @@ from lhcnet.data.fer2013 import (
     mark_official_validation,
     split_of_name,
 )
+from lhcnet.data.reading import Reading
 from lhcnet.errors import LhcnetError
 
-_LABEL_OF_FOLDER = {name: label for names in (FOLDERS, CLASSES) for label, name in enumerate(names)}
-_LABEL_OF_FOLDER |= {"disgusted": 1, "fearful": 2, "surprised": 5}
-_LABEL_OF_FOLDER |= {str(label): label for label in range(len(CLASSES))}  # FER2013's numbers
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm")
-_MAX_IMAGE = 1 << 20  # bytes
+_MAX_IMAGE, _MAX_RESIZED = 1 << 20, 10 << 20  # bytes of a file: of 48x48 pixels, and of another size
+_MAX_PIXELS = 1 << 24  # of an image that is resized: 4096x4096
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of Pillow, with 8 bits a channel or fewer
+_UNDAMAGED = "an undamaged PNG or JPEG image"
 _SPLIT_IN_NAME, _NUMBER_IN_NAME = re.compile(r"(Training|PublicTest|PrivateTest)_"), re.compile(r"im(\d{1,9})\.")
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG, by its colour type
@@ -42,27 +42,31 @@ _PASSES = (
 )
 
 
-def in_class_folder(entry: ArchiveEntry) -> bool:
+def in_class_folder(entry: ArchiveEntry, reading: Reading) -> bool:
     """Whether the file lies in <split>/<class>/, for example train/happy/."""
     _, part, folder, _ = entry.path_parts
-    return split_of_name(part) is not None and folder in _LABEL_OF_FOLDER
+    return split_of_name(part) is not None and folder in reading.classes
 
 
-def read_image_files(source: Path, entries: list[ArchiveEntry]) -> tuple[Bytes, Bytes, Bytes, str]:
+def read_image_files(source: Path, entries: list[ArchiveEntry], reading: Reading) -> tuple[Bytes, Bytes, Bytes, str]:
     """Read all images of a source.
 
     Args:
         source: the folder or zip, for error messages.
         entries: the image files in it.
+        reading: names of the class folders, and whether images are resized.
 
     Returns:
         images (N, 48, 48), labels (N,), splits (N,), and the name of the recognised shape. Without an official
         validation split no image is VALIDATION.
 
     Raises:
-        LhcnetError: an image is misplaced, damaged, not grey or not 48x48.
+        LhcnetError: an image is misplaced or damaged, or not grey or not 48x48 and shall not be resized.
     """
-    located = [_locate(entry) for entry in entries]
+    located = [_locate(entry, reading) for entry in entries if not _is_left_out(entry, reading)]
+    dropped = Counter(entry.path_parts[2] for entry in entries if _is_left_out(entry, reading))
+    if not located:
+        raise LhcnetError(f"{source} has images of classes that are left out alone, expected some of others")
     if len(roots := {image.root for image in located}) > 1:
         names = ", ".join(sorted(root or "." for root in roots))
         raise LhcnetError(f"{source} has several image folders ({names}), expected one: name it")
@@ -84,14 +88,23 @@ def read_image_files(source: Path, entries: list[ArchiveEntry]) -> tuple[Bytes, 
     located.sort(key=lambda image: (image.split, image.label, image.number or 0, image.file))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of sizes that are refused here, and of unimportant metadata
-        images = np.stack([_read_pixels(image.entry) for image in located])
+        images = np.stack([read_pixels(image.entry, reading) for image in located])
     splits = np.array([image.split for image in located], np.uint8)
     labels = np.array([image.label for image in located], np.uint8)
     naming = "split in file names" if split_in_names else "re-export im<k>" if numbered else "no split in file names"
     naming = "train, validation and test" if three_way else naming
     if naming == "re-export im<k>":
         mark_official_validation(labels, splits)
-    return images, labels, splits, f"image folder ({naming})"
+    return images, labels, splits, f"image folder ({naming}){left_out(dropped)}"
+
+
+def _is_left_out(entry: ArchiveEntry, reading: Reading) -> bool:
+    return in_class_folder(entry, reading) and reading.classes[entry.path_parts[2]] is None
+
+
+def left_out(dropped: Counter[str]) -> str:
+    """What a shape says of images whose classes are left out."""
+    return "".join(f", left out: {count:,} of {name}" for name, count in sorted(dropped.items()))
 
 
 @dataclass(frozen=True)
@@ -108,7 +121,7 @@ class _LocatedImage:
     number: int | None  # k of im<k>
 
 
-def _locate(entry: ArchiveEntry) -> _LocatedImage:
+def _locate(entry: ArchiveEntry, reading: Reading) -> _LocatedImage:
     root, part, folder, file = entry.path_parts
     folder_split = split_of_name(part)
     if folder_split is None:
@@ -116,8 +129,8 @@ def _locate(entry: ArchiveEntry) -> _LocatedImage:
             f"{entry.where} is misplaced, expected train/<class>/, test/<class>/ and, where there is one, "
             "validation/<class>/"
         )
-    if folder not in _LABEL_OF_FOLDER:
-        raise LhcnetError(f"{entry.where}: unknown class folder {folder}, expected {', '.join(FOLDERS)} or 0..6")
+    if (label := reading.classes.get(folder)) is None:
+        raise LhcnetError(f"{entry.where}: unknown class folder {folder}, expected {reading.expected}")
     above, _, last = root.rpartition("/")
     if split_of_name(last) == folder_split:  # train/train and test/test, as some tools unpack
         root = above
@@ -129,26 +142,56 @@ def _locate(entry: ArchiveEntry) -> _LocatedImage:
         folder_split=folder_split,
         split=USAGE[usage[1]] if usage else folder_split,
         split_in_name=usage is not None,
-        label=_LABEL_OF_FOLDER[folder],
+        label=label,
         number=int(number[1]) if number else None,
     )
 
 
-def _read_pixels(entry: ArchiveEntry) -> Bytes:
+def read_pixels(entry: ArchiveEntry, reading: Reading) -> Bytes:
     """Grey values (48, 48) of an image file."""
-    with decoding_errors(entry.where, "an undamaged PNG or JPEG image"):
-        with entry.open_bounded(_MAX_IMAGE) as file:
-            data = file.read(_MAX_IMAGE)
+    limit = _MAX_RESIZED if reading.resize else _MAX_IMAGE
+    with decoding_errors(entry.where, _UNDAMAGED):
+        with entry.open_bounded(limit) as file:
+            data = file.read(limit)
         if len(data) != entry.size:
             raise ValueError(f"{len(data):,} bytes, not {entry.size:,}: was it changed while it was read?")
+    return pixels_of(data, entry.where, reading)
+
+
+def pixels_of(data: bytes, where: str, reading: Reading) -> Bytes:
+    """Grey values (48, 48) of the content of an image file.
+
+    Where images are resized, colours become grey by ITU-R 601 and each side is resized by itself, with antialias, as
+    the registered model does with the images of a request.
+
+    Raises:
+        LhcnetError: it is damaged or too large, or not grey or not 48x48 and shall not be resized.
+    """
+    with decoding_errors(where, _UNDAMAGED):
         # compares all checksums of a PNG: decoding ignores those after the last row. It ends the use of what was opened
         open_image(data).verify()
         image = open_image(data)
-        if image.size != (SIDE, SIDE):  # known before any pixel is decoded
-            raise LhcnetError(f"{entry.where} is {image.width}x{image.height}, expected 48x48")
+        if not reading.resize and image.size != (SIDE, SIDE):  # known before any pixel is decoded
+            raise LhcnetError(
+                f"{where} is {image.width}x{image.height}, expected 48x48; data.resize: 48 resizes other sizes"
+            )
+        if image.width * image.height > _MAX_PIXELS:
+            raise LhcnetError(f"{where} is {image.width}x{image.height}, expected {_MAX_PIXELS:,} pixels at most")
         if image.format == "PNG":
             require_all_rows(data)
-        return _grey(image, entry.where)
+        return _resized(image, where) if reading.resize else _grey(image, where)
+
+
+def _resized(image: Image.Image, where: str) -> Bytes:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode not in _MODES:
+        raise LhcnetError(f"{where}: has the mode {upright.mode}, expected 8 bits a channel")
+    if upright.has_transparency_data and np.asarray(upright.convert("RGBA"))[..., 3].min() < 255:
+        raise LhcnetError(f"{where}: has transparent pixels, expected an image without; put it on a background")
+    grey = upright if upright.mode == "L" else upright.convert("RGB").convert("L")
+    if grey.size != (SIDE, SIDE):
+        grey = grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR)  # smooths where it makes an image smaller
+    return np.asarray(grey)
 
 
 def require_all_rows(png: bytes) -> None:

@@ -6,7 +6,9 @@ The shapes are recognised by content, in a file, a folder, a zip or a tar (never
    tables of different Usages;
 2. train.csv and test.csv (emotion, pixels) with or without val.csv, side by side: the file names say the split;
 3. images in train/<class>/, test/<class>/ and, where there is one, validation/<class>/; the split is in the names of
-   the folders or files, or the files are numbered im<k>.
+   the folders or files, or the files are numbered im<k>;
+4. Parquet files with the columns image and label, as data sets on Hugging Face have them;
+5. RAF-DB's list of labels with its images.
 
 Everything wrong with an input is an LhcnetError that names the file, the row and what was expected. An input with more
 labelled images than are used is wrong as well.
@@ -31,12 +33,19 @@ from lhcnet.data.fer2013 import (
     mark_official_validation,
     split_of_name,
 )
+from lhcnet.data.ferplus import is_ferplus, relabel
 from lhcnet.data.image_files import IMAGE_ENDINGS, in_class_folder, read_image_files
+from lhcnet.data.parquet import ENDING as PARQUET
+from lhcnet.data.parquet import read_parquet
+from lhcnet.data.rafdb import find_list, read_rafdb
+from lhcnet.data.reading import Reading
 from lhcnet.data.tables import Arrays, Table, open_table, row_counts
 from lhcnet.errors import LhcnetError
 
+FER2013 = Reading()
 
-def read(source: Path, *, validation_fraction: float = 0.125, seed: int = 0) -> Faces:
+
+def read(source: Path, *, validation_fraction: float = 0.125, seed: int = 0, reading: Reading = FER2013) -> Faces:
     """Recognise the shape of a FER2013 copy and read it.
 
     Args:
@@ -44,6 +53,7 @@ def read(source: Path, *, validation_fraction: float = 0.125, seed: int = 0) -> 
         validation_fraction: share of each training class that becomes validation where the input has no
             official validation split; 0 < share < 1, at least one image a class.
         seed: seed of that cut. The cut depends on the content and the seed, not on the order of files or rows.
+        reading: names of the classes, sizes of the images, whose labels.
 
     Returns:
         the data set in canonical order.
@@ -56,7 +66,7 @@ def read(source: Path, *, validation_fraction: float = 0.125, seed: int = 0) -> 
         raise LhcnetError(f"validation_fraction is {validation_fraction}, expected a number between 0 and 1")
     try:
         with require_unchanged(source), open_entries(source) as entries:
-            (images, labels, splits), shape = _recognise(source, entries)
+            (images, labels, splits), shape = _recognise(source, entries, reading)
     except OSError as error:
         raise LhcnetError(f"{source} cannot be read, expected readable files: {error}") from error
     _require_train_and_test(source, splits)
@@ -89,21 +99,34 @@ def _cut_validation(labels: Bytes, splits: Bytes, fraction: float, seed: int) ->
         splits[rng.permutation(rows)[:count]] = VALIDATION
 
 
-def _recognise(source: Path, entries: list[ArchiveEntry]) -> tuple[Arrays, str]:
+def _recognise(source: Path, entries: list[ArchiveEntry], reading: Reading) -> tuple[Arrays, str]:
     """Images, labels and splits, and the shape's name; without an official split no image is VALIDATION."""
-    opened = [open_table(entry) for entry in entries if not in_class_folder(entry)]
+    if (listed := find_list(entries)) and not reading.ferplus:
+        return read_rafdb(source, listed, entries, reading)
+    opened = [open_table(entry) for entry in entries if not in_class_folder(entry, reading)]
     tables = [table for table in opened if table.has_pixels_or_labels]
     names = {table.entry.name for table in tables}
     images = [
-        e for e in entries if e.name not in names and (in_class_folder(e) or e.name.lower().endswith(IMAGE_ENDINGS))
+        e
+        for e in entries
+        if e.name not in names and (in_class_folder(e, reading) or e.name.lower().endswith(IMAGE_ENDINGS))
     ]
 
+    if parquet := [entry for entry in entries if entry.name.lower().endswith(PARQUET) and not reading.ferplus]:
+        if beside := [*(table.entry for table in tables), *images]:
+            raise LhcnetError(
+                f"{source} holds {parquet[0].name} and {beside[0].name}, expected one of both: take the other out"
+            )
+        *arrays, shape = read_parquet(source, parquet, reading)
+        return (arrays[0], arrays[1], arrays[2]), shape
     with_usage, others = ([t for t in tables if t.has_usage is wanted] for wanted in (True, False))
+    if reading.ferplus:
+        return relabel(source, with_usage, [table for table in opened if is_ferplus(table)])
     if with_usage:
-        _refuse_images_beside(source, with_usage, images)
+        _refuse_images_beside(source, with_usage[0].entry.name, images, reading)
         return _join_by_usage(source, with_usage, others), "csv with Usage"
     if roles := _tables_by_split(source, others):
-        _refuse_images_beside(source, others, images)
+        _refuse_images_beside(source, others[0].entry.name, images, reading)
         return _join_by_name(source, roles)
     labelled = [table for table in others if table.may_be_labelled]
     if images:
@@ -112,7 +135,7 @@ def _recognise(source: Path, entries: list[ArchiveEntry]) -> tuple[Arrays, str]:
                 f"{labelled[0].entry.where} is a table with labelled images beside image files such as "
                 f"{images[0].name}, expected one of both: name it, or take the other out of {source}"
             )
-        *arrays, shape = read_image_files(source, images)
+        *arrays, shape = read_image_files(source, images, reading)
         return (arrays[0], arrays[1], arrays[2]), shape
     for table in labelled + others:
         table.read()  # raises: a column is missing
@@ -121,10 +144,10 @@ def _recognise(source: Path, entries: list[ArchiveEntry]) -> tuple[Arrays, str]:
     raise LhcnetError(f"{source} is no FER2013 (it holds {found}{more}), {EXPECTED}")
 
 
-def _refuse_images_beside(source: Path, tables: list[Table], images: list[ArchiveEntry]) -> None:
-    if beside := [entry for entry in images if in_class_folder(entry)]:
+def _refuse_images_beside(source: Path, table: str, images: list[ArchiveEntry], reading: Reading) -> None:
+    if beside := [entry for entry in images if in_class_folder(entry, reading)]:
         raise LhcnetError(
-            f"{source} holds {tables[0].entry.name} and {len(beside):,} files in class folders such as "
+            f"{source} holds {table} and {len(beside):,} files in class folders such as "
             f"{beside[0].name}, expected one of both: name it, or take the other out of the folder"
         )
 

@@ -5,8 +5,8 @@ The p of a test is the probability of a difference at least as large if there we
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from math import comb
 from typing import Literal
 
 import numpy as np
@@ -101,6 +101,23 @@ def mcnemar(correct_a: NDArray[np.bool], correct_b: NDArray[np.bool]) -> Paired:
     )
 
 
+def paired_interval(correct_a: NDArray[np.bool], correct_b: NDArray[np.bool]) -> tuple[float, float]:
+    """95 % confidence interval of the difference of two accuracies (first minus second) on the same images.
+
+    Adjusted Wald interval of Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial
+    proportions based on paired data", Journal of Educational and Behavioral Statistics 37 (2012).
+
+    Args:
+        correct_a, correct_b: as in `mcnemar`, which also raises for other values.
+    """
+    from scipy.stats import norm
+
+    paired = mcnemar(correct_a, correct_b)
+    b, c = (paired.b + 1) / (paired.n + 2), (paired.c + 1) / (paired.n + 2)
+    half = float(norm.ppf(0.975)) * math.sqrt((b + c - (b - c) ** 2) / (paired.n + 2))
+    return b - c - half, b - c + half
+
+
 def permutation(a: Sequence[float], b: Sequence[float]) -> Permuted:
     """Permutation test of the difference of the means of two sets of models.
 
@@ -114,7 +131,7 @@ def permutation(a: Sequence[float], b: Sequence[float]) -> Permuted:
 
     if min(len(a), len(b)) < 2:
         raise ValueError(f"expected at least two models in each set, not {len(a)} and {len(b)}")
-    divisions = comb(len(a) + len(b), len(a))
+    divisions = math.comb(len(a) + len(b), len(a))
     tested = permutation_test(
         (np.asarray(a), np.asarray(b)),
         lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis),

@@ -9,6 +9,7 @@ from typing import Any
 from lhcnet.config import Data
 from lhcnet.data import remote
 from lhcnet.data.fer2013 import TEST
+from lhcnet.data.reading import Reading
 from lhcnet.data.sources import read
 from lhcnet.io.atomic import atomic_directory
 from lhcnet.io.contents import OwnFolder, OwnJson
@@ -49,7 +50,8 @@ def audit_data(out: Path, *, data: Data, execution: str | None = None) -> dict[s
     version = "" if source.path else remote.source_version(data.source)
     with remote.scratch(data.source) as folder:
         copy = remote.fetch(data.source, version, folder)
-        faces = read(copy, validation_fraction=data.validation_fraction, seed=data.split_seed)
+        fraction, seed = data.validation_fraction, data.split_seed
+        faces = read(copy, validation_fraction=fraction, seed=seed, reading=Reading.of(data))
     found = inspect(faces)
     figures = found.figures()
     known = faces.splits != TEST

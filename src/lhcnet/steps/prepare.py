@@ -9,6 +9,7 @@ from lhcnet.config import Data
 from lhcnet.data import remote
 from lhcnet.data.audit import DataReport, audit
 from lhcnet.data.fer2013 import TEST
+from lhcnet.data.reading import Reading
 from lhcnet.data.sources import read
 from lhcnet.data.store import STORE_FOLDER, write_stores
 from lhcnet.io.atomic import atomic_file
@@ -57,7 +58,8 @@ def prepare(
         source_version = source_version or remote.source_version(source)
     with remote.scratch(source) as folder:
         copy = remote.fetch(source, source_version, folder)
-        faces = read(copy, validation_fraction=data.validation_fraction, seed=data.split_seed)
+        fraction, seed = data.validation_fraction, data.split_seed
+        faces = read(copy, validation_fraction=fraction, seed=seed, reading=Reading.of(data))
     origin = remote.source_record(source, source_version)
     known = faces.splits != TEST
     name, excluded = data_set_name(faces.images[known], faces.labels[known]), dict[str, int]()

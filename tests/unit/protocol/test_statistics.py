@@ -16,7 +16,7 @@ from lhcnet.protocol.confidence import nll
 from lhcnet.protocol.paper import PAPER_TABLE_7, PAPER_TABLE_A2
 from lhcnet.protocol.results import Results, one_each, summarise
 from lhcnet.protocol.sizes import OTHER
-from lhcnet.protocol.statistics import Paired, mcnemar, permutation, seed_spread, wilson
+from lhcnet.protocol.statistics import Paired, mcnemar, paired_interval, permutation, seed_spread, wilson
 from lhcnet.report.wording import sentence
 
 
@@ -300,3 +300,9 @@ def test_other_attention_is_no_lhc_net(config: Config) -> None:
     assert permuted.kind == "permutation"
     assert permuted.n_a == len(results.sets["LHC-Net"]) == 4
     assert isclose(found.spread[OTHER]["test_accuracy"].mean, results.evaluation.model("B/se").test.accuracy)
+
+
+def test_interval_of_a_paired_difference() -> None:
+    low, high = paired_interval(*disagreeing(10, 5, both=85, neither=0))
+    assert isclose(low, -0.029634, abs_tol=1e-5)  # Bonett and Price (2012) by hand: 5/102 -+ 1.96 * 0.040130
+    assert isclose(high, 0.127673, abs_tol=1e-5)

@@ -1,0 +1,83 @@
+"""Commands for a trained model outside of its pipeline: a file for other programs, scores on other images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from lhcnet.errors import LhcnetError
+
+if TYPE_CHECKING:
+    from lhcnet.export.record import ExportRecord
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the program `lhcnet`."""
+    app.command()(export)
+    app.command()(score)
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="Model directory.")],
+    out: Annotated[Path, typer.Option(help="File to write: .onnx, or .pt2 for torch-export.")],
+    format: Annotated[Literal["onnx", "int8", "torch-export"], typer.Option(help="int8 is ONNX with 8 bits.")] = "onnx",
+    tta: Annotated[bool, typer.Option("--tta", help="The file gives the mean over the model's views.")] = False,
+    calibration: Annotated[
+        Path | None, typer.Option(help="int8: store with the split validation, to measure ranges on.")
+    ] = None,
+    test: Annotated[Path | None, typer.Option(help="int8: store with the split test, to measure its loss on.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="int8: number of images of the calibration.")] = 512,
+    vnni: Annotated[
+        bool, typer.Option("--vnni", help="int8: weights of 8 bits, for x86 processors with VNNI; else 7, for all.")
+    ] = False,
+) -> None:
+    """Export a model to ONNX or torch.export.
+
+    The file takes grey 48x48 images, resizes them itself, and gives logits and probabilities. It is compared with
+    PyTorch before it is written.
+    """
+    from lhcnet.export.export import Quantisation, export_model
+
+    if test and not calibration:
+        raise LhcnetError("export: --test belongs to --calibration: float32 files are compared with PyTorch instead")
+    quantisation = Quantisation(calibration, test, images, 8 if vnni else 7) if calibration else None
+    record = export_model(model, out, format=format, tta=tta, quantisation=quantisation)
+    typer.echo(f"{out}: {record.network}, {record.precision}, {out.stat().st_size:,} bytes")
+    _show(record)
+
+
+def score(
+    model: Annotated[Path, typer.Argument(help="Model directory, or an exported .onnx file.")],
+    store: Annotated[Path, typer.Argument(help="Store, written by `prepare`, of any data.")],
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Split of the store.")] = "test",
+    tta: Annotated[bool, typer.Option(help="Score a model directory with TTA as well.")] = True,
+    params: Annotated[Path, typer.Option("--params", help="Settings (YAML).")] = Path("params.yaml"),
+) -> None:
+    """Score a model on the images of a store, in all and by class.
+
+    With 95 % intervals (Wilson). The images need not be of the data that the model was trained on.
+    """
+    from lhcnet.config import load
+    from lhcnet.report.terminal import print_scores, print_table
+    from lhcnet.steps.score_store import score_store
+
+    config = load(params)
+    found = score_store(
+        model, store, split=split, batch_size=config.evaluation.batch_size, compute=config.compute, tta=tta
+    )
+    print_scores({str(one.views): one for one in found.scores})
+    print_table(found.by_class())
+
+
+def _show(record: ExportRecord) -> None:
+    if parity := record.parity:
+        typer.echo(f"Largest difference from PyTorch: {parity.largest_difference:.1e} on {parity.n} drawn faces")
+    if loss := record.accuracy_loss:
+        low, high = (100 * bound for bound in loss.ci95)
+        typer.echo(
+            f"Accuracy on test: {100 * loss.accuracy:.2f} %, float32 {100 * loss.accuracy_float32:.2f} %: "
+            f"{100 * loss.difference:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, p = {loss.p:.2g}, "
+            f"n = {loss.n:,}"
+        )

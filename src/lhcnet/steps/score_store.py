@@ -1,0 +1,110 @@
+"""Scores of one model on one split of a store, in all and by class: for images that the model was not made for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lhcnet.config import Compute
+from lhcnet.data.fer2013 import CLASSES, Bytes
+from lhcnet.data.store import open_store
+from lhcnet.errors import LhcnetError
+from lhcnet.protocol.score import Score, score
+from lhcnet.protocol.statistics import wilson
+from lhcnet.runtime import memory_errors, open_device
+from lhcnet.saved import open_model
+
+if TYPE_CHECKING:
+    from lhcnet.report.formatting import Table
+
+
+@dataclass(frozen=True)
+class StoreScores:
+    """What a model reaches on n images.
+
+    Attributes:
+        scores: plain, and with TTA.
+        correct: which images each of them classifies correctly, (n,).
+        labels: true classes, (n,).
+    """
+
+    scores: list[Score]
+    correct: list[NDArray[np.bool]]
+    labels: Bytes
+
+    def by_class(self) -> Table:
+        """Recall of each class with Wilson's interval, a row for each score and class."""
+        from lhcnet.report.formatting import Table, frame
+
+        rows = []
+        for one, correct in zip(self.scores, self.correct, strict=True):
+            for label, name in enumerate(CLASSES):
+                hits, n = int(correct[self.labels == label].sum()), int((self.labels == label).sum())
+                low, high = wilson(hits, n) if n else (None, None)
+                row = {"views": one.views, "class": name, "recall": hits / n if n else None}
+                rows.append(row | {"recall_ci95_low": low, "recall_ci95_high": high, "n": n})
+        return Table("Classes", "", frame(rows))
+
+
+def score_store(
+    model: Path, store: Path, *, split: str, batch_size: int, compute: Compute, tta: bool = True
+) -> StoreScores:
+    """Score a model directory, or a file that `lhcnet export` wrote. Records nothing.
+
+    Args:
+        model: model directory, or an exported .onnx file, which is run as it is: plain, or with its views.
+        store: any store; its images need not be of the data that the model was trained on.
+        split: the split of the store.
+        batch_size: number of images that a network sees at once.
+        compute: device, precision, threads.
+        tta: whether a model directory is scored with test-time augmentation as well, if it has views that help.
+
+    Raises:
+        LhcnetError: the model or the store cannot be read, the store has no such split, or the outputs are not finite.
+    """
+    images, labels = open_store(store).split(split)
+    with memory_errors("evaluation"):
+        if model.suffix == ".onnx":
+            of_views = _exported(model, images)
+        else:
+            of_views = _network(model, images, batch_size, compute, tta=tta)
+    scores = [score(p, labels, split=split, views=views) for views, p in of_views]
+    return StoreScores(scores, [p.argmax(1) == labels for _, p in of_views], labels)
+
+
+Predictions = Sequence[tuple[int, NDArray[np.float32]]]
+"""Number of views, and probabilities (n, 7) with them."""
+
+
+def _exported(model: Path, images: Bytes) -> Predictions:
+    from lhcnet.export.onnx_model import open_onnx
+
+    opened = open_onnx(model)
+    views = opened.record.views
+    return [(views, opened.probabilities(images, tta=views > 1))]
+
+
+def _network(model: Path, images: Bytes, batch_size: int, compute: Compute, *, tta: bool) -> Predictions:
+    from lhcnet.export.export import fitted_views
+    from lhcnet.inference.predict import predict
+
+    saved = open_model(model)
+    saved.require_trained()
+    network, device = saved.network(), open_device(compute)
+    device.move(network)
+    size = network.input_size
+    ways = [fitted_views(saved, tta=False)[0]]
+    if tta and len(views := fitted_views(saved, tta=True)[0]) > 1:
+        ways.append(views)
+    try:
+        return [
+            (len(views), predict(network, images, views, input_size=size, device=device, batch_size=batch_size))
+            for views in ways
+        ]
+    except FloatingPointError as error:
+        raise LhcnetError(f"{model}: cannot be scored: {error}") from None
