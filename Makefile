@@ -95,7 +95,7 @@ image-sbom: setup ## list of the Python packages in the image with licences (Cyc
 		--output-reproducible --of JSON -o build/sbom.json build/sbom
 
 lock: ## both lock files anew from pyproject.toml (needs uv); UPGRADE=--upgrade: newer versions
-	$(LOCK) $(UPGRADE) --output-file requirements.lock
+	$(LOCK) $(UPGRADE) --extra imagenet --output-file requirements.lock
 	$(LOCK) $(UPGRADE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean: ## remove everything that a run or a build made, but not .venv and not data/

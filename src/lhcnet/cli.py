@@ -1,8 +1,8 @@
 """The command line: every step of the pipeline on files, settings from `params.yaml`. DVC calls these commands.
 
 A command imports what it calls, so that `--help` answers at once. The commands of other subjects are in the modules
-`cli_export` (files for other programs), `cli_pipeline` (compile, run and submit the Kubeflow pipeline), `cli_predict` (a
-trained model on pictures), `cli_registry` (registered models) and `cli_tools` (settings, drawn faces, tables, MLflow).
+`cli_export` (files for other programs), `cli_pipeline` (compile, run and submit the Kubeflow pipeline), `cli_predict`
+(a trained model on pictures), `cli_registry` (registered models), `cli_tools` (settings, drawn faces, tables, MLflow).
 """
 
 from __future__ import annotations

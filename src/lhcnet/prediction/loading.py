@@ -50,7 +50,13 @@ def load(
     from lhcnet.prediction.predictor import Predictor
 
     if str(model).lower().endswith(".onnx"):
-        raise LhcnetError(f"{model}: exported files cannot be read by this version; expected a model directory")
+        if device == "cuda":
+            raise LhcnetError(
+                f"{model}: ONNX Runtime computes on the CPU here; expected device cpu, or a model directory"
+            )
+        from lhcnet.export.onnx_model import open_onnx
+
+        return Predictor(open_onnx(Path(model), batch_size=batch_size), finder)
     import torch
 
     from lhcnet.prediction.network import NetworkModel
