@@ -55,9 +55,9 @@ def score(
     tta: Annotated[bool, typer.Option(help="Score a model directory with TTA as well.")] = True,
     params: Annotated[Path, typer.Option("--params", help="Settings (YAML).")] = Path("params.yaml"),
 ) -> None:
-    """Score a model on the images of a store, in all and by class.
+    """Score a model on images of a store.
 
-    With 95 % intervals (Wilson). The images need not be of the data that the model was trained on.
+    In all and by class, with 95 % intervals (Wilson). The images need not be of the data of its training.
     """
     from lhcnet.config import load
     from lhcnet.report.terminal import print_scores, print_table

@@ -59,13 +59,13 @@ def test_a_csv_changed_while_it_is_read(
 def test_a_zip_changed_while_it_is_read(kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "fer.zip"
     write_zip(draw(60, seed=1), path)
-    original, content = image_files._read_pixels, path.read_bytes()
+    original, content = image_files.read_pixels, path.read_bytes()
 
-    def changing(entry: Any) -> Any:
+    def changing(entry: Any, reading: Any) -> Any:
         path.write_bytes(content[:kept])
-        return original(entry)
+        return original(entry, reading)
 
-    monkeypatch.setattr(image_files, "_read_pixels", changing)
+    monkeypatch.setattr(image_files, "read_pixels", changing)
     with pytest.raises(LhcnetError, match=r"fer\.zip"):
         sources.read(path)
 
@@ -74,13 +74,13 @@ def test_an_image_changed_while_a_folder_is_read(tmp_path: Path, monkeypatch: py
     for name, content in IMAGE_FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    original = image_files._read_pixels
+    original = image_files.read_pixels
 
-    def changing(entry: Any) -> Any:
+    def changing(entry: Any, reading: Any) -> Any:
         entry.path.write_bytes(encoded(Image.effect_noise((48, 48), 9)))
-        return original(entry)
+        return original(entry, reading)
 
-    monkeypatch.setattr(image_files, "_read_pixels", changing)
+    monkeypatch.setattr(image_files, "read_pixels", changing)
     with pytest.raises(LhcnetError, match=r"\.png cannot be read, .* changed while it was read"):
         sources.read(tmp_path)
 

@@ -18,6 +18,7 @@ from lhcnet.data.audit import audit
 from lhcnet.data.drawn_faces import draw
 from lhcnet.errors import LhcnetError
 from lhcnet.io.files import write_json
+from lhcnet.protocol.confidence import scaled
 from lhcnet.saved import open_model
 from lhcnet.tracking.delivery import deliver
 from lhcnet.tracking.folder import pending_journals
@@ -280,4 +281,4 @@ print(",".join(out.columns))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "label,anger,disgust,fear,happiness,sadness,surprise,neutral"
-    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), scaled(expected, temperature), atol=1e-5)

@@ -26,7 +26,7 @@ from lhcnet.profiles import profile
 from lhcnet.runtime import Device
 from lhcnet.saved import Epoch
 from lhcnet.tracking.names import curve
-from lhcnet.training import loop
+from lhcnet.training import loop, optimizer
 from lhcnet.training.augmentation import EpochAugmentation, derive_seed
 from lhcnet.training.average import moving_average
 from lhcnet.training.checkpoint import Checkpoint
@@ -150,13 +150,13 @@ def test_each_batch_has_its_rate_and_the_history_that_of_the_last(
     data: tuple[DataSplit, DataSplit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[float] = []
-    step = torch.optim.SGD.step
+    step = optimizer.SGD.step
 
     def spy(self: torch.optim.SGD, *args: Any) -> Any:
         seen.append(self.param_groups[0]["lr"])
         return step(self, *args)
 
-    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    monkeypatch.setattr(optimizer.SGD, "step", spy)
     stage = Stage(schedule="cosine", warmup=0.2, batch_size=64, epochs=3, patience=None)
     _, result = trained(data, stage)
     batches = len(seen) // 3
