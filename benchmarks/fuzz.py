@@ -6,9 +6,8 @@ python benchmarks/campaign.py fuzz --engine atheris --patience 60  # guided by c
 python benchmarks/campaign.py fuzz --repeat FILE          # one input that caused a violation
 
 Inputs and checks are in tests/support/hostile. A child process runs the inputs of one reader, with a limit on memory
-and on the time of each input; if it dies, the input is saved and another child continues. The child is a fork that has
-the libraries of all readers; for atheris it starts anew, which instruments modules while they load. Exit status 1 if
-there is a violation.
+and on the time of each input; if it dies, the input is saved and another child continues. Exit status 1 if there is a
+violation.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from __future__ import annotations
 import faulthandler
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -138,46 +136,6 @@ def child(target: str, work: Path, runs: int, seed: int, engine: str) -> None:
     run.now.write(HEAD.pack(run.runs, run.accepted))
 
 
-def load_libraries() -> None:
-    """Load what the readers load, once for all forks."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # a fork has no other threads
-    import h5py  # noqa: F401
-    import pandas as pd  # noqa: F401
-    import torch  # noqa: F401
-    from support.hostile.images import zeros
-
-    zeros()
-
-
-def forked(target: str, work: Path, runs: int, seed: int, printed: Path) -> None:
-    """Be the child in a fork of the campaign's process; what it says on stderr goes to the file `printed`."""
-    for name, number in ((os.devnull, 1), (str(printed), 2)):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    os.environ["TMPDIR"] = str(work)
-    tempfile.tempdir = None
-    child(target, work, runs, seed, "random")
-
-
-def ended_with(target: str, work: Path, runs: int, seed: int, engine: str, printed: Path) -> int:
-    """Run the child of one reader; returns its exit status."""
-    if engine == "random":
-        fork = multiprocessing.get_context("fork").Process(target=forked, args=(target, work, runs, seed, printed))
-        fork.start()
-        fork.join()
-        assert fork.exitcode is not None
-        return fork.exitcode
-    options = {"folder": work, "runs": runs, "seed": seed, "engine": engine, "patience": SECONDS}
-    arguments = ["--child", target, *(f"--{name}={value}" for name, value in options.items())]
-    with printed.open("wb") as file:
-        return subprocess.run(
-            [sys.executable, __file__, *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=file,
-            env=os.environ | {"TMPDIR": str(work), "OMP_NUM_THREADS": "1"},
-            check=False,
-        ).returncode
-
-
 def campaign(target: str, folder: Path, runs: int, seed: int, engine: str) -> dict[str, str | int]:
     """Run the inputs of one reader in child processes.
 
@@ -196,7 +154,16 @@ def campaign(target: str, folder: Path, runs: int, seed: int, engine: str) -> di
             row = {"reader": target, "inputs": done, "accepted": accepted, "seconds": seconds}
             return row | ({"branches": branches} if branches else {})
         left = runs if engine == "random" else runs - done  # the random engine goes on counting in `now`
-        ended = ended_with(target, work, left, seed + deaths, engine, printed)
+        options = {"folder": work, "runs": left, "seed": seed + deaths, "engine": engine, "patience": SECONDS}
+        arguments = ["--child", target, *(f"--{name}={value}" for name, value in options.items())]
+        with printed.open("wb") as file:
+            ended = subprocess.run(
+                [sys.executable, __file__, *arguments],
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+                env=os.environ | {"TMPDIR": str(work), "OMP_NUM_THREADS": "1"},
+                check=False,
+            ).returncode
         reached = re.findall(rb" cov: (\d+)", printed.read_bytes())
         branches = max(branches, *map(int, reached)) if reached else branches
         content = now.read_bytes()
@@ -247,8 +214,6 @@ def main(
         return
     if unknown := sorted(set(targets or ()) - set(RUNS)):
         raise SystemExit(f"no reader {', '.join(unknown)}; expected some of {', '.join(RUNS)}")
-    if engine == "random":
-        load_libraries()
     total = 0
     for target in targets or RUNS:
         row = campaign(target, folder, runs or int(share * RUNS[target]), seed, engine)

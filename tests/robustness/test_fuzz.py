@@ -92,7 +92,7 @@ def wrong(choices, folder):
     if choices.raw(1):
         {does}
     return True
-hostile.TARGETS, hostile.zeros = {{"csv": wrong}}, bytes
+hostile.TARGETS = {{"csv": wrong}}
 fuzz.child("csv", Path({work!r}), 2, 0, "random")
 """
 
