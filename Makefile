@@ -45,8 +45,9 @@ demo: setup data/raw/faces.zip ## the whole pipeline on drawn faces, through Kub
 data/raw/faces.zip: | setup
 	$(BIN)/lhcnet faces $@
 
+# Tests wait for processes and servers a third of their time: half as many workers more than cores.
 test: setup ## all tests but those that need a cluster or the image, or FER2013 where it is not set; ARGS="-k lhc" is passed to pytest
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not cluster and not docker" $(ARGS)
+	$(BIN)/python -m pytest -n $$($(BIN)/python -c "import os; print(max(2, os.cpu_count() * 3 // 2))") --dist loadfile --no-loadscope-reorder -m "not cluster and not docker" $(ARGS)
 
 check: setup ## formatting, lint, types, Dockerfiles, workflows, CITATION.cff, links of the docs; works without network access
 	$(BIN)/ruff check .
