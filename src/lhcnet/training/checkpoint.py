@@ -30,6 +30,7 @@ from torch import Tensor
 from lhcnet.config import FrozenModel, parse
 from lhcnet.errors import LhcnetError
 from lhcnet.io.files import require_regular_file
+from lhcnet.io.hidden import remove
 from lhcnet.saved import Epoch
 from lhcnet.training.checkpoint_lock import CheckpointLock, in_use, kubeflow_run
 
@@ -103,8 +104,7 @@ class Checkpoint:
             a warning then says why. A damaged one is renamed to `<name>.damaged`, so that no later try meets it again.
         """
         for unfinished in self.path.parent.glob(f".{self.path.name}.*"):  # of a process that was killed while writing
-            with suppress(OSError):
-                unfinished.unlink()
+            remove(unfinished)
         if not os.path.lexists(self.path):
             for other in self._old():
                 log.warning("%s: the checkpoint %s is not used: %s", self._task, other, self._difference(other))
@@ -193,28 +193,30 @@ class Checkpoint:
         own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         header = {"progress": json.dumps(progress.to_dict()), "identity": json.dumps(self._identity)}
         header["digest"] = checkpoint_digest(own, header["progress"])
+        # save_file has a temporary file of its own beside its target: in a folder, both are found after a kill
         temporary = self.path.with_name(f".{self.path.name}.{uuid4().hex[:8]}")
+        file = temporary / self.path.name
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(own, temporary, header)
-            temporary.chmod(_FILE_MODE)  # save_file's is 0600, so another user's next try could not read it
-            for flushed in (temporary, self.path.parent):
+            temporary.mkdir(parents=True)
+            save_file(own, file, header)
+            file.chmod(_FILE_MODE)  # save_file's is 0600, so another user's next try could not read it
+            for flushed in (file, self.path.parent):
                 handle = os.open(flushed, os.O_RDONLY)
                 try:
                     os.fsync(handle)
                 finally:
                     os.close(handle)
-            temporary.rename(self.path)
+            file.rename(self.path)
             for old in self._old()[MAX_OLD:]:
                 if not in_use(old):
                     with suppress(OSError):
                         old.unlink()
         except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                temporary.unlink()
             if not self._failed or self._terminated:
                 log.warning("%s: no checkpoint could be written to %s: %s", self._task, self.path.parent, error)
             self._failed = True
+        finally:
+            remove(temporary)
         self._written = time.monotonic()
         self._lock.refresh()
         self.exit_if_terminated()

@@ -228,6 +228,23 @@ def test_old_checkpoints_are_limited_and_unfinished_files_are_removed(
     assert not half.exists()
 
 
+def test_a_kill_within_a_write_leaves_nothing_after_the_next_start(
+    tmp_path: Path, data: tuple[DataSplit, DataSplit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_: object, file: Path, __: object) -> None:
+        file.with_name(".tmpRANDOM").write_bytes(b"half")  # safetensors writes there, then renames
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr("lhcnet.training.checkpoint.save_file", killed)
+        dying.setattr("lhcnet.training.checkpoint.remove", lambda _: None)  # a killed process removes nothing
+        with pytest.raises(KeyboardInterrupt):
+            train(data, STAGES["sgd"], checkpoint(tmp_path))
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == [".tmpRANDOM"]
+    assert checkpoint(tmp_path).load() is None
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_digest_does_not_depend_on_the_checkpoint_settings(tiny: Config) -> None:
     other = tiny.model_copy(update={"checkpoints": Checkpoints(seconds=7)})
     assert other.digest() == tiny.digest()
@@ -266,7 +283,7 @@ def test_a_command_killed_repeatedly_resumes_to_the_same_model(
     assert killed
     subprocess.run(command(stores[0], out), cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert same(open_model(out), whole)
-    assert not list(kept.glob("*.safetensors")), "the checkpoint of a finished training is removed"
+    assert not list(kept.iterdir()), "the checkpoint of a finished training is removed"
 
 
 def test_dvc_repro_resumes_after_a_kill(one_seed: Config, environment: dict[str, str], tmp_path: Path) -> None:
