@@ -1,8 +1,8 @@
 """Settings of the C library's memory allocator, which have to stand in the environment before a process starts.
 
 By default glibc gives every large block back to the kernel when it is freed, and the next batch asks for it again, page
-by page of 4 KB. A training on the CPU then spends a fifth of its time on page faults. With these settings the process
-keeps its memory, in pages of 2 MB. No result depends on them. docs/performance.md has what they gave.
+by page of 4 KB. With these settings the process keeps its memory, in pages of 2 MB. No result depends on them.
+docs/performance.md has what they gave.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ TUNABLES: Final = ":".join(
         "top_pad": 256 << 20,  # how much the heap grows at once
     }.items()
 )
-COMPUTING: Final = frozenset({"train", "control", "evaluate", "analyse", "select", "insert", "pipeline"})
+COMPUTING: Final = frozenset(
+    {"train", "control", "evaluate", "analyse", "select", "insert", "pipeline", "predict", "score", "export"}
+)
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:

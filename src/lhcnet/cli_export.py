@@ -49,10 +49,10 @@ def export(
 
 
 def score(
-    model: Annotated[Path, typer.Argument(help="Model directory, or an exported .onnx file.")],
+    model: Annotated[str, typer.Argument(help="Model directory, models:/NAME@ALIAS, runs:/ID/PATH, or .onnx file.")],
     store: Annotated[Path, typer.Argument(help="Store, written by `prepare`, of any data.")],
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Split of the store.")] = "test",
-    tta: Annotated[bool, typer.Option(help="Score a model directory with TTA as well.")] = True,
+    tta: Annotated[bool, typer.Option(help="Score it with TTA as well; an exported file is as it is.")] = True,
     params: Annotated[Path, typer.Option("--params", help="Settings (YAML).")] = Path("params.yaml"),
 ) -> None:
     """Score a model on images of a store.

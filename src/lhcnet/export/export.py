@@ -20,7 +20,7 @@ from lhcnet.export.extra import RUNNING, WRITING, require
 from lhcnet.export.graph import ExportedNetwork, to_program, write_program
 from lhcnet.export.record import AccuracyLoss, Calibration, ExportRecord, Parity
 from lhcnet.inference.predict import predict
-from lhcnet.inference.tta import View, family_views, plain_views, tta_views
+from lhcnet.inference.tta import View, fitted_views, plain_views
 from lhcnet.io.atomic import atomic_file
 from lhcnet.io.preflight import output_file
 from lhcnet.models.slots import SlotNetwork
@@ -89,7 +89,8 @@ def export_model(
     output_file(out, None)
     saved = open_model(model)
     saved.require_trained()
-    views, temperature = fitted_views(saved, tta=tta)
+    views = fitted_views(saved.info.fitted) if tta else plain_views()
+    temperature = saved.temperature_tta if tta else saved.temperature
     if tta and len(views) == 1:
         raise LhcnetError(f"{model}: its views were chosen on validation: the image alone; export it without --tta")
     task = _Task(saved, saved.network(), views, temperature, open_device(Compute(device="cpu")))
@@ -97,21 +98,6 @@ def export_model(
     if format == "torch-export":
         return task.write_program(out, record)
     return task.write_onnx(out, record, quantisation)
-
-
-def fitted_views(saved: SavedModel, *, tta: bool) -> tuple[list[View], float | None]:
-    """The views of a model, and the temperature that was fitted for them on validation.
-
-    Without a choice of views on validation, those of TTA are the paper's 60. It may have chosen the image alone.
-    """
-    fitted = saved.info.fitted
-    if not tta:
-        return plain_views(), fitted.temperature if fitted else None
-    if fitted is None:
-        return tta_views(), None
-    families, rotation = fitted.tta_families, fitted.tta_rotation
-    views = tta_views(rotation) if families is None else family_views(families, rotation)
-    return views, fitted.temperature_tta
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,22 @@ A view is a transformation of the images. Plain inference has one view, which ch
 mean of the views' probabilities, weighted with `View.weight`.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lhcnet.config import Family
 from lhcnet.data.transforms import resize, sample_axis, warp
+
+if TYPE_CHECKING:
+    from lhcnet.model_record import Fitted
 
 REFERENCE_SIZE = 224  # pixels; side of the images for which shifts are given
 
@@ -98,6 +104,17 @@ def family_views(families: Collection[Family], rotation2: float = 0.15) -> list[
     """
     views = [view for view in tta_views(rotation2) if view.families <= set(families)]
     return [replace(view, weight=view.family_weight) for view in views]
+
+
+def fitted_views(fitted: Fitted | None) -> list[View]:
+    """The views of a model with TTA: those that `evaluate` chose on validation, or else the paper's 60.
+
+    It may have chosen the image alone.
+    """
+    if fitted is None:
+        return tta_views()
+    families, rotation = fitted.tta_families, fitted.tta_rotation
+    return tta_views(rotation) if families is None else family_views(families, rotation)
 
 
 def render(images: Tensor, view: View) -> Tensor:

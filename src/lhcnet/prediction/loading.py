@@ -64,12 +64,12 @@ def load(
 
     if device == "cuda" and not torch.cuda.is_available():
         raise LhcnetError("device: cuda was asked for, but torch finds no CUDA GPU; expected a GPU, or cpu")
-    with _opened(str(model)) as saved:
+    with opened(str(model)) as saved:
         network = NetworkModel.of(saved, Device(torch.device(device), "float32"), batch_size)
     return Predictor(network, finder, saved.info.fitted)
 
 
-def _opened(model: str) -> AbstractContextManager[SavedModel]:
+def opened(model: str) -> AbstractContextManager[SavedModel]:
     """The model directory that a name leads to; a copy from MLflow is removed at the end of the context."""
     from lhcnet.saved import MARKER, open_model
 

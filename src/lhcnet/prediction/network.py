@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lhcnet.data.fer2013 import Bytes
 from lhcnet.errors import LhcnetError
 from lhcnet.inference.predict import batches, predict
-from lhcnet.inference.tta import View, family_views, plain_views, tta_views
+from lhcnet.inference.tta import View, fitted_views, plain_views, tta_views
 from lhcnet.models.host import HostNetwork, classifier_names
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.models.slots import SlotNetwork
@@ -54,10 +54,7 @@ class NetworkModel:
         saved.require_trained()
         network = saved.network()
         device.move(network)
-        views, fitted = tta_views(), saved.info.fitted
-        if fitted is not None:
-            rotation = fitted.tta_rotation
-            views = tta_views(rotation) if fitted.tta_families is None else family_views(fitted.tta_families, rotation)
+        views = fitted_views(saved.info.fitted)
         temperatures = saved.temperature, saved.temperature_tta
         return cls(network, saved.id, saved.info.classes, device, batch_size, tuple(views), temperatures)
 

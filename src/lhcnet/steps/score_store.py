@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from lhcnet.config import Compute
 from lhcnet.data.fer2013 import CLASSES, Bytes
 from lhcnet.data.store import open_store
-from lhcnet.errors import LhcnetError
 from lhcnet.protocol.score import Score, score
 from lhcnet.protocol.statistics import wilson
 from lhcnet.runtime import memory_errors, open_device
-from lhcnet.saved import open_model
 
 if TYPE_CHECKING:
     from lhcnet.report.formatting import Table
@@ -52,25 +50,25 @@ class StoreScores:
 
 
 def score_store(
-    model: Path, store: Path, *, split: str, batch_size: int, compute: Compute, tta: bool = True
+    model: str, store: Path, *, split: str, batch_size: int, compute: Compute, tta: bool = True
 ) -> StoreScores:
-    """Score a model directory, or a file that `lhcnet export` wrote. Records nothing.
+    """Score a trained model. Records nothing.
 
     Args:
-        model: model directory, or an exported .onnx file, which is run as it is: plain, or with its views.
+        model: as in `lhcnet.load`; an exported file is run as it is: plain, or with its views.
         store: any store; its images need not be of the data that the model was trained on.
         split: the split of the store.
         batch_size: number of images that a network sees at once.
         compute: device, precision, threads.
-        tta: whether a model directory is scored with test-time augmentation as well, if it has views that help.
+        tta: whether it is scored with test-time augmentation as well, if it has views that help.
 
     Raises:
         LhcnetError: the model or the store cannot be read, the store has no such split, or the outputs are not finite.
     """
     images, labels = open_store(store).split(split)
     with memory_errors("evaluation"):
-        if model.suffix == ".onnx":
-            of_views = _exported(model, images)
+        if model.lower().endswith(".onnx"):
+            of_views = _exported(Path(model), images)
         else:
             of_views = _network(model, images, batch_size, compute, tta=tta)
     scores = [score(p, labels, split=split, views=views) for views, p in of_views]
@@ -89,22 +87,13 @@ def _exported(model: Path, images: Bytes) -> Predictions:
     return [(views, opened.probabilities(images, tta=views > 1))]
 
 
-def _network(model: Path, images: Bytes, batch_size: int, compute: Compute, *, tta: bool) -> Predictions:
-    from lhcnet.export.export import fitted_views
-    from lhcnet.inference.predict import predict
+def _network(model: str, images: Bytes, batch_size: int, compute: Compute, *, tta: bool) -> Predictions:
+    from lhcnet.prediction.loading import opened
+    from lhcnet.prediction.network import NetworkModel
 
-    saved = open_model(model)
-    saved.require_trained()
-    network, device = saved.network(), open_device(compute)
-    device.move(network)
-    size = network.input_size
-    ways = [fitted_views(saved, tta=False)[0]]
-    if tta and len(views := fitted_views(saved, tta=True)[0]) > 1:
-        ways.append(views)
-    try:
-        return [
-            (len(views), predict(network, images, views, input_size=size, device=device, batch_size=batch_size))
-            for views in ways
-        ]
-    except FloatingPointError as error:
-        raise LhcnetError(f"{model}: cannot be scored: {error}") from None
+    with opened(model) as saved:
+        network = NetworkModel.of(saved, open_device(compute), batch_size)
+    found = [(1, network.probabilities(images))]
+    if tta and len(network.views) > 1:
+        found.append((len(network.views), network.probabilities(images, tta=True)))
+    return found

@@ -25,8 +25,6 @@ def lhc_net(tmp_path_factory: pytest.TempPathFactory) -> SavedModel:
 @pytest.fixture(scope="session")
 def proto(lhc_net: SavedModel) -> Any:
     """The ONNX model of `lhc_net`, as PyTorch's exporter gives it."""
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'lhcnet[export]'")
     from lhcnet.export.graph import ExportedNetwork
     from lhcnet.export.onnx_file import to_onnx
 

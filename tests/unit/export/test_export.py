@@ -16,8 +16,8 @@ from lhcnet.cli import app
 from lhcnet.config import Compute
 from lhcnet.data.drawn_faces import draw
 from lhcnet.errors import LhcnetError
-from lhcnet.export import extra, onnx_file
-from lhcnet.export.export import Quantisation, export_model, fitted_views
+from lhcnet.export import export, extra, onnx_file
+from lhcnet.export.export import Quantisation, export_model
 from lhcnet.export.graph import ExportedNetwork
 from lhcnet.export.onnx_model import open_onnx
 from lhcnet.export.record import JSON_FILE, ExportRecord
@@ -59,7 +59,7 @@ def test_an_onnx_file_gives_the_probabilities_of_evaluate(
     with pytest.raises(LhcnetError, match="without views"):
         model.probabilities(FACES, tta=True)
     settings = {"split": "test", "batch_size": 32, "compute": Compute(device="cpu", threads=1), "tta": False}
-    exported, ours = (score_store(path, stores[1], **settings) for path in (file, lhc_net.path))  # type: ignore[arg-type]
+    exported, ours = (score_store(path, stores[1], **settings) for path in map(str, (file, lhc_net.path)))  # type: ignore[arg-type]
     assert exported.scores == ours.scores
     classes = ours.by_class().data
     assert classes["n"].sum() == ours.scores[0].n
@@ -111,15 +111,23 @@ def test_views_and_temperature_are_in_the_graph(lhc_net: SavedModel) -> None:
     np.testing.assert_allclose(p, mean**0.5 / (mean**0.5).sum(1, keepdims=True), atol=1e-6)
 
 
-def test_views_and_temperature_are_those_that_were_fitted(lhc_net: SavedModel) -> None:
-    def fitted(**values: Any) -> SavedModel:
-        info = lhc_net.info.model_copy(update={"fitted": Fitted(tta_rotation=0.4, temperature=2.0, **values)})
-        return replace(lhc_net, info=info)
+def test_views_and_temperature_are_those_that_were_fitted(
+    lhc_net: SavedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exported(tta: bool, **values: Any) -> tuple[Any, float | None]:
+        is_fitted = values.pop("is_fitted", True)
+        fitted = Fitted(tta_rotation=0.4, temperature=2.0, **values) if is_fitted else None
+        saved = replace(lhc_net, info=lhc_net.info.model_copy(update={"fitted": fitted}))
+        given: list[Any] = []
+        monkeypatch.setattr(export, "open_model", lambda _: saved)
+        monkeypatch.setattr(export._Task, "write_program", lambda task, *_: given.append(task))
+        export_model(saved.path, tmp_path / "model.pt2", format="torch-export", tta=tta)
+        return given[0].views, given[0].temperature
 
-    assert fitted_views(lhc_net, tta=True) == (tta_views(), None)
-    assert fitted_views(fitted(), tta=False) == (plain_views(), 2.0)
-    assert fitted_views(fitted(temperature_tta=1.5), tta=True) == (tta_views(0.4), 1.5)
-    views, _ = fitted_views(fitted(tta_families=("flip",)), tta=True)
+    assert exported(True, is_fitted=False) == (tta_views(), None)
+    assert exported(False) == (plain_views(), 2.0)
+    assert exported(True, temperature_tta=1.5) == (tta_views(0.4), 1.5)
+    views, _ = exported(True, tta_families=("flip",))
     assert [view.flip for view in views] == [False, True]
 
 
@@ -147,8 +155,8 @@ def test_impossible_exports_are_refused(lhc_net: SavedModel, tmp_path: Path) -> 
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'lhcnet[export]'")
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'lhcnet[export]'")
+    import onnx
+
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [value], [
         onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
