@@ -1,16 +1,13 @@
 """FER2013 as image files in train/<class>/, test/<class>/: split and label from the names, pixels of PNG or JPEG."""
 
-import io
 import re
-import struct
 import warnings
-import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from lhcnet.data.archive import ArchiveEntry, decoding_errors
 from lhcnet.data.fer2013 import (
@@ -24,22 +21,15 @@ from lhcnet.data.fer2013 import (
     mark_official_validation,
     split_of_name,
 )
+from lhcnet.data.pictures import Rules, grey, open_image, read_picture, require_all_rows
 from lhcnet.data.reading import Reading
 from lhcnet.errors import LhcnetError
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm")
 _MAX_IMAGE, _MAX_RESIZED = 1 << 20, 10 << 20  # bytes of a file: of 48x48 pixels, and of another size
-_MAX_PIXELS = 1 << 24  # of an image that is resized: 4096x4096
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of Pillow, with 8 bits a channel or fewer
+_RESIZED = Rules(formats=("PNG", "JPEG"), largest_file=_MAX_RESIZED, largest_image=1 << 24, exact=True)
 _UNDAMAGED = "an undamaged PNG or JPEG image"
 _SPLIT_IN_NAME, _NUMBER_IN_NAME = re.compile(r"(Training|PublicTest|PrivateTest)_"), re.compile(r"im(\d{1,9})\.")
-
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG, by its colour type
-# first column and row, and their distances, of the passes that a PNG consists of: not interlaced, and interlaced
-_PASSES = (
-    [(0, 0, 1, 1)],
-    [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)],
-)
 
 
 def in_class_folder(entry: ArchiveEntry, reading: Reading) -> bool:
@@ -161,64 +151,24 @@ def read_pixels(entry: ArchiveEntry, reading: Reading) -> Bytes:
 def pixels_of(data: bytes, where: str, reading: Reading) -> Bytes:
     """Grey values (48, 48) of the content of an image file.
 
-    Where images are resized, colours become grey by ITU-R 601 and each side is resized by itself, with antialias, as
-    the registered model does with the images of a request.
+    Where images are resized, they are read as the registered model reads the images of a request.
 
     Raises:
         LhcnetError: it is damaged or too large, or not grey or not 48x48 and shall not be resized.
     """
+    if reading.resize:
+        return grey(read_picture(data, where, _RESIZED))
     with decoding_errors(where, _UNDAMAGED):
         # compares all checksums of a PNG: decoding ignores those after the last row. It ends the use of what was opened
         open_image(data).verify()
         image = open_image(data)
-        if not reading.resize and image.size != (SIDE, SIDE):  # known before any pixel is decoded
+        if image.size != (SIDE, SIDE):  # known before any pixel is decoded
             raise LhcnetError(
                 f"{where} is {image.width}x{image.height}, expected 48x48; data.resize: 48 resizes other sizes"
             )
-        if image.width * image.height > _MAX_PIXELS:
-            raise LhcnetError(f"{where} is {image.width}x{image.height}, expected {_MAX_PIXELS:,} pixels at most")
         if image.format == "PNG":
             require_all_rows(data)
-        return _resized(image, where) if reading.resize else _grey(image, where)
-
-
-def _resized(image: Image.Image, where: str) -> Bytes:
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode not in _MODES:
-        raise LhcnetError(f"{where}: has the mode {upright.mode}, expected 8 bits a channel")
-    if upright.has_transparency_data and np.asarray(upright.convert("RGBA"))[..., 3].min() < 255:
-        raise LhcnetError(f"{where}: has transparent pixels, expected an image without; put it on a background")
-    grey = upright if upright.mode == "L" else upright.convert("RGB").convert("L")
-    if grey.size != (SIDE, SIDE):
-        grey = grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR)  # smooths where it makes an image smaller
-    return np.asarray(grey)
-
-
-def require_all_rows(png: bytes) -> None:
-    """Raise ValueError if the data of a PNG end early: Pillow would show the missing rows black."""
-    width, height, depth, colour, interlaced = struct.unpack_from(">IIBBxxB", png, 16)
-    bits = depth * _CHANNELS[colour]
-    expected = 0
-    for left, top, right, down in _PASSES[interlaced]:
-        columns, rows = len(range(left, width, right)), len(range(top, height, down))
-        if columns:
-            expected += rows * (1 + (columns * bits + 7) // 8)
-    unpacker, found, position, kind = zlib.decompressobj(), 0, 8, b""
-    while kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", png, position)
-        if kind == b"IDAT" and found < expected:
-            found += len(unpacker.decompress(png[position + 8 : position + 8 + length], expected - found))
-        position += 12 + length
-    if found < expected:
-        raise ValueError("rows are missing")
-
-
-def open_image(data: bytes, formats: tuple[str, ...] = ("PNG", "JPEG")) -> Image.Image:
-    """An image of one of Pillow's formats, whose header is read and whose pixels are not decoded yet."""
-    try:
-        return Image.open(io.BytesIO(data), formats=formats)
-    except UnidentifiedImageError:  # its message holds an address in memory
-        raise ValueError("it is neither" if len(formats) == 2 else "it is none of them") from None
+        return _grey(image, where)
 
 
 def _grey(image: Image.Image, where: str) -> Bytes:

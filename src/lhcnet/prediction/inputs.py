@@ -19,9 +19,9 @@ from PIL import Image
 
 from lhcnet.data.archive import ArchiveEntry, decoding_errors, open_entries
 from lhcnet.data.image_files import IMAGE_ENDINGS
+from lhcnet.data.pictures import ANY, read_picture
 from lhcnet.errors import LhcnetError
 from lhcnet.io.files import read_bytes_bounded
-from lhcnet.prediction.pictures import ANY, read_picture
 from lhcnet.prediction.video import VIDEO_ENDINGS, camera_number, count_frames, frames
 
 STDIN, CAMERA = "-", "camera:"

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lhcnet.data.fer2013 import Bytes
+from lhcnet.data.pictures import ANY, grey, read_picture
 from lhcnet.errors import LhcnetError
 from lhcnet.io.files import read_bytes_bounded
-from lhcnet.prediction.pictures import ANY, grey, read_picture
 
 if TYPE_CHECKING:
     from lhcnet.model_record import Answered, Fitted
@@ -114,7 +114,7 @@ class Predictor:
         Args:
             x: a picture: the path of an image file or its bytes, a picture of Pillow, a numpy array (H, W) or
                 (H, W, C), or a tensor (H, W) or (C, H, W), with C of 1, 3 or 4. Or several: any iterable of pictures,
-                an array (N, H, W) or (N, H, W, C), a tensor (N, C, H, W). `lhcnet.prediction.pictures` says which
+                an array (N, H, W) or (N, H, W, C), a tensor (N, C, H, W). `lhcnet.data.pictures` says which
                 values arrays may have.
             tta: average the probabilities over the views of test-time augmentation.
             abstain_below: faces whose highest probability is lower get the label None.
@@ -132,7 +132,7 @@ class Predictor:
     def predict_read(
         self, pictures: Sequence[Image.Image], *, tta: bool = False, abstain_below: float = 0.0
     ) -> list[Face]:
-        """`predict` for pictures that `lhcnet.prediction.pictures.read_picture` has read; none gives no face."""
+        """`predict` for pictures that `lhcnet.data.pictures.read_picture` has read; none gives no face."""
         from lhcnet.data.audit import is_blank  # loads pydantic
         from lhcnet.prediction.model import calibrated
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from lhcnet.data.pictures import read_picture
 from lhcnet.errors import LhcnetError
-from lhcnet.prediction.pictures import read_picture
 
 VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 

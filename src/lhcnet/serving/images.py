@@ -14,8 +14,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from lhcnet.data.fer2013 import Bytes
+from lhcnet.data.pictures import Rules, grey, read_picture
 from lhcnet.errors import LhcnetError
-from lhcnet.prediction.pictures import Rules, grey, read_picture
 
 LARGEST_FILE = 10 << 20  # bytes of an image file
 LARGEST_IMAGE = 1 << 24  # pixels, 4096x4096: 50 MB while an image is decoded

@@ -1,27 +1,37 @@
 """Pictures of any size, depth and form become upright 8-bit pictures, and those the grey 48x48 images of the networks.
 
-The one way from a picture to a network's input: for the served model (`lhcnet.serving.images`), which refuses whatever
-could be read in two ways, and for `lhcnet.load` and `lhcnet predict`, which also read other depths and transparency.
+The one way from a picture to a network's input: for the served model (`lhcnet.serving.images`) and for data of any size
+(`data.resize`), which refuse whatever could be read in two ways, and for `lhcnet.load` and `lhcnet predict`, which also
+read other depths and transparency.
 """
 
 from __future__ import annotations
 
+import io
+import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lhcnet.data.archive import decoding_errors
 from lhcnet.data.fer2013 import SIDE, Bytes
-from lhcnet.data.image_files import open_image, require_all_rows
 from lhcnet.errors import LhcnetError
 
 SMALLEST_SIDE = (
     8  # pixels; a colour image without a list around it would otherwise be read as many images, 3 pixels wide
 )
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of Pillow, with 8 bits a channel or fewer
+
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG, by its colour type
+# first column and row, and their distances, of the passes that a PNG consists of: not interlaced, and interlaced
+_PASSES = (
+    [(0, 0, 1, 1)],
+    [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)],
+)
 
 
 @dataclass(frozen=True)
@@ -194,3 +204,30 @@ def _eight_bits(values: NDArray[np.generic], where: str, rules: Rules) -> Bytes:
     if not whole and high > 1 and rules.exact:
         raise LhcnetError(f"{expected} with fractions; round them, or divide by 255")
     return np.rint(numbers if whole or high > 1 else numbers * 255).astype(np.uint8)
+
+
+def require_all_rows(png: bytes) -> None:
+    """Raise ValueError if the data of a PNG end early: Pillow would show the missing rows black."""
+    width, height, depth, colour, interlaced = struct.unpack_from(">IIBBxxB", png, 16)
+    bits = depth * _CHANNELS[colour]
+    expected = 0
+    for left, top, right, down in _PASSES[interlaced]:
+        columns, rows = len(range(left, width, right)), len(range(top, height, down))
+        if columns:
+            expected += rows * (1 + (columns * bits + 7) // 8)
+    unpacker, found, position, kind = zlib.decompressobj(), 0, 8, b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", png, position)
+        if kind == b"IDAT" and found < expected:
+            found += len(unpacker.decompress(png[position + 8 : position + 8 + length], expected - found))
+        position += 12 + length
+    if found < expected:
+        raise ValueError("rows are missing")
+
+
+def open_image(data: bytes, formats: tuple[str, ...] = ("PNG", "JPEG")) -> Image.Image:
+    """An image of one of Pillow's formats, whose header is read and whose pixels are not decoded yet."""
+    try:
+        return Image.open(io.BytesIO(data), formats=formats)
+    except UnidentifiedImageError:  # its message holds an address in memory
+        raise ValueError("it is neither" if len(formats) == 2 else "it is none of them") from None
