@@ -42,20 +42,9 @@ def train_backbone(
     Raises:
         LhcnetError: the store or the initial weights cannot be read.
     """
-    check_outputs((out, MODEL_FOLDER), inputs=[trainval], execution=context.execution, checkpoints=context.checkpoints)
-    store, (model, architecture, origin, known) = open_store(trainval), _new_network(network, None, seed)
-    provenance = Provenance(
-        id="backbone/stage1",
-        set="backbone",
-        stage=1,
-        seed=seed,
-        variant=None,
-        data=store.digest,
-        start=origin,
-        start_weights=known,
+    return _train_new(
+        trainval, out, "backbone/stage1", "backbone", network, None, stage=stage, seed=seed, context=context
     )
-    info = ModelInfo(architecture=architecture, provenance=provenance)
-    return finish(fit_model(model, info, store, out, stage=stage, context=context), out)
 
 
 def train_standalone(
@@ -85,15 +74,31 @@ def train_standalone(
     Raises:
         LhcnetError: the store or the initial weights cannot be read.
     """
+    id_ = standalone_id(variant.name if variant else None, seed, 1)
+    return _train_new(trainval, out, id_, "standalone", network, variant, stage=stage, seed=seed, context=context)
+
+
+def _train_new(
+    trainval: Path,
+    out: Path,
+    id_: str,
+    set_: SetName,
+    network: Network,
+    variant: Variant | None,
+    *,
+    stage: Stage,
+    seed: int,
+    context: RunContext,
+) -> SavedModel:
+    """Stage 1 of a new network."""
     check_outputs((out, MODEL_FOLDER), inputs=[trainval], execution=context.execution, checkpoints=context.checkpoints)
     store, (model, architecture, origin, known) = open_store(trainval), _new_network(network, variant, seed)
-    name = variant.name if variant else None
     provenance = Provenance(
-        id=standalone_id(name, seed, 1),
-        set="standalone",
+        id=id_,
+        set=set_,
         stage=1,
         seed=seed,
-        variant=name,
+        variant=variant.name if variant else None,
         data=store.digest,
         start=origin,
         start_weights=known,

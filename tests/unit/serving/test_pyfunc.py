@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from support.hostile.models import with_digest
 from support.hostile.tables import VALID
-from support.untrained import untrained
+from support.random_model import KINDS, write_model
 
 from lhcnet.config import Compute
 from lhcnet.data.drawn_faces import draw
@@ -107,7 +107,7 @@ def test_altered_weights_are_noticed_when_the_model_is_loaded(model: Path, tmp_p
 
 def test_the_temperatures_and_views_of_the_model_are_used(tmp_path: Path) -> None:
     fitted = Fitted(temperature=2.0, temperature_tta=0.5, tta_families=("flip",), tta_rotation=0.15)
-    folder, images = untrained(tmp_path / "model", "lhcnet", fitted), draw(42, seed=0).images[:3]
+    folder, images = write_model(tmp_path / "model", KINDS["lhcnet"], fitted).path, draw(42, seed=0).images[:3]
     network, device = open_model(folder).network(), open_device(Compute(device="cpu"))
     for tta, views, temperature in ((False, plain_views(), 2.0), (True, family_views(["flip"]), 0.5)):
         plain = predict(network, images, views, input_size=32, device=device)
