@@ -89,7 +89,7 @@ def test_faces_writes_both_shapes_of_the_same_pixels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["profile", "gpu"], "profile 'gpu' is unknown: expected one of paper, cpu, cpu_imagenet, demo"),
+        (["profile", "gpu"], "profile 'gpu' is unknown: expected one of paper, cpu, cpu_imagenet, gpu_modern, demo"),
         (["profile", "demo", "--set", "stage4.patience=-1"], "stage4.patience"),
         (["check"], "params.yaml: cannot be read as configuration"),
         (["faces", "faces.txt"], "faces.txt: expected a name that ends in .zip or .csv"),

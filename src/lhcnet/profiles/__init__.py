@@ -17,7 +17,7 @@ from lhcnet.errors import LhcnetError
 from lhcnet.io.yaml import read_yaml
 from lhcnet.validation import SLOTS
 
-PROFILES = ("paper", "cpu", "cpu_imagenet", "demo")
+PROFILES = ("paper", "cpu", "cpu_imagenet", "gpu_modern", "demo")
 # Profiles that are faster in bfloat16 where the processor has it. Not `cpu_imagenet`: 118 images per second in bfloat16
 # against 203 in float32 (Xeon with AMX, 64 px, batches of 64), because its depthwise convolutions gain nothing.
 IN_NATIVE_PRECISION = ("cpu",)

@@ -16,10 +16,12 @@ from pydantic import Field, model_validator
 
 from lhcnet.config import Evaluation, FrozenModel
 from lhcnet.config_base import SparseModel
+from lhcnet.data.fer2013 import SIDE
 from lhcnet.errors import LhcnetError
 from lhcnet.io.arrays import read_npz, require_array
 from lhcnet.model_record import Answered
 from lhcnet.protocol.confidence import thresholds
+from lhcnet.protocol.examples import IMAGES, ROWS
 from lhcnet.protocol.score import LABELS, Score
 from lhcnet.protocol.selection import SelectionReport, read_selection
 from lhcnet.protocol.sizes import OTHER
@@ -152,6 +154,11 @@ def require_fitting(predictions: Predictions, models: Iterable[ModelScores]) -> 
     Raises:
         ValueError: an array is missing or does not fit.
     """
+    if ROWS in predictions:
+        rows = require_array(predictions[ROWS], ROWS, np.int64, (None,))
+        require_array(predictions.get(IMAGES), IMAGES, np.uint8, (len(rows), SIDE, SIDE))
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(predictions["labels/test"]):
+            raise ValueError(f"{ROWS}: expected rows of the test images")
     for split in ("validation", "test"):
         labels = require_array(predictions[f"labels/{split}"], f"labels/{split}", np.uint8, (None,))
         require_array(predictions[f"train_duplicate/{split}"], f"train_duplicate/{split}", np.bool, labels.shape)

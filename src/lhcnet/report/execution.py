@@ -10,6 +10,7 @@ from lhcnet.data.audit import DataReport
 from lhcnet.data.fer2013 import CLASSES
 from lhcnet.protocol.comparisons import Statistics
 from lhcnet.protocol.confidence import BINS
+from lhcnet.protocol.examples import ROWS
 from lhcnet.protocol.results import Results, Summary
 from lhcnet.protocol.score import Score, confusion
 from lhcnet.report import confidence_plots, plots
@@ -210,10 +211,17 @@ def _control(results: Results) -> list[str]:
 
 def _classes(results: Results, classes: Table) -> list[Drawing]:
     counts = confusion(results.predictions[f"{results.selection.chosen}/test"], results.labels)
-    return [
+    found = [
         Drawing("Confusion matrix", "Rows are true classes.", plots.confusion_matrix(counts, CLASSES)),
         Drawing("Precision, recall and F1", "", plots.class_scores(classes.data)),
     ]
+    if ROWS not in results.predictions:  # of an earlier version
+        return found
+    caption = (
+        "Test images, drawn at random among the right ones (left half) and the wrong ones (right half) of each class; "
+        "above each the predicted class and its probability before temperature scaling."
+    )
+    return [*found, Drawing("Images right and wrong", caption, plots.examples(results))]
 
 
 def _calibration(results: Results) -> Drawing:

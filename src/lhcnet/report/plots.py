@@ -15,6 +15,8 @@ from pandas import DataFrame
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import ConfusionMatrixDisplay
 
+from lhcnet.data.fer2013 import CLASSES
+from lhcnet.protocol.examples import EACH, IMAGES, ROWS
 from lhcnet.protocol.paper import PAPER_TABLE_7, PAPER_TABLE_A2
 from lhcnet.protocol.results import Results
 from lhcnet.protocol.score import Score
@@ -147,6 +149,27 @@ def class_scores(classes: DataFrame) -> Figure:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper right", ncols=3, frameon=False)
+    return figure
+
+
+def examples(results: Results) -> Figure:
+    """Test images of each class that the chosen model has right (left) and wrong (right), with what it says of them."""
+    p, rows = results.predictions[f"{results.selection.chosen}/test"], results.predictions[ROWS]
+    images = dict(zip(rows.tolist(), results.predictions[IMAGES], strict=True))
+    figure = Figure(figsize=(WIDTH, 1.35 * len(CLASSES)), layout="constrained")
+    panels = figure.subplots(len(CLASSES), 2 * EACH)
+    for axes in panels.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_frame_on(False)
+    for label, (name, row) in enumerate(zip(CLASSES, panels, strict=True)):
+        row[0].set_ylabel(name)
+        of_class = [i for i in images if results.labels[i] == label]
+        for is_right, first in ((True, 0), (False, EACH)):
+            found = [i for i in of_class if bool(p[i].argmax() == label) == is_right]
+            for axes, i in zip(row[first:], found, strict=False):
+                axes.imshow(images[i], cmap="gray", vmin=0, vmax=255)
+                axes.set_title(f"{CLASSES[p[i].argmax()]} {p[i].max():.2f}", fontsize="small")
     return figure
 
 

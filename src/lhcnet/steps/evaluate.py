@@ -16,6 +16,7 @@ from lhcnet.data.fer2013 import CLASSES
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory
 from lhcnet.io.files import write_json
+from lhcnet.protocol.examples import IMAGES, ROWS, example_rows
 from lhcnet.protocol.results import ControlModel, EvaluationReport, ModelScores
 from lhcnet.protocol.score import Score
 from lhcnet.protocol.selection import best_on_validation, read_selection
@@ -123,6 +124,8 @@ def evaluate(
             models=tuple(scored),
         )
         labels, p = arrays["labels/test"], arrays[f"{selected.chosen}/test"]
+        arrays[ROWS] = example_rows(p, labels)
+        arrays[IMAGES] = splits.splits["test"][0][arrays[ROWS]]
         if chosen is not None:
             with atomic_directory(chosen, MODEL_FOLDER) as folder:
                 saved[selected.chosen].copy(folder, fitted=report.fitted(arrays))

@@ -18,9 +18,11 @@ from support.drawn_results import Drawn, change_record, draw_results
 from lhcnet import steps
 from lhcnet.analysis.results import Skipped, write
 from lhcnet.config import Config
+from lhcnet.data.fer2013 import CLASSES, SIDE
 from lhcnet.errors import LhcnetError
 from lhcnet.io.files import write_json
 from lhcnet.profiles import profile
+from lhcnet.protocol.examples import EACH, IMAGES, ROWS, example_rows
 from lhcnet.protocol.paper import PAPER_TABLE_7
 from lhcnet.protocol.results import Results
 from lhcnet.protocol.statistics import wilson
@@ -282,6 +284,28 @@ def test_confidence_is_measured_before_and_after_scaling(results: Results, repor
         assert title in texts(html)["Calibration"]
 
 
+def test_images_right_and_wrong_stand_under_their_class_with_what_the_model_says(drawn: Drawn, tmp_path: Path) -> None:
+    results = drawn.results
+    p, labels = results.predictions[f"{results.selection.chosen}/test"], results.labels
+    rows = example_rows(p, labels)
+    right = p.argmax(1) == labels
+    for label in range(len(CLASSES)):
+        of_class = rows[labels[rows] == label]
+        for is_right in (True, False):
+            assert (right[of_class] == is_right).sum() == min(EACH, ((labels == label) & (right == is_right)).sum())
+    images = np.random.default_rng(3).integers(0, 256, (len(rows), SIDE, SIDE), np.uint8)
+    shown = {**results.predictions, ROWS: rows, IMAGES: images}
+    figure = plots.examples(Results(results.selection, results.evaluation, shown))
+    titled = [axes for axes in figure.axes if axes.get_title()]
+    assert len(titled) == len(rows)
+    for axes in titled:
+        [drawing] = axes.get_images()
+        [at] = [i for i, image in enumerate(images) if np.array_equal(image, drawing.get_array())]
+        assert axes.get_title() == f"{CLASSES[p[rows[at]].argmax()]} {p[rows[at]].max():.2f}"
+    out = compare(drawn._replace(results=Results(results.selection, results.evaluation, shown)), tmp_path)
+    assert "Images right and wrong" in (out / "report.html").read_text(encoding="utf-8")
+
+
 def test_the_summary_has_the_score_without_duplicates(results: Results, report: Path) -> None:
     summary = json.loads((report / "summary.json").read_text())
     chosen = results.evaluation.chosen_model()
@@ -348,6 +372,7 @@ def test_predictions_that_do_not_fit_their_scores_are_refused(drawn: Drawn, tmp_
         chosen: [good[chosen][:3], good[chosen] * np.nan, good[chosen].ravel(), good[chosen][::-1], good[chosen] - 1],
         "labels/test": [good["labels/test"] + 200, good["labels/test"].astype("M8[s]"), np.array(3)],
         "train_duplicate/test": [good["train_duplicate/test"].astype("u1"), good["train_duplicate/test"][:1]],
+        ROWS: [np.array([0]), np.array([10**6]), np.array([0.5])],
     }
     for key, arrays in spoiled.items():
         for array in arrays:
