@@ -97,7 +97,7 @@ def open_store(path: Path) -> Store:
     try:
         meta = json.loads(read_text(path / MARKER))
         if meta["format"] not in (FORMAT, WITH_VOTES):
-            raise LhcnetError(f"{path} is a store of format {meta['format']}, expected format {FORMAT}")
+            raise LhcnetError(f"{path} is a store of format {meta['format']}, expected format 1 or 2")
         images, labels, splits = (_read(path / f"{name}.npy") for name in ARRAYS)
         votes = _read(path / f"{VOTES}.npy") if meta["format"] == WITH_VOTES else None
         if content_digest(images, labels, splits, votes) != meta["own_digest"]:
@@ -106,7 +106,7 @@ def open_store(path: Path) -> Store:
         if votes is not None and (votes.shape != (len(labels), len(CLASSES)) or not votes.any(axis=1).all()):
             raise ValueError(f"votes {votes.shape}, expected some for each image")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise LhcnetError(f"{path} is no store, expected a directory with {MARKER} and three arrays") from error
+        raise LhcnetError(f"{path} is no store, expected a directory with {MARKER} and its arrays") from error
     except LhcnetError:
         raise
     except Exception as error:  # bad JSON, and whatever numpy raises on damaged headers
