@@ -79,10 +79,11 @@ class Table:
             )
         if twice := [name for name in columns if self.columns.count(name) > 1]:
             raise LhcnetError(f"{where}, line 1: column {', '.join(twice)} occurs twice, expected it once")
-        images, labels, splits = self._parse(columns)
+        with decoding_errors(where, "an undamaged CSV"):
+            images, labels, splits = self._parse(columns)
         return images.reshape(-1, SIDE, SIDE), labels, splits
 
-    def rows(self, limit: int = _MAX_LINES) -> Iterator[tuple[str, list[bytes]]]:
+    def rows(self, limit: int) -> Iterator[tuple[str, list[bytes]]]:
         """Where a row is ("FILE, line 2"), and its cells, one for each column; empty lines are left out.
 
         Raises:
@@ -126,7 +127,7 @@ class Table:
         """Pixels, labels and splits of all rows, one after the other."""
         emotion, pixels, *usage = (self.columns.index(name) for name in columns)
         images, labels, splits = bytearray(), bytearray(), bytearray()
-        for where, cells in self.rows():
+        for where, cells in self.rows(_MAX_LINES):
             if cells[emotion] not in _LABELS:
                 raise LhcnetError(f"{where}: emotion {_shown(cells[emotion])}, expected a whole number 0..6")
             split = _shown(cells[usage[0]]) if usage else "Training"
