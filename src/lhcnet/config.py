@@ -360,6 +360,10 @@ def load(path: Path) -> Config:
     """Read a `params.yaml`; raises LhcnetError if it cannot be read or is not valid."""
     try:
         text = read_text(path, _MAX_YAML)
+    except FileNotFoundError:
+        raise LhcnetError(
+            f"{path}: cannot be read as configuration: it does not exist; `lhcnet profile NAME --out {path}` writes one"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise LhcnetError(f"{path}: cannot be read as configuration: {error}") from None
     values = read_yaml(text, str(path))
