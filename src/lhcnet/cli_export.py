@@ -50,14 +50,15 @@ def export(
 
 def score(
     model: Annotated[str, typer.Argument(help="Model directory, models:/NAME@ALIAS, runs:/ID/PATH, or .onnx file.")],
-    store: Annotated[Path, typer.Argument(help="Store, written by `prepare`, of any data.")],
+    store: Annotated[Path, typer.Argument(help="Store of any data, or a folder or zip with a folder for each class.")],
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Split of the store.")] = "test",
     tta: Annotated[bool, typer.Option(help="Score it with TTA as well; an exported file is as it is.")] = True,
     params: Annotated[Path, typer.Option("--params", help="Settings (YAML).")] = Path("params.yaml"),
 ) -> None:
-    """Score a model on images of a store.
+    """Score a model on images of a store, or of class folders.
 
-    In all and by class, with 95 % intervals (Wilson). The images need not be of the data of its training.
+    In all and by class, with 95 % intervals (Wilson). The images need not be of the data of its training. Of class
+    folders, `data.classes` says what their names mean, and `data.resize` whether images are resized.
     """
     from lhcnet.config import load
     from lhcnet.report.terminal import print_scores, print_table
@@ -65,7 +66,13 @@ def score(
 
     config = load(params)
     found = score_store(
-        model, store, split=split, batch_size=config.evaluation.batch_size, compute=config.compute, tta=tta
+        model,
+        store,
+        split=split,
+        batch_size=config.evaluation.batch_size,
+        compute=config.compute,
+        tta=tta,
+        data=config.data,
     )
     print_scores({str(one.views): one for one in found.scores})
     print_table(found.by_class())

@@ -59,7 +59,7 @@ class Data(SparseModel):
     `validation_fraction` and `split_seed` apply only to copies without the official three-way split. For other data:
     `classes` has the names that each class has there (`left_out`: classes that are not read), instead of FER2013's
     names and numbers; with `resize` images of other sizes, and in colour, become 48x48 and grey; `labels` says whose
-    labels FER2013's images get (`lhcnet.data.ferplus`).
+    labels FER2013's images get, and whether they are trained on the majority or on the votes (`lhcnet.data.ferplus`).
     """
 
     newer: ClassVar = frozenset({"exclude", "classes", "resize", "labels"})
@@ -70,7 +70,7 @@ class Data(SparseModel):
     exclude: tuple[Exclusion, ...] = ()
     classes: dict[ClassName, Annotated[tuple[FolderName, ...], Field(min_length=1)]] = Field(default={})
     resize: Resize = None
-    labels: Literal["fer2013", "ferplus"] = "fer2013"
+    labels: Literal["fer2013", "ferplus", "ferplus_distribution"] = "fer2013"
 
     @field_validator("classes")
     @classmethod
@@ -360,6 +360,10 @@ def load(path: Path) -> Config:
     """Read a `params.yaml`; raises LhcnetError if it cannot be read or is not valid."""
     try:
         text = read_text(path, _MAX_YAML)
+    except FileNotFoundError:
+        raise LhcnetError(
+            f"{path}: cannot be read as configuration: it does not exist; `lhcnet profile NAME --out {path}` writes one"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise LhcnetError(f"{path}: cannot be read as configuration: {error}") from None
     values = read_yaml(text, str(path))

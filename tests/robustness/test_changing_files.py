@@ -34,7 +34,7 @@ def replace(path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize("how", [rewrite, replace])
 @pytest.mark.parametrize("kept", [0, 9, len(CSV) // 2, CSV.rindex(b"\n"), len(CSV) + 4])
-@pytest.mark.parametrize("moment", [(sources, "open_table"), (tables.Table, "_parse_lines")], ids=["open", "lines"])
+@pytest.mark.parametrize("moment", [(sources, "open_table"), (tables.Table, "_lines")], ids=["open", "lines"])
 def test_a_csv_changed_while_it_is_read(
     how: Callable[[Path, bytes], None],
     kept: int,

@@ -19,7 +19,9 @@ EXPECTED = (
     "as file, folder, zip or tar.gz"
 )
 
-_MAX_FILES, _MAX_UNPACKED = 200_000, 2 << 30  # files of a source; bytes of all files of a zip or tar
+_MAX_FILES, _MAX_UNPACKED = 200_000, 2 << 30  # files of a zip or tar, and bytes of them all
+_MAX_IN_FOLDER = 1_000_000  # files
+_UNREAD = ("_val.npy", "_aro.npy", "_lnd.npy")  # three of the four annotations of each image of AffectNet
 _FOREIGN = {  # first bytes of formats that people hand in
     b"7z\xbc\xaf": "7z",
     b"Rar!": "RAR",
@@ -66,7 +68,8 @@ class ArchiveEntry:
 def open_entries(source: Path) -> Iterator[list[ArchiveEntry]]:
     """List the files of a source, sorted by name; a zip stays open until the context ends.
 
-    Hidden files, and files that macOS and Windows put into every folder, are left out.
+    Hidden files, and files that macOS and Windows put into every folder, are left out, and annotations of
+    AffectNet that no reader needs.
 
     Args:
         source: a folder, a zip or tar (recognised by its content), a file compressed with gzip, or any other file.
@@ -118,8 +121,8 @@ def _folder_entries(source: Path) -> list[ArchiveEntry]:
             name = path.relative_to(source).as_posix()
             if not _ignored(name) and stat.S_ISREG((status := path.stat()).st_mode):
                 entries.append(ArchiveEntry(name, str(path), status.st_size, path, partial(io.FileIO, path)))
-        if len(entries) > _MAX_FILES:  # a home directory, or a link that leads back up
-            raise LhcnetError(f"{source} has more than {_MAX_FILES:,} files, {EXPECTED}")
+        if len(entries) > _MAX_IN_FOLDER:  # a home directory, or a link that leads back up
+            raise LhcnetError(f"{source} has more than {_MAX_IN_FOLDER:,} files, {EXPECTED}")
     return sorted(entries, key=lambda entry: entry.name)
 
 
@@ -177,9 +180,9 @@ def _bounded(source: Path, entries: dict[str, ArchiveEntry]) -> list[ArchiveEntr
 
 
 def _ignored(name: str) -> bool:
-    """Whether a file is hidden, or one that macOS or Windows puts into every folder."""
+    """Whether a file is hidden, one that macOS or Windows puts into every folder, or one that no reader needs."""
     path = f"/{name.lower()}"
-    return "/." in path or "/__macosx/" in path or path.endswith(("/thumbs.db", "/desktop.ini"))
+    return "/." in path or "/__macosx/" in path or path.endswith(("/thumbs.db", "/desktop.ini", *_UNREAD))
 
 
 @contextmanager

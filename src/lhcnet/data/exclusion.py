@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -37,5 +36,4 @@ def without(faces: Faces, kinds: Sequence[Exclusion]) -> tuple[Faces, dict[str, 
             found[pairs.first[across]] = found[pairs.second[across]] = True
         counts[kind] = int((found & in_train).sum())
         dropped |= found & in_train
-    kept = ~dropped
-    return replace(faces, images=faces.images[kept], labels=faces.labels[kept], splits=faces.splits[kept]), counts
+    return faces.take(~dropped), counts

@@ -1,8 +1,10 @@
 """FER2013: its classes, splits and official image counts, and a data set in memory."""
 
+from __future__ import annotations
+
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,7 @@ OFFICIAL_COUNTS = np.array([
 USAGE = {"Training": TRAIN, "PublicTest": VALIDATION, "PrivateTest": TEST}
 _SPLIT_OF_WORD = (
     dict.fromkeys(("train", "training", "trainset"), TRAIN)
-    | dict.fromkeys(("val", "valid", "validation", "dev", "publictest", "testpublic", "public"), VALIDATION)
+    | dict.fromkeys(("val", "valid", "validation", "valset", "dev", "publictest", "testpublic", "public"), VALIDATION)
     | dict.fromkeys(("test", "testing", "testset", "privatetest", "testprivate", "private"), TEST)
 )
 FOLDERS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # in the order of CLASSES
@@ -48,17 +50,27 @@ class Faces:
     splits: Bytes  # (N,), TRAIN, VALIDATION or TEST
     shape: str  # the recognised shape of the source, for the data report
     validation: str  # "official" or "cut from train"
+    votes: Bytes | None = None  # (N, 7), for each class: what is trained on instead of the labels, if anything
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of images, labels and splits."""
-        return content_digest(self.images, self.labels, self.splits)
+        """SHA-256 (hex) of images, labels, splits and votes."""
+        return content_digest(self.images, self.labels, self.splits, self.votes)
+
+    def in_order(self) -> Faces:
+        """The same images in canonical order."""
+        return self.take(canonical_order(self.images, self.labels, self.splits, self.votes))
+
+    def take(self, rows: NDArray[np.bool] | list[int]) -> Faces:
+        """The images of these rows: a mask (N,), or row numbers in an order."""
+        votes = None if self.votes is None else self.votes[rows]
+        return replace(self, images=self.images[rows], labels=self.labels[rows], splits=self.splits[rows], votes=votes)
 
 
-def content_digest(images: Bytes, labels: Bytes, splits: Bytes) -> str:
-    """SHA-256 (hex) of the bytes of images (N, 48, 48), labels (N,) and splits (N,), in this order."""
+def content_digest(images: Bytes, labels: Bytes, splits: Bytes, votes: Bytes | None = None) -> str:
+    """SHA-256 (hex) of the bytes of images (N, 48, 48), labels (N,), splits (N,) and votes (N, 7), in this order."""
     sha = hashlib.sha256()
-    for array in (images, labels, splits):
+    for array in (images, labels, splits) if votes is None else (images, labels, splits, votes):
         sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()
 
@@ -70,9 +82,16 @@ def class_counts(labels: Bytes, splits: Bytes) -> NDArray[np.intp]:
 
 def canonical(images: Bytes, labels: Bytes, splits: Bytes) -> tuple[Bytes, Bytes, Bytes]:
     """Sort images (N, 48, 48), labels (N,) and splits (N,) by (split, label, pixel bytes)."""
-    keys = [bytes((s, c)) + image.tobytes() for image, c, s in zip(images, labels, splits, strict=True)]
-    order = sorted(range(len(keys)), key=keys.__getitem__)
+    order = canonical_order(images, labels, splits)
     return images[order], labels[order], splits[order]
+
+
+def canonical_order(images: Bytes, labels: Bytes, splits: Bytes, votes: Bytes | None = None) -> list[int]:
+    """Row numbers by (split, label, pixel bytes, votes)."""
+    keys = [bytes((s, c)) + image.tobytes() for image, c, s in zip(images, labels, splits, strict=True)]
+    if votes is not None:
+        keys = [key + row.tobytes() for key, row in zip(keys, votes, strict=True)]
+    return sorted(range(len(keys)), key=keys.__getitem__)
 
 
 def mark_official_validation(labels: Bytes, splits: Bytes) -> None:

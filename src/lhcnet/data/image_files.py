@@ -139,13 +139,17 @@ def _locate(entry: ArchiveEntry, reading: Reading) -> _LocatedImage:
 
 def read_pixels(entry: ArchiveEntry, reading: Reading) -> Bytes:
     """Grey values (48, 48) of an image file."""
-    limit = _MAX_RESIZED if reading.resize else _MAX_IMAGE
+    return pixels_of(read_content(entry, _MAX_RESIZED if reading.resize else _MAX_IMAGE), entry.where, reading)
+
+
+def read_content(entry: ArchiveEntry, limit: int) -> bytes:
+    """The content of an image file; raises `LhcnetError` if it is cut off or has more than `limit` bytes."""
     with decoding_errors(entry.where, _UNDAMAGED):
         with entry.open_bounded(limit) as file:
             data = file.read(limit)
         if len(data) != entry.size:
             raise ValueError(f"{len(data):,} bytes, not {entry.size:,}: was it changed while it was read?")
-    return pixels_of(data, entry.where, reading)
+    return data
 
 
 def pixels_of(data: bytes, where: str, reading: Reading) -> Bytes:

@@ -24,22 +24,34 @@ class Reading:
         classes: label of each class folder or class name, in lower case; None: its images are left out.
         resize: whether images of other sizes, and in colour, become 48x48 and grey; without it they are refused.
         ferplus: whether the labels are the majority votes of FER+ (`lhcnet.data.ferplus`).
+        distribution: whether the votes are kept as well, to train on.
     """
 
     classes: Mapping[str, int | None] = field(default_factory=lambda: _OF_FER2013)
     resize: bool = False
     ferplus: bool = False
+    distribution: bool = False
 
     @classmethod
     def of(cls, data: Data) -> Reading:
         """The settings `data.classes`, `data.resize` and `data.labels`."""
         known = {name: label for label, name in enumerate(CLASSES)}
         named = {name.lower(): known.get(key) for key, names in data.classes.items() for name in names}
-        return cls(named or _OF_FER2013, resize=data.resize is not None, ferplus=data.labels == "ferplus")
+        return cls(
+            named or _OF_FER2013,
+            resize=data.resize is not None,
+            ferplus=data.labels != "fer2013",
+            distribution=data.labels == "ferplus_distribution",
+        )
+
+    @property
+    def has_own_classes(self) -> bool:
+        """Whether the names are those of `data.classes`."""
+        return self.classes is not _OF_FER2013
 
     @property
     def expected(self) -> str:
         """The names of the classes, for error messages."""
-        if self.classes is _OF_FER2013:
+        if not self.has_own_classes:
             return f"{', '.join(FOLDERS)} or 0..6; data.classes gives other names"
         return f"{', '.join(self.classes)}, as data.classes says"

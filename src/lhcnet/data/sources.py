@@ -8,16 +8,19 @@ The shapes are recognised by content, in a file, a folder, a zip or a tar (never
 3. images in train/<class>/, test/<class>/ and, where there is one, validation/<class>/; the split is in the names of
    the folders or files, or the files are numbered im<k>;
 4. Parquet files with the columns image and label, as data sets on Hugging Face have them;
-5. RAF-DB's list of labels with its images.
+5. RAF-DB's list of labels with its images;
+6. AffectNet's lists or annotations with its images.
 
 Everything wrong with an input is an LhcnetError that names the file, the row and what was expected. An input with more
 labelled images than are used is wrong as well.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from lhcnet.data.affectnet import find_annotations, find_lists, read_annotations, read_lists
 from lhcnet.data.archive import EXPECTED, ArchiveEntry, open_entries, require_unchanged
 from lhcnet.data.fer2013 import (
     CLASSES,
@@ -28,7 +31,6 @@ from lhcnet.data.fer2013 import (
     VALIDATION,
     Bytes,
     Faces,
-    canonical,
     class_counts,
     mark_official_validation,
     split_of_name,
@@ -66,18 +68,19 @@ def read(source: Path, *, validation_fraction: float = 0.125, seed: int = 0, rea
         raise LhcnetError(f"validation_fraction is {validation_fraction}, expected a number between 0 and 1")
     try:
         with require_unchanged(source), open_entries(source) as entries:
-            (images, labels, splits), shape = _recognise(source, entries, reading)
+            faces = _recognise(source, entries, reading)
     except OSError as error:
         raise LhcnetError(f"{source} cannot be read, expected readable files: {error}") from error
-    _require_train_and_test(source, splits)
-    images, labels, splits = canonical(images, labels, splits)
-    official = VALIDATION in splits
-    if not official:
-        _cut_validation(labels, splits, validation_fraction, seed)
-        images, labels, splits = canonical(images, labels, splits)
-    for split, label in np.argwhere(class_counts(labels, splits) == 0):
+    _require_train_and_test(source, faces.splits)
+    faces = faces.in_order()
+    if VALIDATION in faces.splits:
+        faces = replace(faces, validation="official")
+    else:
+        _cut_validation(faces.labels, faces.splits, validation_fraction, seed)
+        faces = replace(faces.in_order(), validation="cut from train")
+    for split, label in np.argwhere(class_counts(faces.labels, faces.splits) == 0):
         raise LhcnetError(f"{source} has no image of class {CLASSES[label]} in {SPLITS[split]}, expected at least one")
-    return Faces(images, labels, splits, shape, "official" if official else "cut from train")
+    return faces
 
 
 def _require_train_and_test(source: Path, splits: Bytes) -> None:
@@ -99,10 +102,24 @@ def _cut_validation(labels: Bytes, splits: Bytes, fraction: float, seed: int) ->
         splits[rng.permutation(rows)[:count]] = VALIDATION
 
 
-def _recognise(source: Path, entries: list[ArchiveEntry], reading: Reading) -> tuple[Arrays, str]:
-    """Images, labels and splits, and the shape's name; without an official split no image is VALIDATION."""
-    if (listed := find_list(entries)) and not reading.ferplus:
+def _recognise(source: Path, entries: list[ArchiveEntry], reading: Reading) -> Faces:
+    """The data set in the order of the source; without an official split no image is VALIDATION."""
+    if reading.ferplus:
+        opened = [open_table(entry) for entry in entries if not in_class_folder(entry, reading)]
+        with_usage, votes = [t for t in opened if t.has_usage], [t for t in opened if is_ferplus(t)]
+        return relabel(source, with_usage, votes, distribution=reading.distribution)
+    (images, labels, splits), shape = _read_labelled(source, entries, reading)
+    return Faces(images, labels, splits, shape, "")
+
+
+def _read_labelled(source: Path, entries: list[ArchiveEntry], reading: Reading) -> tuple[Arrays, str]:
+    """Images, labels and splits, and the shape's name."""
+    if listed := find_list(entries):
         return read_rafdb(source, listed, entries, reading)
+    if lists := find_lists(entries):
+        return read_lists(source, lists, entries, reading)
+    if annotations := find_annotations(entries):
+        return read_annotations(source, annotations, entries, reading)
     opened = [open_table(entry) for entry in entries if not in_class_folder(entry, reading)]
     tables = [table for table in opened if table.has_pixels_or_labels]
     names = {table.entry.name for table in tables}
@@ -112,7 +129,7 @@ def _recognise(source: Path, entries: list[ArchiveEntry], reading: Reading) -> t
         if e.name not in names and (in_class_folder(e, reading) or e.name.lower().endswith(IMAGE_ENDINGS))
     ]
 
-    if parquet := [entry for entry in entries if entry.name.lower().endswith(PARQUET) and not reading.ferplus]:
+    if parquet := [entry for entry in entries if entry.name.lower().endswith(PARQUET)]:
         if beside := [*(table.entry for table in tables), *images]:
             raise LhcnetError(
                 f"{source} holds {parquet[0].name} and {beside[0].name}, expected one of both: take the other out"
@@ -120,8 +137,6 @@ def _recognise(source: Path, entries: list[ArchiveEntry], reading: Reading) -> t
         *arrays, shape = read_parquet(source, parquet, reading)
         return (arrays[0], arrays[1], arrays[2]), shape
     with_usage, others = ([t for t in tables if t.has_usage is wanted] for wanted in (True, False))
-    if reading.ferplus:
-        return relabel(source, with_usage, [table for table in opened if is_ferplus(table)])
     if with_usage:
         _refuse_images_beside(source, with_usage[0].entry.name, images, reading)
         return _join_by_usage(source, with_usage, others), "csv with Usage"

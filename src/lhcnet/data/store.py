@@ -1,7 +1,8 @@
 """Image store on disk: all 48x48 images as one array, with a digest of the content.
 
 A store is a directory with images.npy (N, 48, 48), labels.npy (N,), splits.npy (N,), all uint8 in canonical
-order, and store.json. A data set is written to two stores, train + validation and test, so that a step that
+order, and store.json. Where votes are trained on, the store of train and validation also has votes.npy (N, 7), and
+format 2. A data set is written to two stores, train + validation and test, so that a step that
 is not given the test store cannot read a test image.
 """
 
@@ -23,13 +24,14 @@ from lhcnet.io.contents import OwnFolder, OwnJson
 from lhcnet.io.files import read_bytes_bounded, read_text
 from lhcnet.io.preflight import require_separate
 
-FORMAT = 1
+FORMAT, WITH_VOTES = 1, 2
 MARKER = "store.json"
 ARRAYS = ("images", "labels", "splits")
+VOTES = "votes"
 STORE_FOLDER = OwnFolder(
     MARKER,
     OwnJson.having("format", "digest", "own_digest", "splits"),
-    frozenset({MARKER, *(f"{name}.npy" for name in ARRAYS)}),
+    frozenset({MARKER, *(f"{name}.npy" for name in (*ARRAYS, VOTES))}),
 )
 
 
@@ -42,6 +44,7 @@ class Store:
     labels: Bytes  # (N,), index into CLASSES
     splits: Bytes  # (N,), index into SPLITS
     meta: dict[str, Any]  # the content of store.json
+    votes: Bytes | None = None  # (N, 7), for each class
 
     @property
     def data_set(self) -> str:
@@ -65,12 +68,24 @@ class Store:
         Raises:
             LhcnetError: this store does not hold that split.
         """
+        rows = self._rows(name)
+        return self.images[rows], self.labels[rows]
+
+    def targets(self, name: str) -> NDArray[np.float32] | None:
+        """Shares of the votes of one split (n, 7), each row sums to 1; None if the store has none."""
+        if self.votes is None:
+            return None
+        votes = self.votes[self._rows(name)].astype(np.float32)
+        shares: NDArray[np.float32] = votes / votes.sum(axis=1, keepdims=True)
+        return shares
+
+    def _rows(self, name: str) -> slice:
         if name not in self.meta["splits"]:
             available = " and ".join(self.meta["splits"])
             raise LhcnetError(f"{self.path} has no split {name}, it has {available}")
         code = SPLITS.index(name)
         start, stop = np.searchsorted(self.splits, [code, code + 1])
-        return self.images[start:stop], self.labels[start:stop]
+        return slice(int(start), int(stop))
 
 
 def open_store(path: Path) -> Store:
@@ -81,19 +96,22 @@ def open_store(path: Path) -> Store:
     """
     try:
         meta = json.loads(read_text(path / MARKER))
-        if meta["format"] != FORMAT:
-            raise LhcnetError(f"{path} is a store of format {meta['format']}, expected format {FORMAT}")
+        if meta["format"] not in (FORMAT, WITH_VOTES):
+            raise LhcnetError(f"{path} is a store of format {meta['format']}, expected format 1 or 2")
         images, labels, splits = (_read(path / f"{name}.npy") for name in ARRAYS)
-        if content_digest(images, labels, splits) != meta["own_digest"]:
+        votes = _read(path / f"{VOTES}.npy") if meta["format"] == WITH_VOTES else None
+        if content_digest(images, labels, splits, votes) != meta["own_digest"]:
             raise LhcnetError(f"{path} is a damaged store, expected content with the digest {meta['own_digest']}")
         _check(images, labels, splits, meta)
+        if votes is not None and (votes.shape != (len(labels), len(CLASSES)) or not votes.any(axis=1).all()):
+            raise ValueError(f"votes {votes.shape}, expected some for each image")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise LhcnetError(f"{path} is no store, expected a directory with {MARKER} and three arrays") from error
+        raise LhcnetError(f"{path} is no store, expected a directory with {MARKER} and its arrays") from error
     except LhcnetError:
         raise
     except Exception as error:  # bad JSON, and whatever numpy raises on damaged headers
         raise LhcnetError(f"{path} is a damaged store, expected it as prepared: {error}") from error
-    return Store(path, images, labels, splits, meta)
+    return Store(path, images, labels, splits, meta, votes)
 
 
 def _read(file: Path) -> Bytes:
@@ -136,17 +154,19 @@ def write_stores(faces: Faces, trainval: Path, test: Path, data_set: str = "") -
         directories = [stack.enter_context(atomic_directory(path, STORE_FOLDER, size)) for path in (trainval, test)]
         in_test = faces.splits == TEST
         for directory, rows in zip(directories, (~in_test, in_test), strict=True):
-            _write(faces, rows, directory, data_set)
+            _write(faces.take(rows), faces.digest, directory, data_set)
 
 
-def _write(faces: Faces, rows: NDArray[np.bool], directory: Path, data_set: str) -> None:
-    images, labels, splits = faces.images[rows], faces.labels[rows], faces.splits[rows]
+def _write(faces: Faces, digest: str, directory: Path, data_set: str) -> None:
+    """Write the images of one store; `digest` is that of the whole data set."""
+    images, labels, splits = faces.images, faces.labels, faces.splits
+    votes = None if TEST in splits else faces.votes  # test is scored against the labels alone
     counts = class_counts(labels, splits)
     present = [split for split in range(len(SPLITS)) if counts[split].any()]
     meta = {
-        "format": FORMAT,
-        "digest": faces.digest,
-        "own_digest": content_digest(images, labels, splits),
+        "format": FORMAT if votes is None else WITH_VOTES,
+        "digest": digest,
+        "own_digest": content_digest(images, labels, splits, votes),
         "shape": faces.shape,
         "validation": faces.validation,
         "classes": CLASSES,
@@ -157,4 +177,6 @@ def _write(faces: Faces, rows: NDArray[np.bool], directory: Path, data_set: str)
         meta["data_set"] = data_set
     for name, array in zip(ARRAYS, (images, labels, splits), strict=True):
         np.save(directory / f"{name}.npy", array, allow_pickle=False)
+    if votes is not None:
+        np.save(directory / f"{VOTES}.npy", votes, allow_pickle=False)
     (directory / MARKER).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")

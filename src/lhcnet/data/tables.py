@@ -79,17 +79,35 @@ class Table:
             )
         if twice := [name for name in columns if self.columns.count(name) > 1]:
             raise LhcnetError(f"{where}, line 1: column {', '.join(twice)} occurs twice, expected it once")
+        with decoding_errors(where, "an undamaged CSV"):
+            images, labels, splits = self._parse(columns)
+        return images.reshape(-1, SIDE, SIDE), labels, splits
+
+    def rows(self, limit: int) -> Iterator[tuple[str, list[bytes]]]:
+        """Where a row is ("FILE, line 2"), and its cells, one for each column; empty lines are left out.
+
+        Raises:
+            LhcnetError: there are more than `limit` lines, one is too long or has another number of cells, or the file
+                is damaged or is changed meanwhile.
+        """
+        file = self.entry.where
         with (
             require_unchanged(self.entry.path),
-            decoding_errors(where, "an undamaged CSV"),
+            decoding_errors(file, "an undamaged CSV"),
             self.entry.open_bounded(_MAX_CSV) as raw,
         ):
-            lines = enumerate(self._lines(raw), start=1)
-            next(lines, None)
-            images, labels, splits = self._parse_lines(columns, islice(lines, _MAX_LINES))
-            if next(lines, None) is not None:
-                raise LhcnetError(f"{where} has more than {_MAX_LINES:,} lines, expected a row for each image")
-        return images.reshape(-1, SIDE, SIDE), labels, splits
+            for number, line in islice(enumerate(self._lines(raw), start=1), 1, None):
+                if number > limit + 1:
+                    raise LhcnetError(f"{file} has more than {limit:,} lines, expected a row for each image")
+                cells, where = self._cells(line), f"{file}, line {number}"
+                if cells == [b""]:
+                    continue
+                if len(line) == _LONGEST_LINE:
+                    raise LhcnetError(f"{where} is longer than {_LONGEST_LINE:,} bytes, expected a row for one image")
+                if len(cells) != len(self.columns):
+                    listed = ", ".join(self.columns)
+                    raise LhcnetError(f"{where}: {len(cells)} cells, expected {len(self.columns)}: {listed}")
+                yield where, cells
 
     def _lines(self, raw: IO[bytes]) -> Iterator[bytes]:
         """The lines as bytes, each at most `_LONGEST_LINE` long."""
@@ -105,20 +123,11 @@ class Table:
     def _cells(self, line: bytes) -> list[bytes]:
         return _cells(line, self.separator)
 
-    def _parse_lines(self, columns: Iterable[str], lines: Iterable[tuple[int, bytes]]) -> list[Bytes]:
-        """Pixels, labels and splits, one after the other, of (line number, line)."""
-        file, header = self.entry.where, self.columns
-        emotion, pixels, *usage = (header.index(name) for name in columns)
+    def _parse(self, columns: Iterable[str]) -> list[Bytes]:
+        """Pixels, labels and splits of all rows, one after the other."""
+        emotion, pixels, *usage = (self.columns.index(name) for name in columns)
         images, labels, splits = bytearray(), bytearray(), bytearray()
-        for number, line in lines:
-            cells = self._cells(line)
-            if cells == [b""]:
-                continue
-            where = f"{file}, line {number}"
-            if len(line) == _LONGEST_LINE:
-                raise LhcnetError(f"{where} is longer than {_LONGEST_LINE:,} bytes, expected 2,304 pixels a row")
-            if len(cells) != len(header):
-                raise LhcnetError(f"{where}: {len(cells)} cells, expected {len(header)}: {', '.join(header)}")
+        for where, cells in self.rows(_MAX_LINES):
             if cells[emotion] not in _LABELS:
                 raise LhcnetError(f"{where}: emotion {_shown(cells[emotion])}, expected a whole number 0..6")
             split = _shown(cells[usage[0]]) if usage else "Training"

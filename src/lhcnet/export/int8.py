@@ -34,10 +34,11 @@ def calibration_images(images: Bytes, n: int, seed: int = 0) -> Bytes:
 
 def nodes_to_quantise(proto: ModelProto) -> list[str]:
     """Names of the nodes that are computed with 8 bits: see the head of this file."""
-    return [node.name for node in proto.graph.node if node.op_type in QUANTISED and _has_a_place(node)]
+    return [node.name for node in proto.graph.node if node.op_type in QUANTISED and _may_be_quantised(node)]
 
 
-def _has_a_place(node: NodeProto) -> bool:
+def _may_be_quantised(node: NodeProto) -> bool:
+    """Whether a node belongs to the network, and not to its attention unless it is a convolution."""
     noted = (entry.value for entry in node.metadata_props if entry.key == SCOPES)
     scopes: list[str] = ast.literal_eval(next(noted, "[]"))
     if NETWORK not in scopes:

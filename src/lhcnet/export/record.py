@@ -115,6 +115,6 @@ class ExportRecord(FrozenModel):
         for key in cls.model_fields.keys() & metadata.keys():
             try:
                 values[key] = metadata[key] if key in _TEXTS else json.loads(metadata[key])
-            except ValueError:
+            except (ValueError, RecursionError):
                 values[key] = metadata[key]  # refused below, by its name
         return parse(cls, values, f"{where}: expected the metadata of a model that `lhcnet export` wrote")

@@ -37,7 +37,7 @@ class Input:
     Attributes:
         name: for the output, printable.
         below: path below the folder, archive or pattern it comes from; its file's name otherwise.
-        read: the picture, upright, of mode L or RGB. Raises LhcnetError or OSError.
+        read: the picture, upright, of mode L or RGB. Raises LhcnetError.
         seconds: time in a video; None for other pictures.
     """
 
@@ -225,7 +225,12 @@ def _of_video(name: str, source: Path | int, every: int) -> Iterator[Input | Unr
 
 
 def _read_stdin() -> Image.Image:
-    content = sys.stdin.buffer.read(ANY.largest_file + 1)
+    if sys.stdin is None:  # the process was started without
+        raise LhcnetError("stdin: is closed, expected an image file")
+    try:
+        content = sys.stdin.buffer.read(ANY.largest_file + 1)
+    except OSError as error:  # a terminal that is gone
+        raise LhcnetError(_unreadable("stdin", error).why) from None
     return read_picture(content, "stdin")
 
 

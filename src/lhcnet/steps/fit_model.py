@@ -74,7 +74,8 @@ def fit_model(
         checkpoint = None if context.checkpoints is None else _checkpoint(context.checkpoints, info)
         if checkpoint:
             checkpoint.require_writable()
-        train_split, validation = DataSplit(*store.split("train")), DataSplit(*store.split("validation"))
+        train_split = DataSplit(*store.split("train"), targets=store.targets("train"))
+        validation = DataSplit(*store.split("validation"))
         batches = batch_slices(len(train_split.labels), stage.batch_size)
         needed: object = f"{count_parameters(model):,} parameters"
         if sizes := info.architecture.sizes:

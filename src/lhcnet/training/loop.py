@@ -43,10 +43,14 @@ MAX_GRADIENT_NORM = 1e5  # Euclidean norm of all gradients of a batch; one step 
 
 @dataclass(frozen=True)
 class DataSplit:
-    """Images (N, 48, 48) uint8 and labels (N,) uint8 of one split."""
+    """Images (N, 48, 48) uint8 and labels (N,) uint8 of one split.
+
+    `targets` (N, classes) float32 are distributions that are trained on instead of the labels; None for none.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.uint8]
+    targets: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ def fit(
     state = TrainingState(network, optimizer, EpochTotals.zero(device.torch), average=average)
     images = torch.from_numpy(np.array(train.images)).to(device.torch)  # the whole split: 66 MB of FER2013
     labels = torch.from_numpy(train.labels.astype(np.int64)).to(device.torch)
+    targets = None if train.targets is None else torch.from_numpy(train.targets).to(device.torch)
 
     def between_batches() -> None:
         if checkpoint and state.epoch and checkpoint.due():
@@ -163,6 +168,7 @@ def fit(
                     totals=state.totals,
                     epoch=epoch,
                     average=average,
+                    targets=targets,
                     title=f"{title} {epoch}/{stage.epochs}",
                     between_batches=between_batches,
                     forecast=forecast,
@@ -210,6 +216,7 @@ def train_epoch(
     between_batches: Callable[[], None] = lambda: None,
     epoch: int = 1,
     average: AveragedModel | None = None,
+    targets: Tensor | None = None,
     forecast: Forecast | None = None,
 ) -> None:
     """Train for one epoch, or for the rest of it after `totals.batches` batches.
@@ -230,6 +237,7 @@ def train_epoch(
         between_batches: called after each batch.
         epoch: number of the epoch, from 1; the learning rate and mixing depend on it.
         average: moving average of the network, updated after each batch; None for none.
+        targets: (N, classes) float32 on the device, trained on instead of the labels; None for none.
         forecast: of the time that all epochs still take, shown in the progress bar; None for none.
 
     Raises:
@@ -265,7 +273,8 @@ def train_epoch(
         optimizer.zero_grad(set_to_none=True)  # before the forward pass, when memory use peaks
         with device.autocast():
             logits: Tensor = network(grey.expand(-1, 3, -1, -1))
-        loss = batch_loss(logits.float(), target, stage, weights, mix)
+        soft = None if targets is None else targets[rows]
+        loss = batch_loss(logits.float(), target, stage, weights, mix, soft)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         optimizer.step()

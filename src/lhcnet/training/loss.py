@@ -28,7 +28,14 @@ def class_weights(labels: Tensor, stage: Stage) -> Tensor | None:
     return weights.float()
 
 
-def batch_loss(logits: Tensor, labels: Tensor, stage: Stage, weights: Tensor | None, mix: Mix | None) -> Tensor:
+def batch_loss(
+    logits: Tensor,
+    labels: Tensor,
+    stage: Stage,
+    weights: Tensor | None,
+    mix: Mix | None,
+    targets: Tensor | None = None,
+) -> Tensor:
     """Mean loss of a batch.
 
     The weight of an image is that of its label. torch's `weight` would weigh the smoothed part of a label by class as
@@ -40,21 +47,23 @@ def batch_loss(logits: Tensor, labels: Tensor, stage: Stage, weights: Tensor | N
         stage: `label_smoothing`.
         weights: of the classes, or None.
         mix: how the images were combined; the loss is combined alike.
+        targets: (B, classes) float32, distributions that replace the labels; None for none.
 
     Returns:
         A scalar.
     """
 
-    def loss(target: Tensor) -> Tensor:
+    def loss(label: Tensor, target: Tensor) -> Tensor:
         if weights is None:
             return F.cross_entropy(logits, target, label_smoothing=stage.label_smoothing)
         losses = F.cross_entropy(logits, target, label_smoothing=stage.label_smoothing, reduction="none")
-        weight = weights[target]
+        weight = weights[label]
         return (losses * weight).sum() / weight.sum()
 
+    given = labels if targets is None else targets
     if mix is None:
-        return loss(labels)
-    return mix.share * loss(labels) + (1 - mix.share) * loss(partner(labels))
+        return loss(labels, given)
+    return mix.share * loss(labels, given) + (1 - mix.share) * loss(partner(labels), partner(given))
 
 
 def dominant(labels: Tensor, mix: Mix | None) -> Tensor:

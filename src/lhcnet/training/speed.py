@@ -66,6 +66,7 @@ def try_batches(
     rows = np.linspace(0, images - 1, batch, dtype=np.int64)  # of all classes: splits are sorted by class
     pixels = torch.from_numpy(np.array(train.images[rows])).to(device.torch)
     labels = torch.from_numpy(train.labels[rows].astype(np.int64)).to(device.torch)
+    targets = None if train.targets is None else torch.from_numpy(train.targets[rows]).to(device.torch)
     seconds: dict[int, float] = {}
     with torch.random.fork_rng(devices=[device.torch] if device.torch.type == "cuda" else []):
         copy = deepcopy(network)
@@ -88,6 +89,7 @@ def try_batches(
                     totals=EpochTotals.zero(device.torch),
                     title=f"measuring, {size} px",
                     average=average,
+                    targets=targets,
                 )
             return time.perf_counter() - start
 

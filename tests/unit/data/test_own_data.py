@@ -167,3 +167,89 @@ def test_rafdb(tmp_path: Path) -> None:
     ):
         with pytest.raises(LhcnetError, match=expected):
             read(folder(tmp_path / name, files | {listed: text(wrong)}), reading=reading(resize=48))
+
+
+AFFECTNET = {"anger": 6, "disgust": 5, "fear": 4, "happiness": 1, "sadness": 2, "surprise": 3, "neutral": 0}
+NUMBERS = {name: [str(number)] for name, number in AFFECTNET.items()} | {"left_out": ["7", "10"]}
+
+
+def same_faces(faces: Any) -> bool:
+    """FACES, whose validation images became test, and of whose training images some became validation."""
+    found, expected = (
+        {(image.tobytes(), int(label), int(split == 0)) for image, label, split in zip(*arrays, strict=True)}
+        for arrays in (
+            (faces.images, faces.labels, np.where(faces.splits == 2, 1, 0)),
+            (FACES.images, FACES.labels, np.where(FACES.splits > 0, 1, 0)),
+        )
+    )
+    return found == expected
+
+
+def test_lists_of_affectnet(tmp_path: Path) -> None:
+    """Faces are cut out by their boxes; classes that are left out are counted, unknown ones are errors."""
+    header = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
+    lists: dict[str, list[str]] = {"training.csv": [header], "validation.csv": [header]}
+    files = {}
+    for number, (image, label, split) in enumerate(zip(FACES.images, FACES.labels, FACES.splits, strict=True)):
+        picture = Image.new("RGB", (60, 70), "white")
+        picture.paste(Image.fromarray(image), (7, 9))
+        files[f"Manually_Annotated_Images/{number % 3}/{number}.png"] = encoded(picture)
+        of = lists["validation.csv" if split else "training.csv"]
+        of.append(f"{number % 3}/{number}.png,7,9,48,48,1.5;2;3;4,{AFFECTNET[CLASSES[label]]},-0.5,0.1")
+    lists["training.csv"] += ["0/0.png,NULL,NULL,9,9,,1,0,0", "no/such.png,0,0,9,9,,7,0,0"]
+    named = {name: text(lines) for name, lines in lists.items()}
+    source = folder(tmp_path / "in", files | named)
+    faces = read(source, reading=reading(classes=NUMBERS, resize=48))
+    assert same_faces(faces)
+    assert (faces.shape, faces.validation) == (
+        "AffectNet (2 lists), left out: 1 of 7, left out: 1 of images without a box",
+        "cut from train",
+    )
+    assert "expected data.resize: 48 and data.classes with AffectNet's numbers" in message(source)
+    for name, row, expected in (
+        ("unknown", "0/0.png,7,9,48,48,,8,0,0", r"line 2: unknown expression 8, expected .*left_out in data\.classes"),
+        ("absent", "9/9.png,7,9,48,48,,1,0,0", "line 2: its image is not in"),
+        ("box", "0/0.png,7,x,48,48,,1,0,0", "line 2: expected face_x, .* as whole numbers"),
+        ("outside", "0/0.png,90,9,48,48,,1,0,0", "line 2: the box lies outside of"),
+        ("cells", "0/0.png,90", "line 2: 2 cells, expected 9"),
+    ):
+        with pytest.raises(LhcnetError, match=expected):
+            read(
+                folder(tmp_path / name, files | named | {"training.csv": text([header, row])}),
+                reading=reading(classes=NUMBERS, resize=48),
+            )
+    with pytest.raises(LhcnetError, match=r"automatic\.csv: its name says no split"):
+        read(
+            folder(tmp_path / "more", named | {"automatic.csv": text([header])}),
+            reading=reading(classes=NUMBERS, resize=48),
+        )
+
+
+def saved(value: object) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.array(value), allow_pickle=True)
+    return file.getvalue()
+
+
+def test_annotations_of_affectnet(tmp_path: Path) -> None:
+    files = {}
+    for number, (image, label, split) in enumerate(zip(FACES.images, FACES.labels, FACES.splits, strict=True)):
+        part, expression = "val_set" if split else "train_set", AFFECTNET[CLASSES[label]]
+        files[f"{part}/images/{number}.jpg"] = encoded(Image.fromarray(image).convert("RGB"))
+        files[f"{part}/annotations/{number}_exp.npy"] = saved(str(expression) if number % 2 else expression)
+        files[f"{part}/annotations/{number}_lnd.npy"] = b"not read"
+    settings = reading(classes=NUMBERS, resize=48)
+    assert same_faces(faces := read(folder(tmp_path / "in", files), reading=settings))
+    assert faces.shape == "AffectNet (annotations)"
+    for name, wrong, expected in (
+        (
+            "pickle",
+            {"train_set/annotations/0_exp.npy": saved({"a": 1})},
+            "0_exp.npy cannot be read, .*allow_pickle=False",
+        ),
+        ("many", {"train_set/annotations/0_exp.npy": saved([1, 2])}, "expected a NumPy file with a number"),
+        ("alone", {"train_set/annotations/none_exp.npy": saved("1")}, "none_exp.npy: its image is not in"),
+        ("place", {"other/annotations/0_exp.npy": saved("1")}, "is misplaced, expected train_set/annotations/"),
+    ):
+        with pytest.raises(LhcnetError, match=expected):
+            read(folder(tmp_path / name, files | wrong), reading=settings)

@@ -214,6 +214,7 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     huge = encoded(Image.new("1", (8000, 8000)))  # a few kilobytes
     assert f"{name} is 8000x8000" in message(zipped(tmp_path / "huge.zip", pngs() | {name: huge}))
     monkeypatch.setattr(archive, "_MAX_FILES", 10)
+    monkeypatch.setattr(archive, "_MAX_IN_FOLDER", 10)
     assert "more than 10 files" in message(folder(tmp_path / "in", pngs()))
     assert "more than 10 files" in message(zipped(tmp_path / "many.zip", pngs()))
 

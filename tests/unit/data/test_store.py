@@ -92,7 +92,7 @@ def test_altered(stores: tuple[Path, Path], name: str) -> None:
         open_store(stores[0])
 
 
-@pytest.mark.parametrize("change", [{"format": 2}, {"own_digest": None}, {"format": None}])
+@pytest.mark.parametrize("change", [{"format": 3}, {"own_digest": None}, {"format": None}])
 def test_foreign_format(stores: tuple[Path, Path], change: dict[str, Any]) -> None:
     path = stores[0] / "store.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))

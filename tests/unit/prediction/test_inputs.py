@@ -105,6 +105,8 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"")))
     (sentence,) = answers("-")[1]
     assert "stdin: is empty" in sentence
+    monkeypatch.setattr(sys, "stdin", None)  # `<&-`
+    assert answers("-")[1] == ["stdin: is closed, expected an image file"]
 
 
 def test_each_hostile_file_is_one_sentence_and_the_others_go_on(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,15 +11,23 @@ import torch
 from PIL import Image
 
 import lhcnet
-from lhcnet.config import Evaluation
+from lhcnet.config import Compute, Data, Evaluation, parse
 from lhcnet.data.drawn_faces import draw
+from lhcnet.data.fer2013 import CLASSES
 from lhcnet.errors import LhcnetError
 from lhcnet.prediction.network import CPU, NetworkModel
 from lhcnet.saved import open_model
+from lhcnet.steps.score_store import score_store
 from lhcnet.steps.scored_splits import ScoredSplits
 
 FACES = draw(42, seed=0)
 IMAGES, LABELS = FACES.images[:5], FACES.labels[:5]
+SETTINGS: dict[str, Any] = {
+    "split": "test",
+    "batch_size": 32,
+    "compute": Compute(device="cpu", threads=1),
+    "tta": False,
+}
 
 
 def evaluated(folder: Path, *, tta: bool) -> np.ndarray:
@@ -96,3 +105,33 @@ def test_what_is_no_model_is_one_sentence(tmp_path: Path) -> None:
     for name, says in ((tmp_path / "no", "does not exist; expected a model directory"), (tmp_path, "model.json")):
         with pytest.raises(LhcnetError, match=says):
             lhcnet.load(name)
+
+
+def test_own_class_folders_are_scored_as_a_store_is(model: Path, tmp_path: Path) -> None:
+    """The report with intervals, from folders with names, sizes and colours of their own, and no splits."""
+    names = {name: [f"own {name}"] for name in CLASSES} | {"left_out": ["contempt"]}
+    data = parse(Data, {"classes": names, "resize": 48}, "data")
+    files = []
+    for number, (image, label) in enumerate(zip(FACES.images[:20], FACES.labels[:20], strict=True)):
+        file = tmp_path / "photos" / f"Own {CLASSES[label]}" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).convert("RGB").resize((96, 72)).save(file)
+        files.append(file)
+    (tmp_path / "photos" / "contempt").mkdir()
+    (tmp_path / "photos" / "contempt" / "a.png").write_bytes(b"not read")
+    found = score_store(str(model), tmp_path / "photos", **SETTINGS, data=data)
+    (one,) = found.scores
+    answers = [face.label for face in lhcnet.load(model).predict(files)]
+    right = sum(answer == CLASSES[label] for answer, label in zip(answers, FACES.labels, strict=False))
+    assert right > 0
+    assert one.accuracy == right / 20
+    assert (one.n, one.split, one.ci95[0] < one.accuracy < one.ci95[1]) == (20, "test", True)
+    (tmp_path / "photos" / "other").mkdir()
+    (tmp_path / "photos" / "other" / "a.png").write_bytes(b"")
+    for place, more, says in (
+        ("photos", {"data": data}, "unknown class folder other, expected own anger, "),
+        ("photos/other/..", {"split": "train"}, "is no store, so it has no split train"),
+        ("gone", {}, "is no store, expected a directory with"),
+    ):
+        with pytest.raises(LhcnetError, match=says):
+            score_store(str(model), tmp_path / place, **SETTINGS | more)
