@@ -30,7 +30,13 @@ def predict(
         Literal["table", "jsonl", "csv"], typer.Option(help="Format of the output: a row a face.")
     ] = "table",
     out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
-    annotate: Annotated[Path | None, typer.Option(help="New folder for pictures with boxes and labels.")] = None,
+    annotate: Annotated[
+        Path | None, typer.Option(help="New folder for pictures and videos with boxes and labels.")
+    ] = None,
+    faces: Annotated[bool, typer.Option("--faces", help="Find the faces; otherwise a picture is one face.")] = False,
+    mean_grey: Annotated[
+        float | None, typer.Option(help="Scale crops to this mean grey value; FER2013's is 129.")
+    ] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Average over the views of test-time augmentation.")] = False,
     abstain_below: Annotated[
         float, typer.Option(min=0, max=1, help="Give no label to faces with a lower probability.")
@@ -51,8 +57,13 @@ def predict(
     from lhcnet.prediction.output import Writer
     from lhcnet.prediction.stream import predict_stream
 
+    finder = None
+    if faces:
+        from lhcnet.prediction.faces import FaceDetector
+
+        finder = FaceDetector()
     annotator = None if annotate is None else Annotator(annotate)
-    predictor = load(model, device=device, batch_size=batch_size)
+    predictor = load(model, device=device, batch_size=batch_size, finder=finder, mean_grey=mean_grey)
     if abstain_below:
         typer.echo(_on_validation(predictor.on_validation(abstain_below, tta=tta)), err=True)
     answered = failed = 0
