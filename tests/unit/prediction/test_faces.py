@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import matplotlib
 import numpy as np
 import pytest
@@ -20,8 +22,13 @@ from lhcnet.cli import app
 from lhcnet.data.pictures import read_picture
 from lhcnet.errors import LhcnetError
 from lhcnet.prediction import loading
+from lhcnet.prediction.annotate import Annotator
 from lhcnet.prediction.faces import FaceDetector, crops
+from lhcnet.prediction.inputs import read_inputs
 from lhcnet.prediction.predictor import Box, FaceFinder, Predictor
+from lhcnet.prediction.stream import predict_stream
+from lhcnet.prediction.video import frames
+from lhcnet.prediction.video_file import VideoFile
 
 HOPPER = Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg").reduce(2)  # 256x300
 FACE = Box(71, 49, 194, 172)
@@ -120,3 +127,52 @@ def test_a_missing_detector_is_one_sentence(module: object, says: str, monkeypat
     with pytest.raises(LhcnetError) as error:
         FaceDetector()
     assert says in str(error.value)
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """A video of four frames of 162x120, 10 a second."""
+    file = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (162, 120))
+    for number in range(4):
+        writer.write(np.full((120, 162, 3), 60 * number, np.uint8))
+    writer.release()
+    return file
+
+
+def annotate(folder: Path, *inputs: Path) -> list[str]:
+    """Sentences of an annotation of these inputs."""
+    said: list[str] = []
+    with Annotator(folder, said.append) as annotator:
+        for one in predict_stream(Predictor(GreyModel()), read_inputs([str(path) for path in inputs]), said.append):
+            annotator.write(one)
+    return said
+
+
+def test_an_annotated_video_is_one_video_and_complete_or_absent(clip: Path, tmp_path: Path) -> None:
+    HOPPER.save(tmp_path / "a.png")
+    assert not annotate(tmp_path / "seen", clip, tmp_path / "a.png", clip)
+    assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == ["a.jpg", "clip-2.mp4", "clip.mp4"]
+    for name in ("clip.mp4", "clip-2.mp4"):
+        found = list(frames(tmp_path / "seen" / name, name))
+        assert [round(seconds, 2) for _, seconds, _ in found] == [0.0, 0.1, 0.2, 0.3]
+        assert found[0][2].size == (432, 320)
+    brightness = [np.asarray(picture.convert("L"))[200:].mean() for *_, picture in found]
+    assert brightness == pytest.approx([0, 60, 120, 180], abs=12)
+
+    (one, two, *_) = predict_stream(Predictor(GreyModel()), read_inputs([str(clip)]), print)
+    with suppress(KeyboardInterrupt), Annotator(tmp_path / "stopped", print) as annotator:
+        annotator.write(one)
+        annotator.write(two)
+        raise KeyboardInterrupt
+    assert list((tmp_path / "stopped").iterdir()) == []
+
+
+def test_without_the_codec_frames_are_pictures_and_it_is_said(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VideoFile, "can_write", lambda _: False)
+    assert annotate(tmp_path / "seen", clip) == [
+        "clip.mp4: this OpenCV cannot write MPEG-4 videos; each frame is written as a picture"
+    ]
+    assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == [f"clip.avi-00000{n}.jpg" for n in range(4)]
