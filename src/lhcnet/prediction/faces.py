@@ -1,7 +1,7 @@
 """Faces in pictures, by a Haar cascade of OpenCV 4, which `pip install 'lhcnet[faces]'` installs.
 
 FER2013's own crops come from OpenCV's detector of faces (Goodfellow et al., "Challenges in Representation Learning",
-2013, section 3.2), so its boxes need hardly any margin. The comparison with other detectors is in docs/predict.md.
+2013), so its boxes need hardly any margin. The comparison with other detectors is in docs/predict.md.
 Viola and Jones, "Rapid Object Detection using a Boosted Cascade of Simple Features", CVPR 2001.
 """
 

@@ -210,7 +210,8 @@ class Predictor:
             return images
         means = images.mean(axis=(1, 2), keepdims=True)
         factors = np.divide(self.mean_grey, means, out=np.ones_like(means), where=means > 0)
-        return np.rint(images * factors).clip(0, 255).astype(np.uint8)
+        scaled: Bytes = np.rint(images * factors).clip(0, 255).astype(np.uint8)
+        return scaled
 
 
 def _crop(picture: Image.Image, box: Box) -> Bytes:

@@ -114,7 +114,7 @@ def test_annotated_pictures_keep_their_paths_and_show_boxes(predict: Command) ->
     pixels = np.asarray(Image.open("seen/0.jpg").convert("RGB")).astype(int)
     assert min(pixels.shape[:2]) >= 320
     blue = (pixels[..., 2] - pixels[..., 0]) > 60  # the picture is grey, boxes and captions are not
-    side = pixels.shape[0]
+    side = pixels.shape[1]
     assert blue[side // 2, round(side / 6) + 1]  # left side of the inner box
     assert not blue[side // 2, side // 2]
     done = predict("two", "in", "--annotate", "seen")
