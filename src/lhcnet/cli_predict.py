@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Literal
 
@@ -30,7 +30,13 @@ def predict(
         Literal["table", "jsonl", "csv"], typer.Option(help="Format of the output: a row a face.")
     ] = "table",
     out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
-    annotate: Annotated[Path | None, typer.Option(help="New folder for pictures with boxes and labels.")] = None,
+    annotate: Annotated[
+        Path | None, typer.Option(help="New folder for pictures and videos with boxes and labels.")
+    ] = None,
+    faces: Annotated[bool, typer.Option("--faces", help="Find the faces; otherwise a picture is one face.")] = False,
+    mean_grey: Annotated[
+        float | None, typer.Option(help="Scale crops to this mean grey value; FER2013's is 129.")
+    ] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Average over the views of test-time augmentation.")] = False,
     abstain_below: Annotated[
         float, typer.Option(min=0, max=1, help="Give no label to faces with a lower probability.")
@@ -51,8 +57,16 @@ def predict(
     from lhcnet.prediction.output import Writer
     from lhcnet.prediction.stream import predict_stream
 
-    annotator = None if annotate is None else Annotator(annotate)
-    predictor = load(model, device=device, batch_size=batch_size)
+    def say(why: str) -> None:
+        tqdm.write(f"lhcnet: {why}", file=sys.stderr)
+
+    finder = None
+    if faces:
+        from lhcnet.prediction.faces import FaceDetector
+
+        finder = FaceDetector()
+    annotator = None if annotate is None else Annotator(annotate, say)
+    predictor = load(model, device=device, batch_size=batch_size, finder=finder, mean_grey=mean_grey)
     if abstain_below:
         typer.echo(_on_validation(predictor.on_validation(abstain_below, tta=tta)), err=True)
     answered = failed = 0
@@ -60,13 +74,13 @@ def predict(
     def report(why: str) -> None:
         nonlocal failed
         failed += 1
-        tqdm.write(f"lhcnet: {why}", file=sys.stderr)
+        say(why)
 
     hidden = not sys.stderr.isatty() or (out is None and sys.stdout.isatty())  # rows on the terminal are progress too
     total = None if hidden else count_inputs(inputs, every)
     with_camera = any(one.startswith(CAMERA) for one in inputs)
     at_once = 1 if with_camera else batch_size  # a frame is answered when it is seen
-    with _output(out) as file, _ended_by_hand(with_camera):
+    with _output(out) as file, annotator or nullcontext(), _ended_by_hand(with_camera):
         writer = Writer(file, format, predictor.classes)
         found = tqdm(read_inputs(inputs, every), total=total, unit="picture", disable=hidden, dynamic_ncols=True)
         for predicted in predict_stream(

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 from math import ceil
 from pathlib import Path
+from typing import Self
 
 from PIL import Image, ImageDraw, ImageFont
 
 from lhcnet.data.image_files import IMAGE_ENDINGS
 from lhcnet.errors import LhcnetError
 from lhcnet.io.preflight import cannot_write, shared_folder
+from lhcnet.prediction.inputs import Clip
 from lhcnet.prediction.predictor import Face
 from lhcnet.prediction.stream import Predicted
+from lhcnet.prediction.video import VIDEO_ENDINGS
+from lhcnet.prediction.video_file import VideoFile
 
 SMALLEST = 320  # pixels; smaller pictures are enlarged, so that the text is legible
 LARGEST = 4096  # pixels of the longer side
@@ -21,17 +26,18 @@ _SURE, _UNSURE, _TEXT = (21, 101, 192), (97, 97, 97), "white"  # contrast of 5.7
 
 
 class Annotator:
-    """Writes annotated pictures into a folder, as JPEG.
+    """Writes annotated pictures into a folder, as JPEG, and the frames of a video as one video. Use it in a `with`.
 
     Args:
         folder: absent or empty. A picture keeps its path below the folder or archive that it comes from; of several
             with the same path, the later ones get -2, -3 and so on.
+        say: called with a sentence if OpenCV cannot write videos; each frame is then a picture.
 
     Raises:
         LhcnetError: the folder is not empty, or cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         try:
             if folder.exists() and any(folder.iterdir()):
                 raise LhcnetError(f"{folder}: is not empty, expected a new or empty folder for annotated pictures")
@@ -39,26 +45,64 @@ class Annotator:
         except OSError as error:
             raise cannot_write(folder, error) from None
         shared_folder(folder)
-        self._folder = folder
+        self._folder, self._say = folder, say
+        self._clip: Clip | None = None
+        self._video: VideoFile | None = None
 
-    def write(self, predicted: Predicted) -> Path:
-        """Draw the faces of a picture; returns the file. Raises LhcnetError if it cannot be written."""
-        *folders, name = predicted.input.below.split("/")
-        stem = self._folder.joinpath(*map(_safe, folders), _safe(_without_ending(name)))
-        content, number = io.BytesIO(), 1
-        annotated(predicted.picture, predicted.faces).save(content, "JPEG", quality=90, subsampling=0)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._end_video(complete=kind is None)
+
+    def write(self, predicted: Predicted) -> None:
+        """Draw the faces of a picture. Raises LhcnetError if it cannot be written."""
+        picture, clip = annotated(predicted.picture, predicted.faces), predicted.input.clip
         try:
-            stem.parent.mkdir(parents=True, exist_ok=True)
-            while True:
-                file = stem.with_name(f"{stem.name}{f'-{number}' if number > 1 else ''}.jpg")
-                try:
-                    with file.open("xb") as out:
-                        out.write(content.getvalue())
-                    return file
-                except FileExistsError:
-                    number += 1
+            if clip is not self._clip:
+                self._end_video(complete=True)
+                self._clip = clip
+                if clip is not None:
+                    self._video = self._new_video(clip, picture.size)
+            if self._video is None:
+                self._write_picture(picture, predicted.input.below)
+            else:
+                self._video.write(picture, predicted.input.seconds or 0.0)
         except OSError as error:
-            raise cannot_write(stem, error) from None
+            raise cannot_write(self._folder / _safe(predicted.input.below), error) from None
+
+    def _new_video(self, clip: Clip, size: tuple[int, int]) -> VideoFile | None:
+        stem = self._folder / _safe(_without_ending(clip.below, VIDEO_ENDINGS))
+        file, number = stem.with_name(f"{stem.name}.mp4"), 1
+        while file.exists():
+            number += 1
+            file = stem.with_name(f"{stem.name}-{number}.mp4")
+        video = VideoFile(file, size)
+        if video.can_write():
+            return video
+        video.abandon()
+        self._say(f"{file.name}: this OpenCV cannot write MPEG-4 videos; each frame is written as a picture")
+        return None
+
+    def _end_video(self, *, complete: bool) -> None:
+        video, self._video = self._video, None
+        if video is not None:
+            (video.finish if complete else video.abandon)()
+
+    def _write_picture(self, picture: Image.Image, below: str) -> None:
+        *folders, name = below.split("/")
+        stem = self._folder.joinpath(*map(_safe, folders), _safe(_without_ending(name, IMAGE_ENDINGS)))
+        content, number = io.BytesIO(), 1
+        picture.save(content, "JPEG", quality=90, subsampling=0)
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            file = stem.with_name(f"{stem.name}{f'-{number}' if number > 1 else ''}.jpg")
+            try:
+                with file.open("xb") as out:
+                    out.write(content.getvalue())
+                return
+            except FileExistsError:
+                number += 1
 
 
 def annotated(picture: Image.Image, faces: tuple[Face, ...]) -> Image.Image:
@@ -94,9 +138,9 @@ def _caption(face: Face) -> str:
     return f"{label} {face.confidence:.2f}{f' ({face.unlike})' if face.unlike else ''}"
 
 
-def _without_ending(name: str) -> str:
+def _without_ending(name: str, endings: tuple[str, ...]) -> str:
     stem, dot, ending = name.rpartition(".")
-    return stem if dot + ending.lower() in IMAGE_ENDINGS else name
+    return stem if dot + ending.lower() in endings else name
 
 
 def _safe(part: str) -> str:

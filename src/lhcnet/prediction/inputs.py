@@ -30,6 +30,17 @@ _WILDCARDS = frozenset("*?[")
 _DEEPEST = 100  # folders in folders
 
 
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One reading of a video or camera, which its frames share.
+
+    Attributes:
+        below: as that of `Input`, of the video.
+    """
+
+    below: str
+
+
 @dataclass(frozen=True)
 class Input:
     """One picture that is not read yet.
@@ -39,12 +50,14 @@ class Input:
         below: path below the folder, archive or pattern it comes from; its file's name otherwise.
         read: the picture, upright, of mode L or RGB. Raises LhcnetError.
         seconds: time in a video; None for other pictures.
+        clip: the video; None for other pictures.
     """
 
     name: str
     below: str
     read: Callable[[], Image.Image]
     seconds: float | None = None
+    clip: Clip | None = None
 
 
 @dataclass(frozen=True)
@@ -219,9 +232,9 @@ def _read_entry(entry: ArchiveEntry) -> Image.Image:
 
 def _of_video(name: str, source: Path | int, every: int) -> Iterator[Input | Unreadable]:
     shown = printable(name)
-    below = Path(name.replace(":", "-")).name
+    clip = Clip(Path(name.replace(":", "-")).name)
     for number, seconds, picture in frames(source, shown, every):
-        yield Input(f"{shown}#{number}", f"{below}-{number:06d}", picture.copy, seconds)
+        yield Input(f"{shown}#{number}", f"{clip.below}-{number:06d}", picture.copy, seconds, clip)
 
 
 def _read_stdin() -> Image.Image:

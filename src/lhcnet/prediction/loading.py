@@ -23,6 +23,7 @@ def load(
     device: Literal["cpu", "cuda"] = "cpu",
     batch_size: int = 32,
     finder: FaceFinder | None = None,
+    mean_grey: float | None = None,
 ) -> Predictor:
     """Load a trained model for predictions.
 
@@ -33,7 +34,8 @@ def load(
             of the MLflow that MLFLOW_TRACKING_URI names; or an exported file, `.onnx`.
         device: where to compute.
         batch_size: number of images that the network sees at once.
-        finder: finds the faces of a picture. None: each picture is one face.
+        finder: finds the faces of a picture: `lhcnet.prediction.faces.FaceDetector()`. None: each picture is one face.
+        mean_grey: scale crops to this mean grey value; FER2013's is 129.
 
     Raises:
         LhcnetError: there is no such model, it cannot be read, or there is no GPU.
@@ -56,7 +58,7 @@ def load(
             )
         from lhcnet.export.onnx_model import open_onnx
 
-        return Predictor(open_onnx(Path(model), batch_size=batch_size), finder)
+        return Predictor(open_onnx(Path(model), batch_size=batch_size), finder, mean_grey=mean_grey)
     import torch
 
     from lhcnet.prediction.network import NetworkModel
@@ -66,7 +68,7 @@ def load(
         raise LhcnetError("device: cuda was asked for, but torch finds no CUDA GPU; expected a GPU, or cpu")
     with opened(str(model)) as saved:
         network = NetworkModel.of(saved, Device(torch.device(device), "float32"), batch_size)
-    return Predictor(network, finder, saved.info.fitted)
+    return Predictor(network, finder, saved.info.fitted, mean_grey=mean_grey)
 
 
 def opened(model: str) -> AbstractContextManager[SavedModel]:

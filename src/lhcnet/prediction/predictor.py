@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lhcnet.data.fer2013 import Bytes
+from lhcnet.data.fer2013 import SIDE, Bytes
 from lhcnet.data.pictures import ANY, grey, read_picture
 from lhcnet.errors import LhcnetError
 from lhcnet.io.files import read_bytes_bounded
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lhcnet.prediction.model import ProbabilityModel
 
 BLANK = "blank"
+NO_FACE = "no face found"
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ class Face:
         probabilities: of each class.
         box: the face in the picture; without a finder of faces the whole picture.
         calibrated: whether the probabilities are scaled with a temperature that was fitted on validation.
-        unlike: why the image is unlike the training images: `blank`, its grey values differ by 3 at most. Empty
-            otherwise. The label of such an image says nothing.
+        unlike: why the image is unlike the training images: `blank`, its grey values differ by 3 at most; `no face
+            found`, a picture of 48x48 pixels in which the finder finds none. Empty otherwise. The label of such an
+            image says nothing.
     """
 
     picture: int
@@ -84,7 +86,9 @@ class Predictor:
 
     Args:
         model: gives the probabilities of grey 48x48 images; `lhcnet.load` opens one.
-        finder: finds the faces of a picture. None: each picture is one face, as the crops of FER2013 are.
+        finder: finds the faces of a picture. None: each picture is one face, as the crops of FER2013 are. A picture of
+            48x48 pixels is one face also with a finder, which then says only whether there is one.
+        mean_grey: scale the grey values of each crop to this mean; FER2013's is 129. A black crop stays as it is.
         fitted: what `evaluate` stored with the model about thresholds of abstention, if anything.
 
     Example:
@@ -100,8 +104,17 @@ class Predictor:
         (1, 1.0, False)
     """
 
-    def __init__(self, model: ProbabilityModel, finder: FaceFinder | None = None, fitted: Fitted | None = None) -> None:
-        self.model, self.finder, self.fitted = model, finder or whole_picture, fitted
+    def __init__(
+        self,
+        model: ProbabilityModel,
+        finder: FaceFinder | None = None,
+        fitted: Fitted | None = None,
+        *,
+        mean_grey: float | None = None,
+    ) -> None:
+        if mean_grey is not None and not 0 < mean_grey <= 255:
+            raise LhcnetError(f"mean_grey: expected a grey value above 0 and up to 255, not {mean_grey:g}")
+        self.model, self.finder, self.fitted, self.mean_grey = model, finder or whole_picture, fitted, mean_grey
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -138,16 +151,16 @@ class Predictor:
 
         if not 0 <= abstain_below <= 1:
             raise LhcnetError(f"abstain_below: expected a probability of 0..1, not {abstain_below:g}")
-        boxes = [(index, box) for index, picture in enumerate(pictures) for box in self.finder(picture)]
+        boxes = [(index, *found) for index, picture in enumerate(pictures) for found in self._boxes(picture)]
         if not boxes:
             return []
-        images = np.stack([_crop(pictures[index], box) for index, box in boxes])
-        probabilities, is_calibrated = calibrated(self.model, images, tta=tta)
+        images = np.stack([_crop(pictures[index], box) for index, box, _ in boxes])
+        probabilities, is_calibrated = calibrated(self.model, self._scaled(images), tta=tta)
         faces = []
-        for (index, box), blank, row in zip(boxes, is_blank(images), probabilities, strict=True):
+        for (index, box, unlike), blank, row in zip(boxes, is_blank(images), probabilities, strict=True):
             named = dict(zip(self.classes, row.tolist(), strict=True))
             label = self.classes[int(row.argmax())]
-            face = Face(index, label, named, box, is_calibrated, BLANK if blank else "")
+            face = Face(index, label, named, box, is_calibrated, BLANK if blank else unlike)
             faces.append(replace(face, label=None) if face.confidence < abstain_below else face)
         return faces
 
@@ -179,10 +192,26 @@ class Predictor:
             LhcnetError: as in `predict`; or the model does not give features.
         """
         pictures = [_read(value, where) for value, where in _pictures(x)]
-        crops = [_crop(picture, box) for picture in pictures for box in self.finder(picture)]
+        crops = [_crop(picture, box) for picture in pictures for box, _ in self._boxes(picture)]
         if not crops:
             raise LhcnetError("no face was found in the pictures, expected one at least")
-        return self.model.embeddings(np.stack(crops))
+        return self.model.embeddings(self._scaled(np.stack(crops)))
+
+    def _boxes(self, picture: Image.Image) -> list[tuple[Box, str]]:
+        """The faces of a picture, each with why it is unlike FER2013."""
+        found = self.finder(picture)
+        if picture.size == (SIDE, SIDE):
+            return [(box, "" if found else NO_FACE) for box in whole_picture(picture)]
+        return [(box, "") for box in found]
+
+    def _scaled(self, images: Bytes) -> Bytes:
+        """Crops (N, 48, 48) with the mean that was asked for, as far as white allows."""
+        if self.mean_grey is None:
+            return images
+        means = images.mean(axis=(1, 2), keepdims=True)
+        factors = np.divide(self.mean_grey, means, out=np.ones_like(means), where=means > 0)
+        scaled: Bytes = np.rint(images * factors).clip(0, 255).astype(np.uint8)
+        return scaled
 
 
 def _crop(picture: Image.Image, box: Box) -> Bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image
 
 from lhcnet.data.pictures import read_picture
 from lhcnet.errors import LhcnetError
+from lhcnet.prediction.opencv import import_opencv
 
 VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 
@@ -38,7 +38,7 @@ def frames(source: Path | int, name: str, every: int = 1) -> Iterator[tuple[int,
     Raises:
         LhcnetError: OpenCV is not installed, or it cannot read this video or camera.
     """
-    cv2 = _opencv(name)
+    cv2 = import_opencv(f"{name}: videos need", "video")
     with _capture(cv2, source, name) as capture:
         number = 0
         while capture.grab():
@@ -55,7 +55,7 @@ def frames(source: Path | int, name: str, every: int = 1) -> Iterator[tuple[int,
 
 def count_frames(file: Path) -> int:
     """Number of frames as the file says it, or 0."""
-    cv2 = _opencv(str(file))
+    cv2 = import_opencv(f"{file}: videos need", "video")
     with _capture(cv2, file, str(file)) as capture:
         return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
@@ -69,14 +69,3 @@ def _capture(cv2: Any, source: Path | int, name: str) -> Iterator[Any]:
         yield capture
     finally:
         capture.release()
-
-
-def _opencv(name: str) -> Any:
-    # read when it is imported: it and FFmpeg print lines of their own, and what matters is said here
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    try:
-        import cv2
-    except ImportError:
-        raise LhcnetError(f"{name}: videos need OpenCV; install it with: pip install 'lhcnet[video]'") from None
-    return cv2

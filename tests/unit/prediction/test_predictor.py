@@ -182,13 +182,39 @@ def test_a_finder_gives_the_faces_of_a_picture() -> None:
     boxes = [Box(10, 5, 58, 53), Box(100, 5, 148, 53)]
     model = GreyModel()
     predictor = Predictor(model, lambda picture: boxes if picture.width == 200 else [])
-    faces = predictor.predict([PICTURE, Image.fromarray(scene)])
-    assert [(face.picture, face.box) for face in faces] == [(1, boxes[0]), (1, boxes[1])]
+    empty = PICTURE.resize((60, 60))
+    faces = predictor.predict([empty, Image.fromarray(scene)])
+    assert [(face.picture, face.box, face.unlike) for face in faces] == [(1, boxes[0], ""), (1, boxes[1], "")]
     np.testing.assert_array_equal(model.images, FACES[:2])
-    assert predictor.predict(PICTURE) == []
+    assert predictor.predict(empty) == []
     assert predictor.embed(scene).shape == (2, 48)
     with pytest.raises(LhcnetError, match="no face was found"):
-        predictor.embed(PICTURE)
+        predictor.embed(empty)
+
+
+def test_a_crop_is_one_face_with_a_finder_too_and_its_doubt_is_said() -> None:
+    model = GreyModel()
+    whole = Box(0, 0, 48, 48)
+    for boxes, unlike in (([], "no face found"), ([Box(3, 3, 40, 40)], "")):
+        (face,) = Predictor(model, lambda _, boxes=boxes: boxes).predict(PICTURE)  # type: ignore[misc]
+        assert (face.box, face.unlike) == (whole, unlike)
+    np.testing.assert_array_equal(model.images, np.stack([GREY, GREY]))
+    (face,) = Predictor(model, lambda _: []).predict(np.full((48, 48), 100, np.uint8))
+    assert face.unlike == "blank"
+
+
+def test_crops_are_scaled_to_a_mean_grey_if_asked() -> None:
+    model = GreyModel()
+    predictor = Predictor(model, mean_grey=129)
+    shadow = GREY // 8 + np.uint8(40)
+    first, black = predictor.predict([shadow, np.zeros((48, 48), np.uint8)])
+    assert (first.unlike, black.unlike) == ("", "blank")
+    assert model.images[0].mean() == pytest.approx(129, abs=1)
+    assert np.corrcoef(model.images[0].ravel(), shadow.ravel())[0, 1] > 0.99
+    assert not model.images[1].any()
+    assert predictor.embed(shadow).mean() == pytest.approx(129, abs=1)
+    with pytest.raises(LhcnetError, match="mean_grey: expected a grey value"):
+        Predictor(model, mean_grey=0)
 
 
 def test_a_face_names_its_best_class() -> None:
