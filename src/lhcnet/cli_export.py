@@ -53,6 +53,9 @@ def score(
     store: Annotated[Path, typer.Argument(help="Store of any data, or a folder or zip with a folder for each class.")],
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Split of the store.")] = "test",
     tta: Annotated[bool, typer.Option(help="Score it with TTA as well; an exported file is as it is.")] = True,
+    device: Annotated[
+        Literal["cpu", "cuda"] | None, typer.Option(help="Where to compute; without it compute.device of the settings.")
+    ] = None,
     params: Annotated[Path, typer.Option("--params", help="Settings (YAML).")] = Path("params.yaml"),
 ) -> None:
     """Score a model on images of a store, or of class folders.
@@ -65,12 +68,13 @@ def score(
     from lhcnet.steps.score_store import score_store
 
     config = load(params)
+    compute = config.compute.model_copy(update={"device": device}) if device else config.compute
     found = score_store(
         model,
         store,
         split=split,
         batch_size=config.evaluation.batch_size,
-        compute=config.compute,
+        compute=compute,
         tta=tta,
         data=config.data,
     )
