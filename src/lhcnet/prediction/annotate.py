@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import re
 from math import ceil
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lhcnet.data.image_files import IMAGE_ENDINGS
-from lhcnet.errors import LhcnetError
-from lhcnet.io.preflight import cannot_write, shared_folder
+from lhcnet.io.preflight import cannot_write
+from lhcnet.prediction.output_folder import OutputFolder
 from lhcnet.prediction.predictor import Face
 from lhcnet.prediction.stream import Predicted
 
@@ -32,38 +29,22 @@ class Annotator:
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            if folder.exists() and any(folder.iterdir()):
-                raise LhcnetError(f"{folder}: is not empty, expected a new or empty folder for annotated pictures")
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(folder, error) from None
-        shared_folder(folder)
-        self._folder = folder
+        self._folder = OutputFolder(folder, "annotated pictures")
 
     def write(self, predicted: Predicted) -> Path:
         """Draw the faces of a picture; returns the file. Raises LhcnetError if it cannot be written."""
-        *folders, name = predicted.input.below.split("/")
-        stem = self._folder.joinpath(*map(_safe, folders), _safe(_without_ending(name)))
-        content, number = io.BytesIO(), 1
-        annotated(predicted.picture, predicted.faces).save(content, "JPEG", quality=90, subsampling=0)
+        file = self._folder.new_file(predicted.input.below, ".jpg")
+        picture = annotated(predicted.picture, predicted.faces)
         try:
-            stem.parent.mkdir(parents=True, exist_ok=True)
-            while True:
-                file = stem.with_name(f"{stem.name}{f'-{number}' if number > 1 else ''}.jpg")
-                try:
-                    with file.open("xb") as out:
-                        out.write(content.getvalue())
-                    return file
-                except FileExistsError:
-                    number += 1
+            picture.save(file, "JPEG", quality=90, subsampling=0)
         except OSError as error:
-            raise cannot_write(stem, error) from None
+            raise cannot_write(file, error) from None
+        return file
 
 
 def annotated(picture: Image.Image, faces: tuple[Face, ...]) -> Image.Image:
     """A copy of a picture (mode L or RGB) with the boxes of its faces and their labels; small ones are enlarged."""
-    scale = _scale(picture)
+    scale = display_scale(picture)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     copy = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     draw, letters = ImageDraw.Draw(copy), max(16, copy.height // 40)
@@ -83,7 +64,7 @@ def annotated(picture: Image.Image, faces: tuple[Face, ...]) -> Image.Image:
     return copy
 
 
-def _scale(picture: Image.Image) -> float:
+def display_scale(picture: Image.Image) -> float:
     """Enlarges small pictures for the text, and makes those smaller that JPEG could not hold."""
     wanted = max(1.0, SMALLEST / min(picture.size))
     return min(wanted, LARGEST / max(picture.size))
@@ -92,13 +73,3 @@ def _scale(picture: Image.Image) -> float:
 def _caption(face: Face) -> str:
     label = face.label or f"unsure, perhaps {face.best}"
     return f"{label} {face.confidence:.2f}{f' ({face.unlike})' if face.unlike else ''}"
-
-
-def _without_ending(name: str) -> str:
-    stem, dot, ending = name.rpartition(".")
-    return stem if dot + ending.lower() in IMAGE_ENDINGS else name
-
-
-def _safe(part: str) -> str:
-    """A name that every file system takes."""
-    return re.sub(r"[^\w.-]", "_", part, flags=re.ASCII)[:100].lstrip(".") or "_"
