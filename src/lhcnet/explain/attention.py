@@ -60,7 +60,8 @@ def head_maps(model: NetworkModel, crop: Bytes) -> dict[str, NDArray[np.float32]
 
 def summed(maps: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
     """Sum over heads and modules, (48, 48)."""
-    return np.sum([on_picture(heads.sum(axis=0)) for heads in maps.values()], axis=0, dtype=np.float32)
+    total: NDArray[np.float32] = np.sum([on_picture(heads.sum(axis=0)) for heads in maps.values()], axis=0)
+    return total
 
 
 def on_picture(one: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -42,4 +42,5 @@ def _edge(inside: NDArray[np.bool], width: int) -> NDArray[np.bool]:
     padded = np.pad(inside, width, mode="edge")
     h, w = inside.shape
     moved = [padded[r : r + h, c : c + w] for r, c in ((0, width), (2 * width, width), (width, 0), (width, 2 * width))]
-    return inside & ~np.logical_and.reduce(moved)
+    edge: NDArray[np.bool] = inside & ~np.logical_and.reduce(moved)
+    return edge
