@@ -33,8 +33,7 @@ def write_model(folder: Path, architecture: dict[str, Any], fitted: Fitted | Non
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():  # statistics of faces: without them the logits are in the thousands
-        network.train()(
-            upscale(torch.from_numpy(draw(42, seed=0).images.copy()), 32, truncate=False).expand(-1, 3, -1, -1)
-        )
+        faces = torch.from_numpy(draw(42, seed=0).images.copy())
+        network.train()(upscale(faces, built.input_size, truncate=False).expand(-1, 3, -1, -1))
     save(folder, network, ModelInfo(architecture=built, provenance=provenance, fitted=fitted), metrics, history)
     return open_model(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable
 from math import ceil
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Self
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lhcnet.data.image_files import IMAGE_ENDINGS
-from lhcnet.errors import LhcnetError
-from lhcnet.io.preflight import cannot_write, shared_folder
+from lhcnet.io.preflight import cannot_write
 from lhcnet.prediction.inputs import Clip
+from lhcnet.prediction.output_folder import OutputFolder
 from lhcnet.prediction.predictor import Face
 from lhcnet.prediction.stream import Predicted
 from lhcnet.prediction.video import VIDEO_ENDINGS
@@ -38,14 +36,7 @@ class Annotator:
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        try:
-            if folder.exists() and any(folder.iterdir()):
-                raise LhcnetError(f"{folder}: is not empty, expected a new or empty folder for annotated pictures")
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(folder, error) from None
-        shared_folder(folder)
-        self._folder, self._say = folder, say
+        self._folder, self._say = OutputFolder(folder, "annotated pictures"), say
         self._clip: Clip | None = None
         self._video: VideoFile | None = None
 
@@ -58,26 +49,25 @@ class Annotator:
     def write(self, predicted: Predicted) -> None:
         """Draw the faces of a picture. Raises LhcnetError if it cannot be written."""
         picture, clip = annotated(predicted.picture, predicted.faces), predicted.input.clip
+        if clip is not self._clip:
+            self._end_video(complete=True)
+            self._clip = clip
+            if clip is not None:
+                self._video = self._new_video(clip, picture.size)
+        if self._video is None:
+            self._write_picture(picture, predicted.input.below)
+            return
         try:
-            if clip is not self._clip:
-                self._end_video(complete=True)
-                self._clip = clip
-                if clip is not None:
-                    self._video = self._new_video(clip, picture.size)
-            if self._video is None:
-                self._write_picture(picture, predicted.input.below)
-            else:
-                self._video.write(picture, predicted.input.seconds or 0.0)
+            self._video.write(picture, predicted.input.seconds or 0.0)
         except OSError as error:
-            raise cannot_write(self._folder / _safe(predicted.input.below), error) from None
+            raise cannot_write(self._video.target, error) from None
 
     def _new_video(self, clip: Clip, size: tuple[int, int]) -> VideoFile | None:
-        stem = self._folder / _safe(_without_ending(clip.below, VIDEO_ENDINGS))
-        file, number = stem.with_name(f"{stem.name}.mp4"), 1
-        while file.exists():
-            number += 1
-            file = stem.with_name(f"{stem.name}-{number}.mp4")
-        video = VideoFile(file, size)
+        file = self._folder.new_file(clip.below, ".mp4")
+        try:
+            video = VideoFile(file, size)
+        except OSError as error:
+            raise cannot_write(file, error) from None
         if video.can_write():
             return video
         video.abandon()
@@ -90,24 +80,18 @@ class Annotator:
             (video.finish if complete else video.abandon)()
 
     def _write_picture(self, picture: Image.Image, below: str) -> None:
-        *folders, name = below.split("/")
-        stem = self._folder.joinpath(*map(_safe, folders), _safe(_without_ending(name, IMAGE_ENDINGS)))
-        content, number = io.BytesIO(), 1
+        file, content = self._folder.new_file(below, ".jpg"), io.BytesIO()
         picture.save(content, "JPEG", quality=90, subsampling=0)
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            file = stem.with_name(f"{stem.name}{f'-{number}' if number > 1 else ''}.jpg")
-            try:
-                with file.open("xb") as out:
-                    out.write(content.getvalue())
-                return
-            except FileExistsError:
-                number += 1
+        try:
+            file.write_bytes(content.getvalue())
+        except OSError as error:
+            file.unlink(missing_ok=True)
+            raise cannot_write(file, error) from None
 
 
 def annotated(picture: Image.Image, faces: tuple[Face, ...]) -> Image.Image:
     """A copy of a picture (mode L or RGB) with the boxes of its faces and their labels; small ones are enlarged."""
-    scale = _scale(picture)
+    scale = display_scale(picture)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     copy = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     draw, letters = ImageDraw.Draw(copy), max(16, copy.height // 40)
@@ -127,7 +111,7 @@ def annotated(picture: Image.Image, faces: tuple[Face, ...]) -> Image.Image:
     return copy
 
 
-def _scale(picture: Image.Image) -> float:
+def display_scale(picture: Image.Image) -> float:
     """Enlarges small pictures for the text, and makes those smaller that JPEG could not hold."""
     wanted = max(1.0, SMALLEST / min(picture.size))
     return min(wanted, LARGEST / max(picture.size))
@@ -136,13 +120,3 @@ def _scale(picture: Image.Image) -> float:
 def _caption(face: Face) -> str:
     label = face.label or f"unsure, perhaps {face.best}"
     return f"{label} {face.confidence:.2f}{f' ({face.unlike})' if face.unlike else ''}"
-
-
-def _without_ending(name: str, endings: tuple[str, ...]) -> str:
-    stem, dot, ending = name.rpartition(".")
-    return stem if dot + ending.lower() in endings else name
-
-
-def _safe(part: str) -> str:
-    """A name that every file system takes."""
-    return re.sub(r"[^\w.-]", "_", part, flags=re.ASCII)[:100].lstrip(".") or "_"

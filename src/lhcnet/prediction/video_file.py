@@ -33,7 +33,7 @@ class VideoFile:
 
     def __init__(self, target: Path, size: tuple[int, int]) -> None:
         self._cv2 = import_opencv(f"{target}: annotated videos need", "video")
-        self._target = target
+        self.target = target
         self._size = (size[0] // 2 * 2, size[1] // 2 * 2)  # the codec halves the resolution of colours
         self._first: tuple[Image.Image, float] | None = None
         self._writer: Any = None
@@ -64,10 +64,8 @@ class VideoFile:
             if self._writer is not None:
                 self._writer.release()
             if not self._file.is_file() or not self._file.stat().st_size:
-                raise LhcnetError(
-                    f"{self._target}: OpenCV could not write it, expected free space and its codec MPEG-4"
-                )
-            self._file.replace(self._target)
+                raise LhcnetError(f"{self.target}: OpenCV could not write it, expected free space and its codec MPEG-4")
+            self._file.replace(self.target)
 
     def abandon(self) -> None:
         """End without a video."""

@@ -1,0 +1,6 @@
+"""Why a model answers as it does: class activation, occlusion, and where its attention works in a picture."""
+
+from lhcnet.explain.maps import METHODS, Explanation, Method, available, explain, explained
+from lhcnet.explain.overlay import overlay
+
+__all__ = ["METHODS", "Explanation", "Method", "available", "explain", "explained", "overlay"]

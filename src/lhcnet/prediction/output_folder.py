@@ -1,0 +1,65 @@
+"""A new folder for pictures that are made of other pictures, each under the path of the one that it is made of."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from lhcnet.data.image_files import IMAGE_ENDINGS
+from lhcnet.errors import LhcnetError
+from lhcnet.io.preflight import cannot_write, shared_folder
+from lhcnet.prediction.video import VIDEO_ENDINGS
+
+
+class OutputFolder:
+    """A folder that one process fills.
+
+    Args:
+        folder: absent or empty.
+        purpose: what it is for, for the error message.
+
+    Raises:
+        LhcnetError: the folder is not empty, or cannot be written.
+    """
+
+    def __init__(self, folder: Path, purpose: str) -> None:
+        try:
+            if folder.exists() and any(folder.iterdir()):
+                raise LhcnetError(f"{folder}: is not empty, expected a new or empty folder for {purpose}")
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from None
+        shared_folder(folder)
+        self._folder = folder
+
+    def new_file(self, below: str, ending: str) -> Path:
+        """A file that does not exist yet; of several with the same path, the later ones get -2, -3 and so on.
+
+        Args:
+            below: path of the picture below the folder or archive that it comes from.
+            ending: of the new file, with its dot.
+
+        Raises:
+            LhcnetError: the folder that it lies in cannot be made.
+        """
+        *folders, name = below.split("/")
+        stem = self._folder.joinpath(*map(_safe, folders), _safe(_without_ending(name)))
+        file, number = stem.with_name(f"{stem.name}{ending}"), 1
+        try:
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            while file.exists():
+                number += 1
+                file = stem.with_name(f"{stem.name}-{number}{ending}")
+        except OSError as error:
+            raise cannot_write(stem, error) from None
+        return file
+
+
+def _without_ending(name: str) -> str:
+    stem, dot, ending = name.rpartition(".")
+    return stem if dot + ending.lower() in (*IMAGE_ENDINGS, *VIDEO_ENDINGS) else name
+
+
+def _safe(part: str) -> str:
+    """A name that every file system takes."""
+    return re.sub(r"[^\w.-]", "_", part, flags=re.ASCII)[:100].lstrip(".") or "_"
