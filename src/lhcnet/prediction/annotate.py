@@ -15,7 +15,6 @@ from lhcnet.prediction.inputs import Clip
 from lhcnet.prediction.output_folder import OutputFolder
 from lhcnet.prediction.predictor import Face
 from lhcnet.prediction.stream import Predicted
-from lhcnet.prediction.video import VIDEO_ENDINGS
 from lhcnet.prediction.video_file import VideoFile
 
 SMALLEST = 320  # pixels; smaller pictures are enlarged, so that the text is legible
