@@ -98,19 +98,13 @@ class Answers:
             raise LhcnetError(f"label: expected one of {', '.join(self._whole.classes)}, not {label}")
         picture = read_picture(content, WHERE, RULES)
         sides = (box.left, box.top, box.right, box.bottom)
-        if not (box.left < box.right and box.top < box.bottom and _is_near(box, picture)):
+        if not (0 <= box.left < box.right <= picture.width and 0 <= box.top < box.bottom <= picture.height):
             raise LhcnetError(f"box: expected a rectangle in {picture.width}x{picture.height} pixels, not {sides}")
         crop = picture.crop(sides)
         begin = perf_counter()
         heat = self._parts.explain(self._whole, grey(crop), method, label)
         took = perf_counter() - begin
         return {"overlay": _jpeg(self._parts.overlay(_shown(crop), heat)), "milliseconds": 1000 * took}
-
-
-def _is_near(box: Box, picture: Image.Image) -> bool:
-    """Whether a box lies within the picture; its margin may reach beyond it."""
-    wide, high = picture.size
-    return -wide <= box.left and box.right <= 2 * wide and -high <= box.top and box.bottom <= 2 * high
 
 
 def _face(face: Face, picture: Image.Image) -> dict[str, Any]:
