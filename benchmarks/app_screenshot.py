@@ -34,7 +34,7 @@ def main() -> None:
         page.goto(options.url)
         page.wait_for_selector("body[data-ready]")
         page.set_input_files("#files", options.picture)
-        page.wait_for_selector("article, #errors li")
+        page.wait_for_selector("article, #errors p")
         if options.explain:
             page.get_by_role("button", name=options.explain).first.click()
             page.wait_for_function("!document.querySelector('.explanation').textContent.startsWith('Computing')")

@@ -66,7 +66,7 @@ def test_no_face_and_hostile_files_are_answered_and_the_next_picture_too(open_pa
         ],
     )
     said(page, "empty.png: no face was found")
-    errors = page.locator("#errors li").all_text_contents()
+    errors = page.locator("#errors p").all_text_contents()
     names = ["<img src=x onerror=alert(1)>.png", "cut.png", "large.png"]
     assert [error.partition(": ")[0] for error in errors] == names
     assert "expected an undamaged PNG" in errors[0]
@@ -158,7 +158,7 @@ def test_it_is_legible_in_both_schemes_and_fits_a_phone(
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = open_page(color_scheme=scheme, viewport={"width": width, "height": 800}, bypass_csp=True)
     page.set_input_files("#files", [file("one.png", FACE), file("two.png", two_faces()), file("no.png", b"no")])
-    page.wait_for_selector("#errors li")
+    page.wait_for_selector("#errors p")
     page.locator("#threshold").fill("12")
     folder = Path(os.environ.get("LHCNET_SCREENSHOTS", tmp_path))
     page.screenshot(path=folder / f"{scheme}-{width}.png", full_page=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from copy import copy
 from time import perf_counter
 from typing import Any
 
@@ -13,7 +14,7 @@ from lhcnet.app.parts import Parts
 from lhcnet.data.pictures import Rules, grey, read_picture
 from lhcnet.errors import LhcnetError
 from lhcnet.prediction.output import on_validation
-from lhcnet.prediction.predictor import Box, Face, Predictor
+from lhcnet.prediction.predictor import Box, Face, Predictor, whole_picture
 
 RULES = Rules(largest_file=20 << 20)
 WHERE = "the picture"
@@ -31,8 +32,8 @@ class Answers:
     """
 
     def __init__(self, predictor: Predictor, parts: Parts, card: str | None = None) -> None:
-        self._whole = Predictor(predictor.model, None, predictor.fitted)
-        self._finding = Predictor(predictor.model, parts.finder, predictor.fitted)
+        self._whole, self._finding = copy(predictor), copy(predictor)
+        self._whole.finder, self._finding.finder = whole_picture, parts.finder or whole_picture
         self._parts, self.card = parts, card
 
     def model(self) -> dict[str, Any]:

@@ -44,4 +44,5 @@ def _card(folder: Path) -> str | None:
 
 def as_html(card: str) -> str:
     """The card as HTML. HTML in the Markdown is shown, not interpreted: a registry may be anybody's."""
-    return MarkdownIt("commonmark", {"html": False}).enable("table").disable("image").render(card)
+    shown: str = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image").render(card)
+    return shown

@@ -14,7 +14,7 @@ const threshold = () => byId("threshold").value / 20;
 const say = (text) => (byId("status").textContent = text);
 
 function sayError(text) {
-  const item = document.createElement("li");
+  const item = document.createElement("p");
   item.textContent = text;
   byId("errors").append(item);
 }

@@ -3,6 +3,7 @@
 const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.01 ? 1 : 0)} %`;
 const NOTES = {
   blank: "The picture is blank there: the answer says nothing.",
+  "no face found": "No face was found in it: the answer may say nothing.",
 };
 const SAYS = {
   cam: "Bright, within the white line: where the last feature maps speak most for",
@@ -88,7 +89,7 @@ function faceNode(face, number, several, methods, ask) {
   node.querySelector(".crop").src = face.crop;
   node.querySelector(".crop").alt = `Cut-out of ${name}`;
   node.querySelector("caption").textContent = `Probabilities of ${name}`;
-  const notes = [face.calibrated ? "" : "Not calibrated: the model has no temperature.", NOTES[face.unlike] ?? face.unlike];
+  const notes = [face.calibrated ? "" : "Not calibrated: the model has no temperature.", face.unlike && (NOTES[face.unlike] ?? `Unlike FER2013: ${face.unlike}.`)];
   node.querySelector(".notes").textContent = notes.filter(Boolean).join(" ");
   const shares = Object.entries(face.probabilities).sort((a, b) => b[1] - a[1]);
   node.querySelector("tbody").append(...shares.map(([label, share]) => row(label, share, label === face.best)));
@@ -133,8 +134,7 @@ export function pictureNode(name, answer, roundTrip, methods, ask) {
   const image = node.querySelector("img");
   image.src = answer.preview;
   image.alt = answer.found ? `${name}, with ${count} ${count === 1 ? "face" : "faces"}` : name;
-  image.width = answer.width;
-  image.height = answer.height;
+  node.querySelector(".framed").style.width = `min(100%, ${(30 * answer.width) / answer.height}rem)`; // 30 rem high at most
   if (answer.found) {
     node.querySelector(".boxes").append(...answer.faces.map((face, index) => boxNode(face, index + 1, answer)));
   }
