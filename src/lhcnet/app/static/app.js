@@ -100,7 +100,7 @@ function showThreshold() {
   const said = model.validation[byId("tta").checked ? "tta" : "plain"][byId("threshold").value];
   byId("threshold-value").textContent = `${Math.round(100 * value)} %`;
   byId("threshold").setAttribute("aria-valuetext", `${Math.round(100 * value)} percent`);
-  byId("threshold-hint").textContent = value ? said : "Every face gets a label.";
+  byId("threshold-hint").textContent = value ? said.replaceAll(" %", "\u00a0%") : "Every face gets a label.";
   for (const { node, answer } of pictures) if (node) label(node, answer, value);
 }
 
