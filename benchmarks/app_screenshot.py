@@ -37,7 +37,7 @@ def main() -> None:
         page.wait_for_selector("article, #errors p")
         if options.explain:
             page.get_by_role("button", name=options.explain).first.click()
-            page.wait_for_function("!document.querySelector('.explanation').textContent.startsWith('Computing')")
+            page.locator(".explanation", has_text=" ms.").wait_for()
         content = page.screenshot(full_page=not options.height)
         browser.close()
     picture = Image.open(io.BytesIO(content)).convert("RGB").quantize(255, dither=Image.Dither.NONE)

@@ -33,8 +33,8 @@ def two_faces() -> bytes:
 
 
 def said(page: Any, text: str) -> None:
-    """Wait for the words in the region that screen readers read out."""
-    page.wait_for_function("text => document.getElementById('status').textContent.includes(text)", arg=text)
+    """Wait for the words in the region that screen readers read out; `wait_for_function` would need eval in the page."""
+    page.locator("#status", has_text=text).wait_for()
 
 
 def test_uploaded_pictures_get_exactly_the_probabilities_of_the_predictor(open_page: OpenPage) -> None:
@@ -86,18 +86,18 @@ def test_settings_apply_to_the_pictures_that_are_shown(open_page: OpenPage) -> N
     assert page.locator("h4").text_content().startswith("unsure, perhaps ")
     assert "with the threshold 0.6, 80 of 100 images got a label" in page.locator("#threshold-hint").text_content()
     page.locator("#tta").check()
-    page.wait_for_function("document.querySelector('figcaption').textContent.includes('test-time augmentation')")
+    page.locator("figcaption", has_text="test-time augmentation").wait_for()
     page.get_by_role("button", name="class activation").click()
-    page.wait_for_function("document.querySelector('.explanation').textContent.includes('white line')")
+    page.locator(".explanation", has_text="white line").wait_for()
     page.get_by_role("button", name="attention").click()
-    page.wait_for_function("document.querySelector('.explanation').textContent.includes('LHC modules')")
+    page.locator(".explanation", has_text="LHC modules").wait_for()
     assert page.locator("[aria-pressed=true]").count() == 0
 
 
 def test_the_camera_gives_pictures_until_it_is_stopped(open_page: OpenPage) -> None:
     page = open_page(permissions=["camera"])
     page.locator("#camera-start").click()
-    page.wait_for_function("document.getElementById('video').videoWidth > 0")
+    page.locator("#camera-take").wait_for()
     assert page.evaluate("document.activeElement.id") == "camera-take"
     page.locator("#camera-take").click()
     said(page, "Camera, ")

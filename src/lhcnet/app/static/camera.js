@@ -34,12 +34,11 @@ export function connectCamera(onPicture, onError) {
     }
     const video = byId("video");
     video.srcObject = stream;
+    await video.play(); // until the first picture is there
     show(true);
-    await video.play();
   });
   byId("camera-take").addEventListener("click", () => {
     const video = byId("video");
-    if (!video.videoWidth) return; // no picture has come yet
     const canvas = document.createElement("canvas");
     canvas.width = video.videoWidth;
     canvas.height = video.videoHeight;
