@@ -33,7 +33,7 @@ def two_faces() -> bytes:
 
 
 def said(page: Any, text: str) -> None:
-    """Wait for the words in the region that screen readers read out; `wait_for_function` would need eval in the page."""
+    """Wait for the words in the region that is read out. `wait_for_function` needs eval, which the page forbids."""
     page.locator("#status", has_text=text).wait_for()
 
 
