@@ -1,9 +1,9 @@
 """The command line: every step of the pipeline on files, settings from `params.yaml`. DVC calls these commands.
 
 A command imports what it calls, so that `--help` answers at once. The commands of other subjects are in the modules
-`cli_explain` (why a model answers as it does), `cli_export` (files for other programs), `cli_pipeline` (compile, run
-and submit the Kubeflow pipeline), `cli_predict` (a trained model on pictures), `cli_registry` (registered models),
-`cli_tools` (settings, drawn faces, tables, MLflow).
+`cli_app` (a page for pictures), `cli_explain` (why a model answers as it does), `cli_export` (files for other
+programs), `cli_pipeline` (compile, run and submit the Kubeflow pipeline), `cli_predict` (a trained model on pictures),
+`cli_registry` (registered models), `cli_tools` (settings, drawn faces, tables, MLflow).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from lhcnet import cli_explain, cli_export, cli_pipeline, cli_predict, cli_registry, cli_tools
+from lhcnet import cli_app, cli_explain, cli_export, cli_pipeline, cli_predict, cli_registry, cli_tools
 from lhcnet.errors import LhcnetError
 
 if TYPE_CHECKING:
@@ -393,4 +393,5 @@ cli_registry.add_to(app)
 cli_predict.add_to(app)
 cli_explain.add_to(app)
 cli_export.add_to(app)
+cli_app.add_to(app)
 app.add_typer(cli_pipeline.app, name="pipeline")

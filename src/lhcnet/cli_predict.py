@@ -6,14 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Literal
+from typing import IO, Annotated, Literal
 
 import typer
 
 from lhcnet.errors import LhcnetError
-
-if TYPE_CHECKING:
-    from lhcnet.model_record import Answered
 
 
 def add_to(app: typer.Typer) -> None:
@@ -54,7 +51,7 @@ def predict(
     from lhcnet.prediction.annotate import Annotator
     from lhcnet.prediction.inputs import CAMERA, count_inputs, read_inputs
     from lhcnet.prediction.loading import load
-    from lhcnet.prediction.output import Writer
+    from lhcnet.prediction.output import Writer, on_validation
     from lhcnet.prediction.stream import predict_stream
 
     def say(why: str) -> None:
@@ -68,7 +65,7 @@ def predict(
     annotator = None if annotate is None else Annotator(annotate, say)
     predictor = load(model, device=device, batch_size=batch_size, finder=finder, mean_grey=mean_grey)
     if abstain_below:
-        typer.echo(_on_validation(predictor.on_validation(abstain_below, tta=tta)), err=True)
+        typer.echo(on_validation(predictor.on_validation(abstain_below, tta=tta)), err=True)
     answered = failed = 0
 
     def report(why: str) -> None:
@@ -92,23 +89,6 @@ def predict(
             answered += 1
     if failed:
         raise LhcnetError(f"{failed:,} of {answered + failed:,} inputs could not be read")
-
-
-def _on_validation(found: Answered | None) -> str:
-    """What a threshold did on validation, in one sentence."""
-    if found is None:
-        return "The model does not store what this threshold did on validation."
-    from lhcnet.protocol.statistics import wilson
-
-    with_what = f"with the threshold {found.threshold:g}, {found.answered:,} of {found.n:,} images got a label"
-    if not found.answered:
-        return f"On validation, {with_what}."
-    low, high = wilson(found.right, found.answered)
-    share, right = 100 * found.answered / found.n, 100 * found.right / found.answered
-    return (
-        f"On validation, {with_what} ({share:.1f} %), and {right:.1f} % of these were right "
-        f"(95 % interval {100 * low:.1f} to {100 * high:.1f})."
-    )
 
 
 @contextmanager

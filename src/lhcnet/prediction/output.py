@@ -1,14 +1,17 @@
-"""What `lhcnet predict` writes: a table, JSON lines or CSV, a row a face, as soon as it is known."""
+"""What `lhcnet predict` says: a table, JSON lines or CSV, a row a face, as soon as it is known; and its threshold."""
 
 from __future__ import annotations
 
 import csv
 import json
 from collections.abc import Sequence
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from lhcnet.prediction.predictor import Face
 from lhcnet.prediction.stream import Predicted
+
+if TYPE_CHECKING:
+    from lhcnet.model_record import Answered
 
 Format = Literal["table", "jsonl", "csv"]
 _NAME, _LABEL = 40, 10  # characters of columns of the table; longer names push the rest of their row to the right
@@ -80,3 +83,20 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """The row with a column for each side of the box."""
     values = {key: "" if value is None else value for key, value in row.items() if key != "box"}
     return values | dict(zip(("left", "top", "right", "bottom"), row["box"] or [""] * 4, strict=True))
+
+
+def on_validation(found: Answered | None) -> str:
+    """What a threshold did on validation, in one sentence."""
+    if found is None:
+        return "The model does not store what this threshold did on validation."
+    from lhcnet.protocol.statistics import wilson
+
+    with_what = f"with the threshold {found.threshold:g}, {found.answered:,} of {found.n:,} images got a label"
+    if not found.answered:
+        return f"On validation, {with_what}."
+    low, high = wilson(found.right, found.answered)
+    share, right = 100 * found.answered / found.n, 100 * found.right / found.answered
+    return (
+        f"On validation, {with_what} ({share:.1f} %), and {right:.1f} % of these were right "
+        f"(95 % interval {100 * low:.1f} to {100 * high:.1f})."
+    )

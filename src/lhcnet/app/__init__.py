@@ -1,0 +1,1 @@
+"""A page for one trained model on one's own machine: pictures in, expressions with their probabilities out."""
