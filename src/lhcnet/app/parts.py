@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from numpy.typing import NDArray
 from PIL import Image
 
+from lhcnet import explain
 from lhcnet.data.fer2013 import Bytes
 from lhcnet.errors import LhcnetError
+from lhcnet.prediction.faces import FaceDetector
 from lhcnet.prediction.predictor import FaceFinder, Predictor
 
 METHODS = {"cam": "class activation", "occlusion": "occlusion", "attention": "attention"}
@@ -42,15 +42,11 @@ class Parts:
 def installed_parts(predictor: Predictor) -> Parts:
     """The parts that this installation has for a model."""
     explanation: dict[str, Any] = {}
-    if find_spec("lhcnet.explain"):
-        module = import_module("lhcnet.explain")
-        with suppress(LhcnetError):  # an exported file cannot be explained
-            methods = {name: METHODS[name] for name in module.available(predictor)}
-            explanation = {"explain": module.explain, "overlay": module.overlay, "methods": methods}
-    if not find_spec("lhcnet.prediction.faces"):
-        return Parts(**explanation)
+    with suppress(LhcnetError):  # an exported file cannot be explained
+        methods = {name: METHODS[name] for name in explain.available(predictor)}
+        explanation = {"explain": explain.explain, "overlay": explain.overlay, "methods": methods}
     try:
-        finder = import_module("lhcnet.prediction.faces").FaceDetector()
+        finder = FaceDetector()
     except LhcnetError as error:
         return Parts(why_no_finder=str(error), **explanation)
     return Parts(finder, "", **explanation)
