@@ -42,7 +42,7 @@ def overlay(picture: Image.Image, _: Any) -> Image.Image:
     return Image.new("RGB", picture.size, "red")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop is in the way of other tests
 def browser() -> Iterator[Any]:
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
     with api.sync_playwright() as playwright:
@@ -54,7 +54,7 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     rows = tuple(Answered(threshold=one, answered=80, right=60, n=100) for one in (0.5, 0.6))
     fitted = Fitted(temperature=2.0, tta_rotation=0.15, thresholds=rows, thresholds_tta=rows)

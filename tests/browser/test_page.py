@@ -136,9 +136,10 @@ def test_everything_works_with_the_keyboard_alone(open_page: OpenPage) -> None:
     page.keyboard.press("Tab")
     page.keyboard.press("Shift+Tab")
     assert page.evaluate(outline) == "solid"
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(file("keys.png", FACE))
+    page.evaluate("document.querySelector('#files').addEventListener('click', () => { document.title = 'opened' })")
+    page.keyboard.press("Enter")
+    assert page.title() == "opened"  # the chooser itself does not open in every headless Chromium
+    page.set_input_files("#files", file("keys.png", FACE))
     said(page, "keys.png: ")
     page.locator("#threshold").focus()
     page.keyboard.press("End")
