@@ -21,7 +21,7 @@ def page(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")] = "cpu",
 ) -> None:
-    """Serve a page that predicts the expressions on pictures.
+    """Serve a page for predictions on pictures.
 
     It works without a network and stores no picture. Ctrl-C ends it.
     """
