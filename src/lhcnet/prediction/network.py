@@ -84,7 +84,10 @@ class NetworkModel:
                     self.network(pixels.expand(-1, 3, -1, -1))
         finally:
             hook.remove()
-        return torch.cat(found).numpy()
+        features = torch.cat(found)
+        if not features.isfinite().all():
+            raise LhcnetError(f"{self.name}: the features are not finite")
+        return features.numpy()
 
     def temperature(self, *, tta: bool = False) -> float | None:
         return self.temperatures[tta]

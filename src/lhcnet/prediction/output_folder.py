@@ -31,6 +31,7 @@ class OutputFolder:
             raise cannot_write(folder, error) from None
         shared_folder(folder)
         self._folder = folder
+        self._used: dict[Path, int] = {}  # last number of a path that came again
 
     def new_file(self, below: str, ending: str) -> Path:
         """A file that does not exist yet; of several with the same path, the later ones get -2, -3 and so on.
@@ -44,7 +45,9 @@ class OutputFolder:
         """
         *folders, name = below.split("/")
         stem = self._folder.joinpath(*map(_safe, folders), _safe(_without_ending(name)))
-        file, number = stem.with_name(f"{stem.name}{ending}"), 1
+        first = stem.with_name(f"{stem.name}{ending}")
+        number = self._used.get(first, 0) + 1
+        file = first if number == 1 else stem.with_name(f"{stem.name}-{number}{ending}")
         try:
             stem.parent.mkdir(parents=True, exist_ok=True)
             while file.exists():
@@ -52,6 +55,8 @@ class OutputFolder:
                 file = stem.with_name(f"{stem.name}-{number}{ending}")
         except OSError as error:
             raise cannot_write(stem, error) from None
+        if number > 1:
+            self._used[first] = number
         return file
 
 

@@ -13,6 +13,7 @@ from lhcnet.data.pictures import read_picture
 from lhcnet.errors import LhcnetError
 from lhcnet.prediction.opencv import import_opencv
 
+_COMPLETE = 0.95  # of the frames that a file says it has; some count them by duration and rate
 VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 
 
@@ -36,7 +37,7 @@ def frames(source: Path | int, name: str, every: int = 1) -> Iterator[tuple[int,
         Number of the frame from 0, its time in seconds, and the picture (mode RGB).
 
     Raises:
-        LhcnetError: OpenCV is not installed, or it cannot read this video or camera.
+        LhcnetError: OpenCV is not installed, it cannot read this video or camera, or the video breaks off.
     """
     cv2 = import_opencv(f"{name}: videos need", "video")
     with _capture(cv2, source, name) as capture:
@@ -51,6 +52,9 @@ def frames(source: Path | int, name: str, every: int = 1) -> Iterator[tuple[int,
             number += 1
         if number == 0:
             raise LhcnetError(f"{name}: has no frames, expected a video or a camera that OpenCV can read")
+        said = 0 if isinstance(source, int) else int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        if number < _COMPLETE * said:
+            raise LhcnetError(f"{name}: breaks off after {number:,} of {said:,} frames, expected an undamaged video")
 
 
 def count_frames(file: Path) -> int:

@@ -24,7 +24,7 @@ from lhcnet.errors import LhcnetError
 from lhcnet.prediction import loading
 from lhcnet.prediction.annotate import Annotator
 from lhcnet.prediction.faces import FaceDetector, crops
-from lhcnet.prediction.inputs import read_inputs
+from lhcnet.prediction.inputs import Input, Unreadable, read_inputs
 from lhcnet.prediction.predictor import Box, FaceFinder, Predictor
 from lhcnet.prediction.stream import predict_stream
 from lhcnet.prediction.video import frames
@@ -147,6 +147,16 @@ def annotate(folder: Path, *inputs: Path) -> list[str]:
         for one in predict_stream(Predictor(GreyModel()), read_inputs([str(path) for path in inputs]), said.append):
             annotator.write(one)
     return said
+
+
+def test_a_video_that_breaks_off_gives_its_frames_and_a_sentence(clip: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(clip.read_bytes()[: clip.stat().st_size * 9 // 10])  # within the third frame
+    found = list(read_inputs([str(cut)]))
+    assert 0 < sum(isinstance(one, Input) for one in found) < 4
+    assert isinstance(found[-1], Unreadable)
+    assert "breaks off after" in found[-1].why
+    assert "of 4 frames, expected an undamaged video" in found[-1].why
 
 
 def test_an_annotated_video_is_one_video_and_complete_or_absent(clip: Path, tmp_path: Path) -> None:
