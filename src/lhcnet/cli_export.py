@@ -20,7 +20,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="Model directory.")],
+    model: Annotated[str, typer.Argument(help="Model directory, models:/NAME@ALIAS, or runs:/ID/PATH.")],
     out: Annotated[Path, typer.Option(help="File to write: .onnx, or .pt2 for torch-export.")],
     format: Annotated[Literal["onnx", "int8", "torch-export"], typer.Option(help="int8 is ONNX with 8 bits.")] = "onnx",
     tta: Annotated[bool, typer.Option("--tta", help="The file gives the mean over the model's views.")] = False,
@@ -39,11 +39,13 @@ def export(
     PyTorch before it is written.
     """
     from lhcnet.export.export import Quantisation, export_model
+    from lhcnet.prediction.loading import opened
 
     if test and not calibration:
         raise LhcnetError("export: --test belongs to --calibration: float32 files are compared with PyTorch instead")
     quantisation = Quantisation(calibration, test, images, 8 if vnni else 7) if calibration else None
-    record = export_model(model, out, format=format, tta=tta, quantisation=quantisation)
+    with opened(model) as saved:
+        record = export_model(saved.path, out, format=format, tta=tta, quantisation=quantisation)
     typer.echo(f"{out}: {record.network}, {record.precision}, {out.stat().st_size:,} bytes")
     _show(record)
 
