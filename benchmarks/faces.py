@@ -206,7 +206,7 @@ def main(
     train = faces.images[faces.splits == TRAIN]
     images = train[np.random.default_rng(seed).permutation(len(train))[: 2 * number]]
     print(f"{machine()}; {number} training images each; mean grey value of all {train.mean():.1f}\n")
-    print("| detector | box alone: share, median x, y, width, height | in scenes | false | IoU | ms CPU |")
+    print("| detector | box alone: share, median x, y, width, height | in scenes | false | IoU | ms CPU ", end="")
     print("| portraits | without faces | LFW faces | LFW others |\n|" + " --- |" * 10)
     for name, make in detectors():
         try:

@@ -97,13 +97,10 @@ def _execution(folder: Path) -> dict[str, Any]:
     compared = read_versioned(Statistics, folder / "statistics.json")
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     tables = {file.stem: pd.read_csv(file) for file in sorted(folder.glob("*.csv"))}
-    models = tables["models"].set_index("model")
     return {
         "profile": folder.name,
         "config": load(folder / "params.yaml"),
         "summary": summary,
-        "chosen": models.loc[summary.chosen],
-        "models": models,
         "sentences": [wording.comparison(one) for one in compared.comparisons if one.question != "tta"],
         "tables": {name: markdown(table) for name, table in tables.items()},
         "figures": [file.name for file in sorted(folder.glob("*.png"))],

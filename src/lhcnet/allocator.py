@@ -23,7 +23,8 @@ TUNABLES: Final = ":".join(
     }.items()
 )
 COMPUTING: Final = frozenset(
-    {"train", "control", "evaluate", "analyse", "select", "insert", "pipeline", "predict", "explain", "score", "export"}
+    {"train", "control", "evaluate", "analyse", "select", "insert", "pipeline"}
+    | {"predict", "explain", "score", "export", "app"}
 )
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-
-from lhcnet.errors import LhcnetError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,29 +28,20 @@ def explain(
 
     Pictures that cannot be read are reported and left out; the exit status is then 1.
     """
-    from tqdm import tqdm
-
-    from lhcnet.explain import available
+    from lhcnet.explain import available, require_class
     from lhcnet.explain.files import ExplanationFolder
     from lhcnet.prediction.inputs import read_inputs
     from lhcnet.prediction.loading import load
-    from lhcnet.prediction.stream import predict_stream
+    from lhcnet.prediction.stream import Failures, predict_stream
 
     predictor = load(model, device=device)
-    if label is not None and label not in predictor.classes:
-        raise LhcnetError(f"label: expected one of {', '.join(predictor.classes)}, not {label}")
+    if label is not None:
+        require_class(predictor, label)
     methods = available(predictor)
     folder = ExplanationFolder(out, predictor, methods if method == "all" else (method,), label)
-    answered = failed = 0
-
-    def report(why: str) -> None:
-        nonlocal failed
-        failed += 1
-        tqdm.write(f"lhcnet: {why}", file=sys.stderr)
-
-    for predicted in predict_stream(predictor, read_inputs(inputs), report, batch_size=1):
+    answered, failures = 0, Failures()
+    for predicted in predict_stream(predictor, read_inputs(inputs), failures, batch_size=1):
         for line in folder.write(predicted):
             typer.echo(line)
         answered += 1
-    if failed:
-        raise LhcnetError(f"{failed:,} of {answered + failed:,} inputs could not be read")
+    failures.require_none(answered)

@@ -10,8 +10,6 @@ from typing import IO, Annotated, Literal
 
 import typer
 
-from lhcnet.errors import LhcnetError
-
 
 def add_to(app: typer.Typer) -> None:
     """Add this command to the program `lhcnet`."""
@@ -52,10 +50,7 @@ def predict(
     from lhcnet.prediction.inputs import CAMERA, count_inputs, read_inputs
     from lhcnet.prediction.loading import load
     from lhcnet.prediction.output import Writer, on_validation
-    from lhcnet.prediction.stream import predict_stream
-
-    def say(why: str) -> None:
-        tqdm.write(f"lhcnet: {why}", file=sys.stderr)
+    from lhcnet.prediction.stream import Failures, predict_stream, say
 
     finder = None
     if faces:
@@ -66,13 +61,7 @@ def predict(
     predictor = load(model, device=device, batch_size=batch_size, finder=finder, mean_grey=mean_grey)
     if abstain_below:
         typer.echo(on_validation(predictor.on_validation(abstain_below, tta=tta)), err=True)
-    answered = failed = 0
-
-    def report(why: str) -> None:
-        nonlocal failed
-        failed += 1
-        say(why)
-
+    answered, failures = 0, Failures()
     hidden = not sys.stderr.isatty() or (out is None and sys.stdout.isatty())  # rows on the terminal are progress too
     total = None if hidden else count_inputs(inputs, every)
     with_camera = any(one.startswith(CAMERA) for one in inputs)
@@ -81,14 +70,13 @@ def predict(
         writer = Writer(file, format, predictor.classes)
         found = tqdm(read_inputs(inputs, every), total=total, unit="picture", disable=hidden, dynamic_ncols=True)
         for predicted in predict_stream(
-            predictor, found, report, batch_size=at_once, tta=tta, abstain_below=abstain_below
+            predictor, found, failures, batch_size=at_once, tta=tta, abstain_below=abstain_below
         ):
             writer.write(predicted)
             if annotator:
                 annotator.write(predicted)
             answered += 1
-    if failed:
-        raise LhcnetError(f"{failed:,} of {answered + failed:,} inputs could not be read")
+    failures.require_none(answered)
 
 
 @contextmanager

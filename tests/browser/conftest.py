@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import uvicorn
 from PIL import Image
+from playwright.sync_api import sync_playwright
 from support.browser import FLAGS, NO_FACE, TWO_FACES, OpenPage, chromium
 from support.grey_model import GreyModel
 
+from lhcnet.app import answers
 from lhcnet.app.answers import Answers
 from lhcnet.app.parts import METHODS, Parts
 from lhcnet.app.run import listen
@@ -38,14 +40,9 @@ def explain(_: Predictor, __: Any, method: str, label: str | None) -> Any:
     return np.ones((48, 48), np.float32)
 
 
-def overlay(picture: Image.Image, _: Any) -> Image.Image:
-    return Image.new("RGB", picture.size, "red")
-
-
 @pytest.fixture(scope="module")  # its event loop is in the way of other tests
 def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
-    with api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         path = chromium(playwright)
         if path is None:
             pytest.skip("no Chromium: name one in CHROMIUM, or put one on PATH (apt-get install chromium)")
@@ -58,9 +55,10 @@ def browser() -> Iterator[Any]:
 def url() -> Iterator[str]:
     rows = tuple(Answered(threshold=one, answered=80, right=60, n=100) for one in (0.5, 0.6))
     fitted = Fitted(temperature=2.0, tta_rotation=0.15, thresholds=rows, thresholds_tta=rows)
-    parts = Parts(find, "", explain, overlay, METHODS)
+    parts = Parts(find, "", METHODS)
     app = create_app(Answers(Predictor(GreyModel(2.0), None, fitted), parts, "# The card"))
-    with listen("127.0.0.1", 0) as opened:
+    with pytest.MonkeyPatch.context() as patch, listen("127.0.0.1", 0) as opened:
+        patch.setattr(answers, "explain", explain)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]}, daemon=True)
         thread.start()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from support.browser import NO_FACE, TWO_FACES, OpenPage
 from support.grey_model import GreyModel
@@ -154,6 +155,7 @@ def test_pasted_and_dropped_pictures_are_taken(open_page: OpenPage) -> None:
     for kind in ("drop", "paste"):
         hand_over(page, kind, f"{kind}.png", f"Uint8Array.from({list(FACE)})")
         said(page, f"{kind}.png: ")
+    assert page.locator("article h3").all_text_contents() == ["paste.png", "drop.png"]
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 360)])
@@ -161,7 +163,6 @@ def test_it_is_legible_in_both_schemes_and_fits_a_phone(
     scheme: str, width: int, open_page: OpenPage, tmp_path: Path
 ) -> None:
     """axe-core's rules (WCAG 2.2 A and AA: contrast, names, roles), no sideways scrolling."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = open_page(color_scheme=scheme, viewport={"width": width, "height": 800}, bypass_csp=True)
     page.set_input_files("#files", [file("one.png", FACE), file("two.png", two_faces()), file("no.png", b"no")])
     page.wait_for_selector("#errors p")
@@ -169,5 +170,5 @@ def test_it_is_legible_in_both_schemes_and_fits_a_phone(
     folder = Path(os.environ.get("LHCNET_SCREENSHOTS", tmp_path))
     page.screenshot(path=folder / f"{scheme}-{width}.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    found = axe.Axe().run(page).response["violations"]
+    found = Axe().run(page).response["violations"]
     assert not [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found]

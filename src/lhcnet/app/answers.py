@@ -13,6 +13,7 @@ from PIL import Image
 from lhcnet.app.parts import Parts
 from lhcnet.data.pictures import Rules, grey, read_picture
 from lhcnet.errors import LhcnetError
+from lhcnet.explain import explain, overlay, require_class
 from lhcnet.prediction.output import on_validation
 from lhcnet.prediction.predictor import Box, Face, Predictor, whole_picture
 
@@ -93,19 +94,19 @@ class Answers:
         Raises:
             LhcnetError: the file cannot be read, there is no such method, class or box, or the model cannot do this.
         """
-        if self._parts.explain is None or self._parts.overlay is None or method not in self._parts.methods:
+        known = next((one for one in self._parts.methods if one == method), None)
+        if known is None:
             raise LhcnetError(f"method: expected one of {', '.join(self._parts.methods) or 'none'}, not {method}")
-        if label not in self._whole.classes:
-            raise LhcnetError(f"label: expected one of {', '.join(self._whole.classes)}, not {label}")
+        require_class(self._whole, label)
         picture = read_picture(content, WHERE, RULES)
         sides = (box.left, box.top, box.right, box.bottom)
         if not (0 <= box.left < box.right <= picture.width and 0 <= box.top < box.bottom <= picture.height):
             raise LhcnetError(f"box: expected a rectangle in {picture.width}x{picture.height} pixels, not {sides}")
         crop = picture.crop(sides)
         begin = perf_counter()
-        heat = self._parts.explain(self._whole, grey(crop), method, label)
+        heat = explain(self._whole, grey(crop), known, label)
         took = perf_counter() - begin
-        return {"overlay": _jpeg(self._parts.overlay(_shown(crop), heat)), "milliseconds": 1000 * took}
+        return {"overlay": _jpeg(overlay(_shown(crop), heat)), "milliseconds": 1000 * took}
 
 
 def _face(face: Face, picture: Image.Image) -> dict[str, Any]:

@@ -87,12 +87,11 @@ def explained(predictor: Predictor, crop: Bytes, method: Method, label: str | No
 
         parts = head_maps(model, crop)
         return Explanation(method, None, summed(parts), parts)
-    if find_spec("captum") is None:
+    if not captum_is_installed():
         raise LhcnetError(f"{method}: needs captum, not installed here: pip install 'lhcnet[explain]'")
     if label is None:
         label = model.classes[int(model.probabilities(crop[None]).argmax())]
-    if label not in model.classes:
-        raise LhcnetError(f"label: expected one of {', '.join(model.classes)}, not {label}")
+    require_class(predictor, label)
     index = model.classes.index(label)
     if method == "cam":
         from lhcnet.explain.cam import class_activation
@@ -102,6 +101,17 @@ def explained(predictor: Predictor, crop: Bytes, method: Method, label: str | No
     from lhcnet.explain.occlusion import fall_when_covered
 
     return Explanation(method, label, fall_when_covered(model, crop, index))
+
+
+def require_class(predictor: Predictor, label: str) -> None:
+    """Raise LhcnetError if the model has no such class."""
+    if label not in predictor.classes:
+        raise LhcnetError(f"label: expected one of {', '.join(predictor.classes)}, not {label}")
+
+
+def captum_is_installed() -> bool:
+    """Whether there is what `cam` and `occlusion` need."""
+    return find_spec("captum") is not None
 
 
 def available(predictor: Predictor) -> tuple[Method, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from PIL import Image
+from tqdm import tqdm
 
 from lhcnet.errors import LhcnetError
 from lhcnet.prediction.inputs import Input, Unreadable
@@ -21,6 +23,27 @@ class Predicted:
     input: Input
     picture: Image.Image
     faces: tuple[Face, ...]
+
+
+@dataclass
+class Failures:
+    """Says what cannot be read on standard error, beside the progress bar, and counts it."""
+
+    count: int = 0
+
+    def __call__(self, why: str) -> None:
+        self.count += 1
+        say(why)
+
+    def require_none(self, answered: int) -> None:
+        """Raise LhcnetError if there were any, beside so many pictures that were answered."""
+        if self.count:
+            raise LhcnetError(f"{self.count:,} of {answered + self.count:,} inputs could not be read")
+
+
+def say(why: str) -> None:
+    """Print a sentence on standard error, above the progress bar."""
+    tqdm.write(f"lhcnet: {why}", file=sys.stderr)
 
 
 @dataclass

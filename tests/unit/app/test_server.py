@@ -18,7 +18,7 @@ from support.grey_model import GreyModel
 from support.hostile.images import encoded
 from support.random_model import KINDS, write_model
 
-from lhcnet.app import server
+from lhcnet.app import answers, parts, server
 from lhcnet.app.answers import RULES, Answers
 from lhcnet.app.card import as_html, load_with_card
 from lhcnet.app.parts import Parts
@@ -31,10 +31,6 @@ from lhcnet.tracking.registry import CARD
 
 FACE = encoded(Image.fromarray(draw(42, seed=0).images[0]))
 URL = "http://127.0.0.1:8080"
-
-
-def overlay(picture: Image.Image, _: Any) -> Image.Image:
-    return picture
 
 
 def client(predictor: Predictor, parts: Parts | None = None, card: str | None = None) -> TestClient:
@@ -219,15 +215,15 @@ def test_no_picture_reaches_a_disk(page: TestClient, monkeypatch: pytest.MonkeyP
     assert not list(tmp_path.iterdir())
 
 
-def test_an_explanation_is_asked_for_a_box_and_a_class() -> None:
+def test_an_explanation_is_asked_for_a_box_and_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     def explain(_: Predictor, crop: Any, method: str, label: str | None) -> Any:
         asked.append((crop.shape, method, label))
         return np.zeros((48, 48), np.float32)
 
-    parts = Parts(explain=explain, overlay=overlay, methods={"cam": "class activation"})
-    page = client(Predictor(GreyModel()), parts)
+    monkeypatch.setattr(answers, "explain", explain)
+    page = client(Predictor(GreyModel()), Parts(methods={"cam": "class activation"}))
     query = "method=cam&label=fear&left=0&top=0&right=40&bottom=48"
     got = page.post(f"/api/explain?{query}", content=FACE)
     assert got.status_code == 200
@@ -239,6 +235,13 @@ def test_an_explanation_is_asked_for_a_box_and_a_class() -> None:
         assert got.status_code in (400, 422)
         assert name in got.json()["error"] or "box" in got.json()["error"]
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(("captum", "offered"), [(True, ["cam", "occlusion"]), (False, [])])
+def test_only_what_is_installed_is_offered(captum: bool, offered: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "available", lambda _: ("cam", "occlusion"))
+    monkeypatch.setattr(parts, "captum_is_installed", lambda: captum)
+    assert list(parts.installed_parts(Predictor(GreyModel())).methods) == offered
 
 
 def test_the_model_says_what_thresholds_did() -> None:
