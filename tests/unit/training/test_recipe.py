@@ -468,10 +468,10 @@ def test_keys_that_do_not_fit_together_are_one_sentence(values: dict[str, object
 
 
 def test_sizes_are_for_networks_without_lhc() -> None:
-    sized = {"epochs": 4, "patience": "none", "sizes": [[2, 32], [2, 48]]}
+    sized = {"epochs": 4, "patience": "none", "sizes": [[2, 32], [2, 96]]}
     first = {f"stage1.{key}": value for key, value in sized.items()}
     config = profile("cpu", first)
-    assert config.stage1.sizes == ((2, 32), (2, 48))
+    assert config.stage1.sizes == ((2, 32), (2, 96))
     alone = config.standalone_stages[0]
     assert (alone.sizes, alone.patience) == ((), None)
     assert config.standalone_stages[1].patience == 2
@@ -479,8 +479,8 @@ def test_sizes_are_for_networks_without_lhc() -> None:
         changes = {f"{key}.{name}": value for name, value in sized.items()}
         with pytest.raises(LhcnetError, match=f"{key}.sizes: an LHC module fits maps of one size"):
             profile("cpu", changes)
-    with pytest.raises(LhcnetError, match=r"stage1\.sizes: the last size is 40; expected network\.input_size: 48"):
-        profile("cpu", first | {"stage1.sizes": [[2, 48], [2, 40]]})
+    with pytest.raises(LhcnetError, match=r"stage1\.sizes: the last size is 40; expected network\.input_size: 96"):
+        profile("cpu", first | {"stage1.sizes": [[2, 96], [2, 40]]})
 
 
 def test_options_at_their_default_are_not_written() -> None:
