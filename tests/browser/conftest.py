@@ -23,7 +23,7 @@ from lhcnet.app.parts import METHODS, Parts
 from lhcnet.app.run import listen
 from lhcnet.app.server import create_app
 from lhcnet.errors import LhcnetError
-from lhcnet.model_record import Answered, Fitted
+from lhcnet.model_record import Answered
 from lhcnet.prediction.predictor import Box, Predictor
 
 
@@ -54,9 +54,8 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     rows = tuple(Answered(threshold=one, answered=80, right=60, n=100) for one in (0.5, 0.6))
-    fitted = Fitted(temperature=2.0, tta_rotation=0.15, thresholds=rows, thresholds_tta=rows)
     parts = Parts(find, "", METHODS)
-    app = create_app(Answers(Predictor(GreyModel(2.0), None, fitted), parts, "# The card"))
+    app = create_app(Answers(Predictor(GreyModel(2.0, rows)), parts, "# The card"))
     with pytest.MonkeyPatch.context() as patch, listen("127.0.0.1", 0) as opened:
         patch.setattr(answers, "explain", explain)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))

@@ -6,15 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lhcnet.data.fer2013 import CLASSES, Bytes
+from lhcnet.model_record import Answered
 
 
 class GreyModel:
     """Answers as `lhcnet.prediction.model.ProbabilityModel`, for tests of everything around it."""
 
-    name, classes = "grey", CLASSES
+    name, classes, tta_choices = "grey", CLASSES, (False, True)
 
-    def __init__(self, fitted: float | None = None) -> None:
-        self.fitted, self.given = fitted, [np.zeros((0, 48, 48), np.uint8)]
+    def __init__(self, fitted: float | None = None, rows: tuple[Answered, ...] = ()) -> None:
+        self.fitted, self.rows, self.given = fitted, rows, [np.zeros((0, 48, 48), np.uint8)]
 
     def probabilities(self, images: Bytes, *, tta: bool = False) -> NDArray[np.float32]:
         assert images.dtype == np.uint8
@@ -30,6 +31,9 @@ class GreyModel:
 
     def temperature(self, *, tta: bool = False) -> float | None:
         return self.fitted
+
+    def thresholds(self, *, tta: bool = False) -> tuple[Answered, ...]:
+        return () if tta else self.rows
 
     @property
     def images(self) -> Bytes:

@@ -46,6 +46,7 @@ class Answers:
             "formats": RULES.expected,
             "finds_faces": self._parts.finder is not None,
             "why_no_finder": self._parts.why_no_finder,
+            "tta": self._whole.model.tta_choices,
             "methods": dict(self._parts.methods),
             "card": self.card is not None,
             "validation": {

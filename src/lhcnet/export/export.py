@@ -90,11 +90,10 @@ def export_model(
     saved = open_model(model)
     saved.require_trained()
     views = fitted_views(saved.info.fitted) if tta else plain_views()
-    temperature = saved.temperature_tta if tta else saved.temperature
     if tta and len(views) == 1:
         raise LhcnetError(f"{model}: its views were chosen on validation: the image alone; export it without --tta")
-    task = _Task(saved, saved.network(), views, temperature, open_device(Compute(device="cpu")))
-    record = ExportRecord.of(saved, views=len(views), temperature=temperature)
+    record = ExportRecord.of(saved, views=len(views))
+    task = _Task(saved, saved.network(), views, record.temperature, open_device(Compute(device="cpu")))
     if format == "torch-export":
         return task.write_program(out, record)
     return task.write_onnx(out, record, quantisation)

@@ -15,6 +15,7 @@ from lhcnet.data.fer2013 import Bytes
 from lhcnet.errors import LhcnetError
 from lhcnet.export.extra import RUNNING, require
 from lhcnet.export.record import INPUT, LOGITS, PROBABILITIES, ExportRecord
+from lhcnet.model_record import Answered
 
 _LARGEST = (2 << 30) - 1  # bytes of an ONNX file
 
@@ -43,6 +44,11 @@ class OnnxModel:
         """Names of the classes, in the order of the probabilities."""
         return self.record.classes
 
+    @property
+    def tta_choices(self) -> tuple[bool, ...]:
+        """One: a file was exported either with views or without."""
+        return (self.record.views > 1,)
+
     def probabilities(self, images: Bytes, *, tta: bool = False) -> NDArray[np.float32]:
         """Class probabilities as `evaluate` computes them, before any temperature.
 
@@ -56,7 +62,7 @@ class OnnxModel:
         Raises:
             LhcnetError: the outputs are not finite, or the file was exported for the other value of `tta`.
         """
-        if tta is not (self.record.views > 1):
+        if tta not in self.tta_choices:
             now, other = ("with", "without") if self.record.views > 1 else ("without", "with")
             raise LhcnetError(
                 f"{self.name}: was exported {now} views of test-time augmentation: export it again {other} --tta"
@@ -76,7 +82,11 @@ class OnnxModel:
 
     def temperature(self, *, tta: bool = False) -> float | None:
         """Temperature that was fitted on validation for what the file computes, or None if none is stored."""
-        return self.record.temperature if tta is (self.record.views > 1) else None
+        return self.record.temperature if tta in self.tta_choices else None
+
+    def thresholds(self, *, tta: bool = False) -> tuple[Answered, ...]:
+        """What thresholds of the confidence did on validation; none are known for 8 bits."""
+        return self.record.thresholds if tta in self.tta_choices and self.record.precision == "float32" else ()
 
     def _run(self, output: str, images: Bytes) -> NDArray[np.float32]:
         step = max(1, self.batch_size // self.record.views)

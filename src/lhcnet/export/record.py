@@ -11,6 +11,7 @@ from pydantic import Field
 from lhcnet import __version__
 from lhcnet.config import Count, FrozenModel, parse
 from lhcnet.config_base import InputSize
+from lhcnet.model_record import Answered
 from lhcnet.protocol.score import Proportion
 from lhcnet.saved import SavedModel
 
@@ -61,7 +62,8 @@ class ExportRecord(FrozenModel):
     `lhcnet` is the version that exported it, `trained_with` the one that trained it; `weights` the SHA-256 of the
     weights, `data` the digest of the training data. `views` is 1, or the number of views of test-time augmentation
     whose mean it gives. `temperature` is null where none was fitted: the probabilities are then the softmax of the
-    logits, else that of the logits divided by it.
+    logits, else that of the logits divided by it. `thresholds` say what thresholds of the confidence did on validation,
+    for the float32 model.
     """
 
     format: Literal["lhcnet 1"] = "lhcnet 1"
@@ -73,6 +75,7 @@ class ExportRecord(FrozenModel):
     input_size: InputSize
     views: Count
     temperature: Annotated[float, Field(gt=0)] | None = None
+    thresholds: tuple[Answered, ...] = ()
     precision: Literal["float32", "int8"] = "float32"
     weights: Digest
     data: str
@@ -84,9 +87,9 @@ class ExportRecord(FrozenModel):
     accuracy_loss: AccuracyLoss | None = None
 
     @classmethod
-    def of(cls, saved: SavedModel, *, views: int, temperature: float | None) -> ExportRecord:
+    def of(cls, saved: SavedModel, *, views: int) -> ExportRecord:
         """The record of a model directory that is exported."""
-        info = saved.info
+        info, fitted = saved.info, saved.info.fitted
         size = info.architecture.input_size
         with_views = f" of the mean over {views} views" if views > 1 else ""
         return cls(
@@ -97,7 +100,8 @@ class ExportRecord(FrozenModel):
             output=f"{LOGITS}, {PROBABILITIES}: float32 (N, {len(info.classes)}), in the order of classes{with_views}",
             input_size=size,
             views=views,
-            temperature=temperature,
+            temperature=saved.temperature_tta if views > 1 else saved.temperature,
+            thresholds=() if fitted is None else fitted.thresholds_tta if views > 1 else fitted.thresholds,
             weights=saved.weights_digest(),
             data=info.provenance.data,
             trained_with=info.provenance.lhcnet,

@@ -68,7 +68,7 @@ def load(
         raise LhcnetError("device: cuda was asked for, but torch finds no CUDA GPU; expected a GPU, or cpu")
     with opened(str(model)) as saved:
         network = NetworkModel.of(saved, Device(torch.device(device), "float32"), batch_size)
-    return Predictor(network, finder, saved.info.fitted, mean_grey=mean_grey)
+    return Predictor(network, finder, mean_grey=mean_grey)
 
 
 def opened(model: str) -> AbstractContextManager[SavedModel]:

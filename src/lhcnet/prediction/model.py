@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lhcnet.data.fer2013 import Bytes
 from lhcnet.protocol.confidence import scaled
+
+if TYPE_CHECKING:
+    from lhcnet.model_record import Answered
 
 
 class ProbabilityModel(Protocol):
@@ -22,6 +26,11 @@ class ProbabilityModel(Protocol):
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the probabilities."""
+        ...
+
+    @property
+    def tta_choices(self) -> tuple[bool, ...]:
+        """Values of `tta` that `probabilities` takes: False, True, or both."""
         ...
 
     def probabilities(self, images: Bytes, *, tta: bool = False) -> NDArray[np.float32]:
@@ -45,6 +54,10 @@ class ProbabilityModel(Protocol):
 
     def temperature(self, *, tta: bool = False) -> float | None:
         """Temperature that was fitted on validation, or None if none is stored with the model."""
+        ...
+
+    def thresholds(self, *, tta: bool = False) -> Sequence[Answered]:
+        """What thresholds of the confidence did on validation, the lowest first; none if they are not stored."""
         ...
 
 

@@ -13,6 +13,7 @@ from lhcnet.data.fer2013 import Bytes
 from lhcnet.errors import LhcnetError
 from lhcnet.inference.predict import batches, predict
 from lhcnet.inference.tta import View, fitted_views, plain_views, tta_views
+from lhcnet.model_record import Answered, Fitted
 from lhcnet.models.host import HostNetwork, classifier_names
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.models.slots import SlotNetwork
@@ -33,7 +34,7 @@ class NetworkModel:
         device: where it computes, and in which precision.
         batch_size: number of images that the network sees at once.
         views: of test-time augmentation.
-        temperatures: of plain predictions and of those with TTA; None where none was fitted.
+        fitted: temperatures and thresholds of plain predictions and of those with TTA; None where none were fitted.
     """
 
     network: SlotNetwork
@@ -42,7 +43,7 @@ class NetworkModel:
     device: Device = CPU
     batch_size: int = 32
     views: tuple[View, ...] = PAPER_VIEWS
-    temperatures: tuple[float | None, float | None] = (None, None)
+    fitted: Fitted | None = None
 
     @classmethod
     def of(cls, saved: SavedModel, device: Device, batch_size: int = 32) -> NetworkModel:
@@ -54,9 +55,12 @@ class NetworkModel:
         saved.require_trained()
         network = saved.network()
         device.move(network)
-        views = fitted_views(saved.info.fitted)
-        temperatures = saved.temperature, saved.temperature_tta
-        return cls(network, saved.id, saved.info.classes, device, batch_size, tuple(views), temperatures)
+        fitted = saved.info.fitted
+        return cls(network, saved.id, saved.info.classes, device, batch_size, tuple(fitted_views(fitted)), fitted)
+
+    @property
+    def tta_choices(self) -> tuple[bool, ...]:
+        return False, True
 
     def probabilities(self, images: Bytes, *, tta: bool = False) -> NDArray[np.float32]:
         try:
@@ -90,7 +94,14 @@ class NetworkModel:
         return features.numpy()
 
     def temperature(self, *, tta: bool = False) -> float | None:
-        return self.temperatures[tta]
+        if self.fitted is None:
+            return None
+        return self.fitted.temperature_tta if tta else self.fitted.temperature
+
+    def thresholds(self, *, tta: bool = False) -> tuple[Answered, ...]:
+        if self.fitted is None:
+            return ()
+        return self.fitted.thresholds_tta if tta else self.fitted.thresholds
 
 
 def _head(network: SlotNetwork) -> nn.Module:

@@ -18,7 +18,7 @@ from lhcnet.errors import LhcnetError
 from lhcnet.io.files import read_bytes_bounded
 
 if TYPE_CHECKING:
-    from lhcnet.model_record import Answered, Fitted
+    from lhcnet.model_record import Answered
     from lhcnet.prediction.model import ProbabilityModel
 
 BLANK = "blank"
@@ -89,7 +89,6 @@ class Predictor:
         finder: finds the faces of a picture. None: each picture is one face, as the crops of FER2013 are. A picture of
             48x48 pixels is one face also with a finder, which then says only whether there is one.
         mean_grey: scale the grey values of each crop to this mean; FER2013's is 129. A black crop stays as it is.
-        fitted: what `evaluate` stored with the model about thresholds of abstention, if anything.
 
     Example:
         >>> import numpy as np
@@ -108,13 +107,12 @@ class Predictor:
         self,
         model: ProbabilityModel,
         finder: FaceFinder | None = None,
-        fitted: Fitted | None = None,
         *,
         mean_grey: float | None = None,
     ) -> None:
         if mean_grey is not None and not 0 < mean_grey <= 255:
             raise LhcnetError(f"mean_grey: expected a grey value above 0 and up to 255, not {mean_grey:g}")
-        self.model, self.finder, self.fitted, self.mean_grey = model, finder or whole_picture, fitted, mean_grey
+        self.model, self.finder, self.mean_grey = model, finder or whole_picture, mean_grey
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -174,9 +172,7 @@ class Predictor:
         Returns:
             Threshold, numbers of all, answered and rightly answered images; None if the model stores no such threshold.
         """
-        if self.fitted is None:
-            return None
-        rows = self.fitted.thresholds_tta if tta else self.fitted.thresholds
+        rows = self.model.thresholds(tta=tta)
         return max((row for row in rows if row.threshold <= abstain_below), key=lambda row: row.threshold, default=None)
 
     def embed(self, x: object) -> NDArray[np.float32]:

@@ -54,7 +54,7 @@ def test_probabilities_are_those_of_the_predictor(tmp_path: Path) -> None:
     two = (Box(0, 0, 60, 60), Box(20, 10, 91, 70))
     app = client(predictor, Parts(finder=lambda _: two))
     for tta in (False, True):
-        expected = Predictor(predictor.model, lambda _: two, fitted).predict(content, tta=tta)
+        expected = Predictor(predictor.model, lambda _: two).predict(content, tta=tta)
         got = app.post(f"/api/predict?tta={tta}", content=content).json()
         assert [face["probabilities"] for face in got["faces"]] == [face.probabilities for face in expected]
         assert [face["box"] for face in got["faces"]] == [[0, 0, 60, 60], [20, 10, 91, 70]]
@@ -245,13 +245,12 @@ def test_only_what_is_installed_is_offered(captum: bool, offered: list[str], mon
 
 
 def test_the_model_says_what_thresholds_did() -> None:
-    fitted = Fitted(
-        temperature=2.0, tta_rotation=0.15, thresholds=(Answered(threshold=0.6, answered=80, right=60, n=100),)
-    )
-    about = client(Predictor(GreyModel(2.0), None, fitted), card="# Card").get("/api/model").json()
+    rows = (Answered(threshold=0.6, answered=80, right=60, n=100),)
+    about = client(Predictor(GreyModel(2.0, rows)), card="# Card").get("/api/model").json()
     assert about["card"] is True
     assert "80 of 100 images got a label" in about["validation"]["plain"][12]  # 0.6
     assert "does not store" in about["validation"]["plain"][11]
+    assert about["tta"] == [False, True]
     assert about["finds_faces"] is False
     assert about["why_no_finder"]
 

@@ -19,10 +19,11 @@ from lhcnet.errors import LhcnetError
 from lhcnet.export import export, extra, onnx_file
 from lhcnet.export.export import Quantisation, export_model
 from lhcnet.export.graph import ExportedNetwork
-from lhcnet.export.onnx_model import open_onnx
+from lhcnet.export.onnx_model import OnnxModel, open_onnx
 from lhcnet.export.record import JSON_FILE, ExportRecord
 from lhcnet.inference.predict import predict
 from lhcnet.inference.tta import plain_views, tta_views
+from lhcnet.model_record import Answered
 from lhcnet.runtime import open_device
 from lhcnet.saved import CLASSES, Fitted, SavedModel
 from lhcnet.steps.score_store import score_store
@@ -132,7 +133,14 @@ def test_views_and_temperature_are_those_that_were_fitted(
 
 
 def test_a_record_survives_as_text(lhc_net: SavedModel) -> None:
-    record = ExportRecord.of(lhc_net, views=60, temperature=1.5)
+    rows = tuple(Answered(threshold=one, answered=90, right=80, n=100) for one in (0.2, 0.5))
+    fitted = Fitted(tta_rotation=0.4, temperature=2.0, temperature_tta=1.5, thresholds_tta=rows)
+    saved = replace(lhc_net, info=lhc_net.info.model_copy(update={"fitted": fitted}))
+    record = ExportRecord.of(saved, views=60)
+    assert (record.temperature, record.thresholds) == (1.5, rows)
+    model = OnnxModel(None, record)
+    assert (model.tta_choices, model.thresholds(tta=True), model.thresholds()) == ((True,), rows, ())
+    assert OnnxModel(None, record.model_copy(update={"precision": "int8"})).thresholds(tta=True) == ()
     assert ExportRecord.of_metadata(record.to_metadata(), "file") == record
     for wrong in ("many", "[" * 100_000):
         with pytest.raises(LhcnetError, match=r"file: expected the metadata .* views: "):

@@ -20,7 +20,7 @@ from lhcnet.cli import app
 from lhcnet.data.drawn_faces import draw
 from lhcnet.data.fer2013 import CLASSES
 from lhcnet.errors import LhcnetError
-from lhcnet.model_record import Answered, Fitted
+from lhcnet.model_record import Answered
 from lhcnet.prediction import loading
 from lhcnet.prediction.predictor import Box, Predictor
 
@@ -41,8 +41,7 @@ def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 
     def load(model: str, **_: Any) -> Predictor:
         rows = (Answered(threshold=0.25, answered=900, right=720, n=1000),)
-        fitted = Fitted(temperature=2.0, tta_rotation=0.15, thresholds=rows) if model == "two" else None
-        return Predictor(GreyModel(2.0 if fitted else None), finders[model], fitted)
+        return Predictor(GreyModel(2.0, rows) if model == "two" else GreyModel(), finders[model])
 
     monkeypatch.setattr(loading, "load", load)
     return lambda *words: CliRunner().invoke(app, ["predict", *words])

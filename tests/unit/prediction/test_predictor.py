@@ -17,7 +17,7 @@ from support.hostile.images import encoded
 from lhcnet.data.drawn_faces import draw
 from lhcnet.data.fer2013 import CLASSES
 from lhcnet.errors import LhcnetError
-from lhcnet.model_record import Answered, Fitted
+from lhcnet.model_record import Answered
 from lhcnet.prediction.predictor import Box, Face, Predictor
 
 FACES = draw(42, seed=0).images
@@ -163,8 +163,7 @@ def test_faces_below_the_threshold_get_no_label() -> None:
 
 def test_a_threshold_has_what_it_did_on_validation() -> None:
     rows = tuple(Answered(threshold=at, answered=90, right=80, n=100) for at in (0.2, 0.5, 0.6))
-    fitted = Fitted(temperature=1.5, tta_rotation=0.15, thresholds=rows)
-    predictor = Predictor(GreyModel(), fitted=fitted)
+    predictor = Predictor(GreyModel(1.5, rows))
     assert [predictor.on_validation(below) for below in (0.1, 0.2, 0.55, 1.0)] == [None, rows[0], rows[1], rows[2]]
     assert predictor.on_validation(0.5, tta=True) is None
     assert Predictor(GreyModel()).on_validation(0.5) is None

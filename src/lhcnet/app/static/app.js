@@ -118,6 +118,11 @@ function describe() {
   if (!model.finds_faces) {
     byId("find-hint").textContent = `Each picture is taken as one face that fills it. ${model.why_no_finder}`;
   }
+  if (model.tta.length === 1) {
+    byId("tta").disabled = true;
+    byId("tta").checked = model.tta[0];
+    byId("tta-hint").textContent = `This file was exported ${model.tta[0] ? "with" : "without"} it.`;
+  }
 }
 
 describe();
