@@ -60,13 +60,17 @@ def load(
     import torch
 
     from lhcnet.prediction.network import NetworkModel
+    from lhcnet.prediction.typical import TypicalFeatures
     from lhcnet.runtime import Device
+    from lhcnet.saved import FEATURES
 
     if device == "cuda" and not torch.cuda.is_available():
         raise LhcnetError("device: cuda was asked for, but torch finds no CUDA GPU; expected a GPU, or cpu")
     with opened(str(model)) as saved:
         network = NetworkModel.of(saved, Device(torch.device(device), "float32"), batch_size)
-    return Predictor(network, finder, saved.info.fitted)
+        found = saved.features()
+    typical = None if found is None else TypicalFeatures.of(found, saved.path / FEATURES)
+    return Predictor(network, finder, saved.info.fitted, typical)
 
 
 def opened(model: str) -> AbstractContextManager[SavedModel]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,15 @@ class ProbabilityModel(Protocol):
         ...
 
 
+@runtime_checkable
+class ObservedModel(Protocol):
+    """A model that gives its features in the pass that gives the probabilities."""
+
+    def observed(self, images: Bytes, *, tta: bool = False) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """`probabilities` and `embeddings` of `ProbabilityModel`; the features are those of the images as they are."""
+        ...
+
+
 def calibrated(model: ProbabilityModel, images: Bytes, *, tta: bool = False) -> tuple[NDArray[np.floating[Any]], bool]:
     """Probabilities (N, classes) with the temperature that is stored with a model, and whether there is one.
 
@@ -58,5 +67,12 @@ def calibrated(model: ProbabilityModel, images: Bytes, *, tta: bool = False) -> 
     Raises:
         LhcnetError: as in `ProbabilityModel.probabilities`.
     """
-    plain, temperature = model.probabilities(images, tta=tta), model.temperature(tta=tta)
+    return with_temperature(model, model.probabilities(images, tta=tta), tta=tta)
+
+
+def with_temperature(
+    model: ProbabilityModel, plain: NDArray[np.float32], *, tta: bool
+) -> tuple[NDArray[np.floating[Any]], bool]:
+    """Probabilities (N, classes) of the model, scaled as in `calibrated`."""
+    temperature = model.temperature(tta=tta)
     return (plain, False) if temperature is None else (scaled(plain, temperature), True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
@@ -75,19 +78,38 @@ class NetworkModel:
     def embeddings(self, images: Bytes) -> NDArray[np.float32]:
         """Input of the first layer after the pool, (N, D): of the dense head, or of the classifier of another host."""
         self.network.eval()
-        found: list[Tensor] = []
-        head = _head(self.network)
-        hook = head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].flatten(1).float().cpu()))
-        try:
+        with _inputs_of_head(self.network) as found:
             for _, pixels in batches(images, self.network.input_size, False, self.device, self.batch_size):
                 with self.device.autocast():
                     self.network(pixels.expand(-1, 3, -1, -1))
-        finally:
-            hook.remove()
         return torch.cat(found).numpy()
+
+    @torch.inference_mode()
+    def observed(self, images: Bytes, *, tta: bool = False) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """`probabilities` and `embeddings` in one pass: the first view is the image itself."""
+        with _inputs_of_head(self.network, every=len(self.views) if tta else 1) as found:
+            p = self.probabilities(images, tta=tta)
+        return p, torch.cat(found).numpy()
 
     def temperature(self, *, tta: bool = False) -> float | None:
         return self.temperatures[tta]
+
+
+@contextmanager
+def _inputs_of_head(network: SlotNetwork, every: int = 1) -> Iterator[list[Tensor]]:
+    """Collects the inputs (B, D) of the head, of each `every`-th pass from the first on."""
+    found: list[Tensor] = []
+    passes = count()
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if next(passes) % every == 0:
+            found.append(inputs[0].flatten(1).float().cpu())
+
+    hook = _head(network).register_forward_pre_hook(keep)
+    try:
+        yield found
+    finally:
+        hook.remove()
 
 
 def _head(network: SlotNetwork) -> nn.Module:

@@ -20,8 +20,9 @@ from lhcnet.io.files import read_bytes_bounded
 if TYPE_CHECKING:
     from lhcnet.model_record import Answered, Fitted
     from lhcnet.prediction.model import ProbabilityModel
+    from lhcnet.prediction.typical import TypicalFeatures
 
-BLANK = "blank"
+BLANK, FAR = "blank", "far"
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ class Face:
         probabilities: of each class.
         box: the face in the picture; without a finder of faces the whole picture.
         calibrated: whether the probabilities are scaled with a temperature that was fitted on validation.
-        unlike: why the image is unlike the training images: `blank`, its grey values differ by 3 at most. Empty
-            otherwise. The label of such an image says nothing.
+        unlike: why the image is unlike the training images: `blank`, its grey values differ by 3 at most; `far`, its
+            features are farther from those of the validation images than 99 % of these are, if the model stores how
+            far that is. Empty otherwise. The label of such an image says nothing.
     """
 
     picture: int
@@ -86,6 +88,7 @@ class Predictor:
         model: gives the probabilities of grey 48x48 images; `lhcnet.load` opens one.
         finder: finds the faces of a picture. None: each picture is one face, as the crops of FER2013 are.
         fitted: what `evaluate` stored with the model about thresholds of abstention, if anything.
+        typical: the features that are typical of its data, if `evaluate` stored them.
 
     Example:
         >>> import numpy as np
@@ -100,8 +103,14 @@ class Predictor:
         (1, 1.0, False)
     """
 
-    def __init__(self, model: ProbabilityModel, finder: FaceFinder | None = None, fitted: Fitted | None = None) -> None:
-        self.model, self.finder, self.fitted = model, finder or whole_picture, fitted
+    def __init__(
+        self,
+        model: ProbabilityModel,
+        finder: FaceFinder | None = None,
+        fitted: Fitted | None = None,
+        typical: TypicalFeatures | None = None,
+    ) -> None:
+        self.model, self.finder, self.fitted, self.typical = model, finder or whole_picture, fitted, typical
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -134,7 +143,7 @@ class Predictor:
     ) -> list[Face]:
         """`predict` for pictures that `lhcnet.data.pictures.read_picture` has read; none gives no face."""
         from lhcnet.data.audit import is_blank  # loads pydantic
-        from lhcnet.prediction.model import calibrated
+        from lhcnet.prediction.model import ObservedModel, with_temperature
 
         if not 0 <= abstain_below <= 1:
             raise LhcnetError(f"abstain_below: expected a probability of 0..1, not {abstain_below:g}")
@@ -142,12 +151,18 @@ class Predictor:
         if not boxes:
             return []
         images = np.stack([_crop(pictures[index], box) for index, box in boxes])
-        probabilities, is_calibrated = calibrated(self.model, images, tta=tta)
+        if self.typical and isinstance(self.model, ObservedModel):
+            plain, features = self.model.observed(images, tta=tta)
+            far = self.typical.far(features)
+        else:
+            plain, far = self.model.probabilities(images, tta=tta), np.zeros(len(images), np.bool)
+        unlike = np.where(is_blank(images), BLANK, np.where(far, FAR, "")).tolist()
+        probabilities, is_calibrated = with_temperature(self.model, plain, tta=tta)
         faces = []
-        for (index, box), blank, row in zip(boxes, is_blank(images), probabilities, strict=True):
+        for (index, box), why, row in zip(boxes, unlike, probabilities, strict=True):
             named = dict(zip(self.classes, row.tolist(), strict=True))
             label = self.classes[int(row.argmax())]
-            face = Face(index, label, named, box, is_calibrated, BLANK if blank else "")
+            face = Face(index, label, named, box, is_calibrated, why)
             faces.append(replace(face, label=None) if face.confidence < abstain_below else face)
         return faces
 

@@ -7,12 +7,12 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lhcnet.config import Evaluation
-from lhcnet.data.fer2013 import CLASSES
+from lhcnet.data.fer2013 import CLASSES, Bytes
 from lhcnet.errors import LhcnetError
 from lhcnet.io.atomic import atomic_directory
 from lhcnet.io.files import write_json
@@ -29,6 +29,9 @@ from lhcnet.steps.scored_splits import ScoredSplits
 from lhcnet.tracking.names import score_metrics
 from lhcnet.tracking.record import restore, tracked
 
+if TYPE_CHECKING:
+    from lhcnet.models.slots import SlotNetwork
+    from lhcnet.runtime import Device
 log = logging.getLogger("lhcnet")
 
 
@@ -99,6 +102,7 @@ def evaluate(
     with tracked(context.execution, selected.data, "evaluate") as run, memory_errors("evaluation"):
         device = context.device()
         scored, control_models = [], []
+        features: bytes | None = None
         arrays = splits.arrays()
         for id_ in sorted(saved):
             network, size = saved[id_].network(), saved[id_].info.architecture.input_size
@@ -109,6 +113,8 @@ def evaluate(
             fitted = found.temperatures(arrays["labels/validation"])
             values: dict[str, Any] = {**found.scores, **fitted, "view_choice": found.choice}
             scored.append(ModelScores(id=id_, weights=digests[id_], **values))
+            if chosen is not None and id_ == selected.chosen:
+                features = _typical_features(id_, network, splits.splits["validation"][0], evaluation, device)
             if id_ in records:
                 of, w = id_.removeprefix(CONTROL_PREFIX), control_weights(network)
                 control_models.append(ControlModel(record=records[id_], of=of, w=w))
@@ -125,7 +131,7 @@ def evaluate(
         labels, p = arrays["labels/test"], arrays[f"{selected.chosen}/test"]
         if chosen is not None:
             with atomic_directory(chosen, MODEL_FOLDER) as folder:
-                saved[selected.chosen].copy(folder, fitted=report.fitted(arrays))
+                saved[selected.chosen].copy(folder, fitted=report.fitted(arrays), features=features)
         with atomic_directory(out, EVALUATION_FOLDER) as folder:
             write_json(folder / "evaluation.json", report.to_dict())
             np.savez(folder / "predictions.npz", **arrays)  # type: ignore[arg-type]
@@ -143,6 +149,24 @@ def evaluate(
             for evaluated in report.models:
                 run.other(f"train/{evaluated.id}", {}).metrics(score_metrics(evaluated.accuracies()))
     return report
+
+
+def _typical_features(
+    model: str, network: SlotNetwork, validation: Bytes, evaluation: Evaluation, device: Device
+) -> bytes | None:
+    """Typical features of a network, for the model directory; None, and a line in the log, if it has none."""
+    from lhcnet.prediction.network import NetworkModel
+    from lhcnet.prediction.typical import FEWEST, TypicalFeatures
+
+    try:
+        embeddings = NetworkModel(network, model, CLASSES, device, evaluation.batch_size).embeddings(validation)
+    except LhcnetError as error:
+        log.info("%s: stores no typical features: %s", model, error)
+        return None
+    if typical := TypicalFeatures.fit(embeddings):
+        return typical.to_bytes()
+    log.info("%s: stores no typical features: they need %d validation images that differ", model, FEWEST)
+    return None
 
 
 def confusion_matrix(evaluation: Path) -> tuple[list[str], list[list[int]]]:
