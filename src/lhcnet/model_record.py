@@ -252,15 +252,18 @@ class Answered(FrozenModel):
         return self
 
 
-class Fitted(FrozenModel):
+class Fitted(SparseModel):
     """What `evaluate` fitted on validation for predictions with a model.
 
     With a temperature T, a probability p becomes p^(1/T), normalised (`lhcnet.protocol.confidence.scaled`).
     `temperature` is for plain predictions. `temperature_tta` is for the mean over views, and null if the model was not
     predicted with TTA; those views are the paper's 60, or with `tta_families` the views of
     `lhcnet.inference.tta.family_views`. Both take the angle `tta_rotation`. `thresholds` and `thresholds_tta` say what
-    thresholds of the confidence do on validation, the lowest first.
+    thresholds of the confidence do on validation, the lowest first. `features` is the SHA-256 of
+    `features.safetensors`, what is typical of the training images; models of earlier versions have none.
     """
+
+    newer: ClassVar = frozenset({"features"})
 
     temperature: Annotated[float, Field(gt=0)]
     temperature_tta: Annotated[float, Field(gt=0)] | None = None
@@ -268,6 +271,7 @@ class Fitted(FrozenModel):
     tta_rotation: float
     thresholds: tuple[Answered, ...] = ()
     thresholds_tta: tuple[Answered, ...] = ()
+    features: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
 class ModelInfo(Versioned, SparseModel):

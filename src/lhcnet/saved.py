@@ -44,6 +44,7 @@ __all__ = [
     "CLASSES",
     "FACTS",
     "FACTS_FOLDER",
+    "FEATURES",
     "FILES",
     "HISTORY",
     "MARKER",
@@ -66,10 +67,11 @@ __all__ = [
 ]
 
 MARKER, WEIGHTS, HISTORY, METRICS = "model.json", "model.safetensors", "history.csv", "metrics.json"
-FILES = (MARKER, WEIGHTS, HISTORY, METRICS)  # all that a model directory consists of
+FEATURES = "features.safetensors"  # only where `evaluate` fitted them: `lhcnet.prediction.typical`
+FILES = (MARKER, WEIGHTS, HISTORY, METRICS)  # all that any other model directory consists of
 FACTS = "facts.json"  # what `model.json` is called where the weights are left out
 _INFO_JSON = OwnJson.having("schema_version", "architecture", "provenance")
-MODEL_FOLDER = OwnFolder(MARKER, _INFO_JSON, frozenset(FILES))
+MODEL_FOLDER = OwnFolder(MARKER, _INFO_JSON, frozenset({*FILES, FEATURES}))
 FACTS_FOLDER = OwnFolder(FACTS, _INFO_JSON, frozenset({FACTS, HISTORY, METRICS}))
 _LONGEST_HISTORY = 1 << 20  # bytes, ten thousand epochs
 _LARGEST_HEADER = 64 << 20  # bytes; 150 for each tensor
@@ -120,12 +122,29 @@ class SavedModel:
                 f"{str(digest)[:12]}: run the step that wrote {where} again"
             )
 
-    def copy(self, folder: Path, *, fitted: Fitted | None = None) -> None:
-        """Copy the four files, and nothing else, into an existing folder; links are read, not copied.
+    def features(self) -> bytes | None:
+        """Content of `features.safetensors`; None if the record names none. Raises `LhcnetError` if it is another."""
+        if self.info.fitted is None or self.info.fitted.features is None:
+            return None
+        path = self.path / FEATURES
+        try:
+            content = read_bytes_bounded(path, MAX_SIZE)
+        except OSError as error:
+            raise LhcnetError(f"{path}: expected the typical features of {self.id}: {error}") from None
+        if (found := hashlib.sha256(content).hexdigest()) != self.info.fitted.features:
+            raise LhcnetError(
+                f"{path}: its SHA-256 is {found[:12]}, but {MARKER} says {self.info.fitted.features[:12]}: it is "
+                "damaged or of another evaluation; run evaluate again"
+            )
+        return content
+
+    def copy(self, folder: Path, *, fitted: Fitted | None = None, features: bytes | None = None) -> None:
+        """Copy the files of the model, and nothing else, into an existing folder; links are read, not copied.
 
         Args:
             folder: to copy to.
             fitted: what the copy's `model.json` gets; the other files stay as they are.
+            features: what the copy's `features.safetensors` gets; None: that of this model, if it has one.
         """
         self._require_weights()
         limits = {HISTORY: _LONGEST_HISTORY, WEIGHTS: self._largest()}
@@ -138,6 +157,10 @@ class SavedModel:
             (folder / name).write_bytes(content)
             if name == WEIGHTS:
                 self._require_digest(hashlib.sha256(content).hexdigest())
+        fitted = fitted or self.info.fitted
+        if fitted is not None and (features := self.features() if features is None else features) is not None:
+            (folder / FEATURES).write_bytes(features)
+            fitted = fitted.model_copy(update={"features": hashlib.sha256(features).hexdigest()})
         if fitted is not None:
             write_json(folder / MARKER, self.info.model_copy(update={"fitted": fitted}).to_dict())
 

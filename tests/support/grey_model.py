@@ -26,6 +26,9 @@ class GreyModel:
         found[np.arange(len(images)), best] = 0.52
         return found
 
+    def observed(self, images: Bytes, *, tta: bool = False) -> tuple[NDArray[np.float32], NDArray[np.bool]]:
+        return self.probabilities(images, tta=tta), np.zeros(len(images), np.bool)
+
     def embeddings(self, images: Bytes) -> NDArray[np.float32]:
         return images.mean(axis=2, dtype=np.float32)
 

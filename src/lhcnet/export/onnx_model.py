@@ -72,6 +72,10 @@ class OnnxModel:
         found: NDArray[np.float32] = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
         return found
 
+    def observed(self, images: Bytes, *, tta: bool = False) -> tuple[NDArray[np.float32], NDArray[np.bool]]:
+        """`probabilities`, and no image is far from the training images: the file does not store which are."""
+        return self.probabilities(images, tta=tta), np.zeros(len(images), np.bool)
+
     def calibrated(self, images: Bytes) -> NDArray[np.float32]:
         """The output `probabilities`, (N, classes): with the temperature that is stored in the file, if any."""
         return self._run(PROBABILITIES, images)

@@ -48,6 +48,10 @@ class ProbabilityModel(Protocol):
         """
         ...
 
+    def observed(self, images: Bytes, *, tta: bool = False) -> tuple[NDArray[np.float32], NDArray[np.bool]]:
+        """`probabilities`, and (N,) which images are far from the training images: none if that is not stored."""
+        ...
+
     def embeddings(self, images: Bytes) -> NDArray[np.float32]:
         """Features before the head, (N, D). Raises `LhcnetError` if the model does not give them."""
         ...
@@ -62,14 +66,19 @@ class ProbabilityModel(Protocol):
 
 
 def calibrated(model: ProbabilityModel, images: Bytes, *, tta: bool = False) -> tuple[NDArray[np.floating[Any]], bool]:
+    """`with_temperature` of what `ProbabilityModel.probabilities` gives for images (N, 48, 48)."""
+    return with_temperature(model, model.probabilities(images, tta=tta), tta=tta)
+
+
+def with_temperature(
+    model: ProbabilityModel, plain: NDArray[np.float32], *, tta: bool = False
+) -> tuple[NDArray[np.floating[Any]], bool]:
     """Probabilities (N, classes) with the temperature that is stored with a model, and whether there is one.
 
     Args:
-        model: gives the probabilities before scaling, which are returned as they are if it has no temperature.
-        images, tta: as in `ProbabilityModel.probabilities`.
-
-    Raises:
-        LhcnetError: as in `ProbabilityModel.probabilities`.
+        model: has the temperature, or none.
+        plain: its probabilities before scaling, which are returned as they are if it has none.
+        tta: whether they are of test-time augmentation.
     """
-    plain, temperature = model.probabilities(images, tta=tta), model.temperature(tta=tta)
+    temperature = model.temperature(tta=tta)
     return (plain, False) if temperature is None else (scaled(plain, temperature), True)

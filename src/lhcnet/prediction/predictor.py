@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lhcnet.model_record import Answered
     from lhcnet.prediction.model import ProbabilityModel
 
-BLANK = "blank"
+BLANK, FAR = "blank", "far from the training images"
 NO_FACE = "no face found"
 
 
@@ -55,8 +55,9 @@ class Face:
         box: the face in the picture; without a finder of faces the whole picture.
         calibrated: whether the probabilities are scaled with a temperature that was fitted on validation.
         unlike: why the image is unlike the training images: `blank`, its grey values differ by 3 at most; `no face
-            found`, a picture of 48x48 pixels in which the finder finds none. Empty otherwise. The label of such an
-            image says nothing.
+            found`, a picture of 48x48 pixels in which the finder finds none; `far from the training images`, farther
+            than 99 % of the validation images, if the model stores how far that is. Empty otherwise. The label of
+            such an image says nothing.
     """
 
     picture: int
@@ -145,7 +146,7 @@ class Predictor:
     ) -> list[Face]:
         """`predict` for pictures that `lhcnet.data.pictures.read_picture` has read; none gives no face."""
         from lhcnet.data.audit import is_blank  # loads pydantic
-        from lhcnet.prediction.model import calibrated
+        from lhcnet.prediction.model import with_temperature
 
         if not 0 <= abstain_below <= 1:
             raise LhcnetError(f"abstain_below: expected a probability of 0..1, not {abstain_below:g}")
@@ -153,12 +154,14 @@ class Predictor:
         if not boxes:
             return []
         images = np.stack([_crop(pictures[index], box) for index, box, _ in boxes])
-        probabilities, is_calibrated = calibrated(self.model, self._scaled(images), tta=tta)
+        plain, far = self.model.observed(self._scaled(images), tta=tta)
+        probabilities, is_calibrated = with_temperature(self.model, plain, tta=tta)
+        why = np.where(is_blank(images), BLANK, np.where(far, FAR, ""))
         faces = []
-        for (index, box, unlike), blank, row in zip(boxes, is_blank(images), probabilities, strict=True):
+        for (index, box, unlike), own, row in zip(boxes, why.tolist(), probabilities, strict=True):
             named = dict(zip(self.classes, row.tolist(), strict=True))
             label = self.classes[int(row.argmax())]
-            face = Face(index, label, named, box, is_calibrated, BLANK if blank else unlike)
+            face = Face(index, label, named, box, is_calibrated, unlike if unlike and own != BLANK else own)
             faces.append(replace(face, label=None) if face.confidence < abstain_below else face)
         return faces
 

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from lhcnet.steps.outputs import EVALUATION_FOLDER, check_outputs
 from lhcnet.steps.scored_splits import ScoredSplits
 from lhcnet.tracking.names import score_metrics
 from lhcnet.tracking.record import restore, tracked
+
+if TYPE_CHECKING:
+    from lhcnet.prediction.network import NetworkModel
 
 log = logging.getLogger("lhcnet")
 
@@ -58,7 +61,8 @@ def evaluate(
         evaluation: which models get TTA, its views and rotation, batch size.
         context: device and execution.
         control: the folder that `control` wrote, if any.
-        chosen: model directory to copy the chosen model to, with its temperatures; None copies nothing.
+        chosen: model directory to copy the chosen model to, with its temperatures and what is typical of its training
+            images; None copies nothing.
 
     Returns:
         The scores of all models.
@@ -68,6 +72,7 @@ def evaluate(
             other data than the selection.
     """
     from lhcnet.models.lhcnet import control_weights
+    from lhcnet.prediction.network import NetworkModel
 
     copy = [(chosen, MODEL_FOLDER)] if chosen is not None else []
     inputs = [*models, selection, trainval, test, control]
@@ -100,6 +105,7 @@ def evaluate(
     with tracked(context.execution, selected.data, "evaluate") as run, memory_errors("evaluation"):
         device = context.device()
         scored, control_models = [], []
+        features: bytes | None = None
         arrays = splits.arrays()
         for id_ in sorted(saved):
             network, size = saved[id_].network(), saved[id_].info.architecture.input_size
@@ -110,6 +116,9 @@ def evaluate(
             fitted = found.temperatures(arrays["labels/validation"])
             values: dict[str, Any] = {**found.scores, **fitted, "view_choice": found.choice}
             scored.append(ModelScores(id=id_, weights=digests[id_], **values))
+            if chosen is not None and id_ == selected.chosen:
+                model = NetworkModel(network, id_, CLASSES, device, evaluation.batch_size)
+                features = _typical_features(model, splits)
             if id_ in records:
                 of, w = id_.removeprefix(CONTROL_PREFIX), control_weights(network)
                 control_models.append(ControlModel(record=records[id_], of=of, w=w))
@@ -128,7 +137,7 @@ def evaluate(
         arrays[IMAGES] = splits.splits["test"][0][arrays[ROWS]]
         if chosen is not None:
             with atomic_directory(chosen, MODEL_FOLDER) as folder:
-                saved[selected.chosen].copy(folder, fitted=report.fitted(arrays))
+                saved[selected.chosen].copy(folder, fitted=report.fitted(arrays), features=features)
         with atomic_directory(out, EVALUATION_FOLDER) as folder:
             write_json(folder / "evaluation.json", report.to_dict())
             np.savez(folder / "predictions.npz", **arrays)  # type: ignore[arg-type]
@@ -146,6 +155,17 @@ def evaluate(
             for evaluated in report.models:
                 run.other(f"train/{evaluated.id}", {}).metrics(score_metrics(evaluated.accuracies()))
     return report
+
+
+def _typical_features(model: NetworkModel, splits: ScoredSplits) -> bytes | None:
+    """What is typical of the training images, for the model directory; None, said in the log, if they are too few."""
+    from lhcnet.prediction.typical import FEWEST, MOST, TypicalFeatures
+
+    some = splits.train[:: -(-len(splits.train) // MOST)]
+    if typical := TypicalFeatures.fit(model.middle(some), model.middle(splits.splits["validation"][0])):
+        return typical.to_bytes()
+    log.info("%s: stores no typical features: they need %d images that differ", model.name, FEWEST)
+    return None
 
 
 def confusion_matrix(evaluation: Path) -> tuple[list[str], list[list[int]]]:

@@ -84,7 +84,7 @@ def register(
         with TemporaryDirectory(prefix="lhcnet-") as folder:
             content = Path(folder)
             (content / MODEL).mkdir()
-            # the four files alone; MLflow follows no links
+            # its own files alone; MLflow follows no links
             saved.copy(content / MODEL, fitted=scored.fitted(predictions))
             result.save(content / PREDICTIONS)
             card = model_card(registry.model, saved.info, scored.chosen_model(), data, predictions)

@@ -54,11 +54,13 @@ class ScoredSplits:
     Args:
         data: digest of the data.
         splits: (images (N, 48, 48), labels (N,)) of validation and test.
+        train: the images of train, (N, 48, 48).
         train_duplicate: (N,) of each split, whether the same image, byte for byte, is in train.
     """
 
     data: str
     splits: dict[str, tuple[Bytes, Bytes]]
+    train: Bytes
     train_duplicate: dict[str, NDArray[np.bool]]
 
     @classmethod
@@ -73,7 +75,8 @@ class ScoredSplits:
             raise LhcnetError(f"{test}: is of data {sealed.digest[:12]}, but {trainval} of {seen.digest[:12]}")
         splits = {"validation": seen.split("validation"), "test": sealed.split("test")}
         train, _ = seen.split("train")
-        return cls(seen.digest, splits, {name: train_duplicates(images, train) for name, (images, _) in splits.items()})
+        duplicates = {name: train_duplicates(images, train) for name, (images, _) in splits.items()}
+        return cls(seen.digest, splits, train, duplicates)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Labels and duplicates in train, under their names in `predictions.npz`."""

@@ -34,7 +34,7 @@ def evaluated(folder: Path, *, tta: bool) -> np.ndarray:
     """The probabilities that `evaluate` computes of IMAGES."""
     saved, own = open_model(folder), np.zeros(len(IMAGES), bool)
     splits = {"validation": (IMAGES[:1], LABELS[:1]), "test": (IMAGES, LABELS)}
-    scored = ScoredSplits("d" * 64, splits, {"validation": own[:1], "test": own})
+    scored = ScoredSplits("d" * 64, splits, IMAGES, {"validation": own[:1], "test": own})
     found = scored.score("m", saved.network(), saved.info.architecture.input_size, Evaluation(), CPU, tta=tta)
     return found.predicted["test_tta" if tta else "test"]
 
