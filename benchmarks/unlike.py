@@ -4,8 +4,8 @@ python benchmarks/unlike.py artifacts/chosen artifacts/test
 python benchmarks/unlike.py artifacts/a/seed-1 artifacts/test --trainval artifacts/trainval   # fits it first
 
 The test images are faces of FER2013 that the limit has not seen; half of the limit's own images would be no evidence.
-The others are noise, smooth noise (8x8 enlarged), square crops of scikit-image's pictures without faces, FER2013's faces
-turned and inverted, and scikit-image's subset of Labeled Faces in the Wild: 100 faces and 100 other crops, 25x25.
+The others are noise, smooth noise (8x8 enlarged), square crops of scikit-image's pictures without faces, FER2013's
+faces turned and inverted, and scikit-image's subset of Labeled Faces in the Wild: 100 faces and 100 other crops, 25x25.
 
 pip install scikit-image
 """

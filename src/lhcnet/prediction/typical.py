@@ -90,10 +90,12 @@ class TypicalFeatures:
 
     def far(self, features: NDArray[np.float32]) -> NDArray[np.bool]:
         """Which of the features (N, D) exceed the limit."""
-        return self.distances(features) > self.limit[0]
+        found: NDArray[np.bool] = self.distances(features) > self.limit[0]
+        return found
 
 
 def _unit(features: NDArray[np.float32]) -> NDArray[np.float64]:
     """Rows of length 1; a row of zeros stays."""
     x = features.astype(np.float64)
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    found: NDArray[np.float64] = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return found

@@ -117,8 +117,7 @@ def evaluate(
             values: dict[str, Any] = {**found.scores, **fitted, "view_choice": found.choice}
             scored.append(ModelScores(id=id_, weights=digests[id_], **values))
             if chosen is not None and id_ == selected.chosen:
-                model = NetworkModel(network, id_, CLASSES, device, evaluation.batch_size)
-                features = _typical_features(model, splits)
+                features = _typical_features(NetworkModel(network, id_, CLASSES, device, evaluation.batch_size), splits)
             if id_ in records:
                 of, w = id_.removeprefix(CONTROL_PREFIX), control_weights(network)
                 control_models.append(ControlModel(record=records[id_], of=of, w=w))
