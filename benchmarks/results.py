@@ -4,7 +4,8 @@
 .venv/bin/python benchmarks/results.py page                             # the page again
 
 `add` takes the folder that `dvc repro` wrote, on the machine that trained: its processor and wall times are noted. It
-copies tables and figures, no image of FER2013 and no weights.
+copies tables and figures, no image of FER2013 and no weights. `benchmarks/stage_cost.py` writes `cost.csv` beside them,
+and `page` adds it.
 """
 
 from __future__ import annotations
