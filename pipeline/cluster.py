@@ -37,6 +37,7 @@ MaxGpus, MaxRetries, MaxBudget = Field(ge=0, le=1000), Field(ge=0, le=1000), Fie
 
 Step = Literal[
     "prepare",
+    "start_weights",
     "train",  # all trainings: stages 1-4
     "insert",
     "select",
