@@ -99,9 +99,10 @@ def start_weights(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     params: Annotated[Path, typer.Option("--params", help="Settings (YAML).")] = Path("params.yaml"),
 ) -> None:
-    """Write the start weights that `network.weights` names to a folder.
+    """Write the start weights of stage 1 to a folder.
 
-    For `train --stage 1 --start-weights`. They are downloaded if necessary, checked, and tried in the network.
+    For `train --stage 1 --start-weights`. What `network.weights` names is downloaded if necessary, checked, and tried
+    in the network.
     """
     from lhcnet import steps
     from lhcnet.config import load
