@@ -6,6 +6,7 @@ from components import component
 @component
 def train_backbone(
     trainval: dsl.Input[dsl.Dataset],
+    start_weights: dsl.Input[dsl.Artifact],
     network: dict,
     stage: dict,
     seed: int,
@@ -19,6 +20,7 @@ def train_backbone(
 
     Args:
         trainval: Store with the splits train and validation.
+        start_weights: What `start_weights` wrote for the same network.
         network: Section `network` of params.yaml.
         stage: Section `stage1` of params.yaml.
         seed: Data seed.
@@ -40,6 +42,7 @@ def train_backbone(
         stage=config.parse(config.Stage, stage, "stage1"),
         seed=seed,
         context=steps.RunContext.of_task(context),
+        start_weights=Path(start_weights.path),
     )
     saved.save_facts(Path(facts.path))
     steps.hand_over_journals(Path(facts.path))

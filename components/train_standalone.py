@@ -6,6 +6,7 @@ from components import component
 @component
 def train_standalone(
     trainval: dsl.Input[dsl.Dataset],
+    start_weights: dsl.Input[dsl.Artifact],
     network: dict,
     variant: dict,
     stage: dict,
@@ -20,6 +21,7 @@ def train_standalone(
 
     Args:
         trainval: Store with the splits train and validation.
+        start_weights: What `start_weights` wrote for the same network.
         network: Section `network` of params.yaml.
         variant: Name and settings of the five modules; empty for ResNet34v2.
         stage: Section `stage1` of params.yaml, with the patience of the stand-alone pipeline.
@@ -43,6 +45,7 @@ def train_standalone(
         stage=config.parse(config.Stage, stage, "stage1"),
         seed=seed,
         context=steps.RunContext.of_task(context),
+        start_weights=Path(start_weights.path),
     )
     saved.save_facts(Path(facts.path))
     model.metadata.update(steps.model_metadata(saved))

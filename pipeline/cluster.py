@@ -37,6 +37,7 @@ MaxGpus, MaxRetries, MaxBudget = Field(ge=0, le=1000), Field(ge=0, le=1000), Fie
 
 Step = Literal[
     "prepare",
+    "start_weights",
     "train",  # all trainings: stages 1-4
     "insert",
     "select",
@@ -96,6 +97,7 @@ _LARGE = Resources(cpu="2", memory="8Gi", cpu_request="1", memory_request="2Gi")
 # measured: docs/kubeflow-reference.md, "What each step needs"
 DEFAULT_RESOURCES: dict[Step, Resources] = {
     **{step: _LARGE if step in NETWORK_STEPS else _SMALL for step in STEPS},
+    "start_weights": _SMALL.model_copy(update={"memory_request": "1Gi"}),  # it builds the network
     "compare": _SMALL.model_copy(update={"memory_request": "1Gi"}),  # it draws the figures
 }
 

@@ -15,6 +15,7 @@ from components.insert_lhc import insert_lhc
 from components.prepare import prepare
 from components.register import register
 from components.select import select
+from components.start_weights import start_weights
 from components.train import train
 from components.train_backbone import train_backbone
 from components.train_best import train_best
@@ -125,6 +126,7 @@ def build(config: Config, cluster: Cluster, execution: str = "", lost: Mapping[s
                 prepare(source=source, source_version=source_version, data=data, code=step_digest("prepare")),
                 "Prepare FER2013",
             )
+            weights = on_cpu(start_weights(network=network, code=step_digest("start-weights")), "Start weights")
             trainval = prepared.outputs["trainval"]
             common = {"trainval": trainval, "context": context, "code": step_digest("train")}
 
@@ -134,7 +136,10 @@ def build(config: Config, cluster: Cluster, execution: str = "", lost: Mapping[s
                 return on_gpu(task, name).outputs
 
             first = on_gpu(
-                train_backbone(network=network, stage=stage1, seed=seed_backbone, **common), "Stage 1: backbone"
+                train_backbone(
+                    network=network, start_weights=weights.output, stage=stage1, seed=seed_backbone, **common
+                ),
+                "Stage 1: backbone",
             ).outputs
             second = trained("Stage 2: backbone", first["model"], 2, stage2, seed_backbone)
             third = trained("Stage 3: backbone", second["model"], 3, stage3, seed_backbone)

@@ -117,10 +117,11 @@ def run(
 
 def count_tasks(config: Config, *, standalone: bool = False) -> int:
     """Number of tasks that a run executes."""
-    if standalone:  # prepare, compare, finish; three stages of two networks for each seed
-        return 3 + 6 * len(config.standalone.seeds)
+    if standalone:  # prepare, start weights, compare, finish; three stages of two networks for each seed
+        return 4 + 6 * len(config.standalone.seeds)
     sets = len(config.seeds.a) + 2 * len(config.variants) + len(config.seeds.c)  # B inserts in a task of its own
-    return sets + 12  # prepare, stages 1-3, best of B, select, control, evaluate, analyse, compare, register, finish
+    # prepare, start weights, stages 1-3, best of B, select, control, evaluate, analyse, compare, register, finish
+    return sets + 13
 
 
 def finished_tasks(folder: Path) -> int:

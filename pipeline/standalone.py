@@ -7,6 +7,7 @@ from kfp import dsl
 from components.compare_standalone import compare_standalone
 from components.finish import finish
 from components.prepare import prepare
+from components.start_weights import start_weights
 from components.train import train
 from components.train_standalone import train_standalone
 from lhcnet.code_version import execution_name, step_digest
@@ -75,13 +76,13 @@ def build_standalone(config: Config, cluster: Cluster, execution: str = "") -> A
                 prepare(source=source, source_version=source_version, data=data, code=step_digest("prepare")),
                 "Prepare FER2013",
             )
+            weights = on_cpu(start_weights(network=network, code=step_digest("start-weights")), "Start weights")
             trainval = prepared.outputs["trainval"]
 
             with dsl.ParallelFor(networks, parallelism=cluster.budget) as item:
                 common = {"trainval": trainval, "seed": item.seed, "context": context, "code": step_digest("train")}
-                first = on_gpu(
-                    train_standalone(network=network, variant=item.variant, stage=stage1, **common), "Stage 1"
-                ).outputs["model"]
+                new = {"network": network, "start_weights": weights.output, "variant": item.variant}
+                first = on_gpu(train_standalone(stage=stage1, **new, **common), "Stage 1").outputs["model"]
                 second = on_gpu(train(start=first, stage_number=2, stage=stage2, **common), "Stage 2").outputs["model"]
                 third = on_gpu(train(start=second, stage_number=3, stage=stage3, **common), "Stage 3").outputs["model"]
 

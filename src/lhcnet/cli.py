@@ -3,7 +3,7 @@
 A command imports what it calls, so that `--help` answers at once. The commands of other subjects are in the modules
 `cli_app` (a page for pictures), `cli_explain` (why a model answers as it does), `cli_export` (files for other
 programs), `cli_pipeline` (compile, run and submit the Kubeflow pipeline), `cli_predict` (a trained model on pictures),
-`cli_registry` (registered models), `cli_tools` (settings, drawn faces, tables, MLflow).
+`cli_registry` (registered models), `cli_tools` (settings, start weights, drawn faces, tables, MLflow).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -157,6 +157,7 @@ def train(
     out: OutModel,
     stage: Annotated[int, typer.Option(min=1, max=4, help="Stage number (Tables 3-6).")],
     start: Annotated[Path | None, typer.Option(help="Model directory to start from (stages 2-4).")] = None,
+    start_weights: Annotated[Path | None, typer.Option(help="Stage 1: folder that `start-weights` wrote.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Data seed; default: seeds.backbone.")] = None,
     standalone: Annotated[
         str | None, typer.Option(help="Stand-alone pipeline (stages 1-3): resnet34v2, or a name under `variants`.")
@@ -165,30 +166,32 @@ def train(
 ) -> None:
     """Train one stage.
 
-    Stage 1 trains a new network, stages 2-4 train a model further (--start). An interrupted training resumes from its
-    checkpoint when the same command runs again.
+    Stage 1 trains a new network; without --start-weights it looks for `network.weights` itself. Stages 2-4 train a
+    model further (--start). An interrupted training resumes from its checkpoint when the same command runs again.
     """
     from lhcnet import steps
     from lhcnet.config import PLAIN
 
     config, context = _open(params)
-    _refuse_impossible_stage(stage, start, standalone)
+    _refuse_impossible_stage(stage, start, standalone, start_weights)
     seed = config.seeds.backbone if seed is None else seed
     settings = (config.standalone_stages if standalone else config.stages)[stage - 1]
+    more: dict[str, Any] = {"stage": settings, "seed": seed, "context": context}
+    new: dict[str, Any] = {"network": config.network, "start_weights": start_weights}
     if start:
-        steps.train_stage(trainval, start, out, stage_number=stage, stage=settings, seed=seed, context=context)
+        steps.train_stage(trainval, start, out, stage_number=stage, **more)
     elif standalone:
-        network, variant = config.network, None if standalone == PLAIN else config.variant(standalone)
-        steps.train_standalone(
-            trainval, out, network=network, variant=variant, stage=settings, seed=seed, context=context
-        )
+        variant = None if standalone == PLAIN else config.variant(standalone)
+        steps.train_standalone(trainval, out, variant=variant, **new, **more)
     else:
-        steps.train_backbone(trainval, out, network=config.network, stage=settings, seed=seed, context=context)
+        steps.train_backbone(trainval, out, **new, **more)
 
 
-def _refuse_impossible_stage(stage: int, start: Path | None, standalone: str | None) -> None:
+def _refuse_impossible_stage(stage: int, start: Path | None, standalone: str | None, weights: Path | None) -> None:
     if (stage == 1) != (start is None):
         raise LhcnetError("train: stage 1 trains a new network, without --start; stages 2-4 need --start")
+    if start and weights:
+        raise LhcnetError("train: --start-weights are of stage 1; stages 2-4 have the weights of --start")
     if standalone and stage == 4:
         raise LhcnetError("train: the stand-alone pipeline ends with stage 3")
 

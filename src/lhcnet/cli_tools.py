@@ -1,4 +1,4 @@
-"""Commands that are no step of the pipeline: settings, drawn faces, tables, the record in MLflow."""
+"""Settings, start weights, drawn faces, tables, the record in MLflow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ tracking = typer.Typer(help="The record in MLflow.", no_args_is_help=True, rich_
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the program `lhcnet`."""
-    for command in (profile, check, faces, sizes, appendix_b, show):
+    for command in (profile, check, start_weights, faces, sizes, appendix_b, show):
         app.command()(command)
     app.add_typer(tracking, name="tracking")
     app.add_typer(data, name="data")
@@ -93,6 +93,21 @@ def check(
         from lhcnet.steps.insert import check_variants
 
         typer.echo(check_variants(config))
+
+
+def start_weights(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    params: Annotated[Path, typer.Option("--params", help="Settings (YAML).")] = Path("params.yaml"),
+) -> None:
+    """Write the start weights of stage 1 to a folder.
+
+    For `train --stage 1 --start-weights`. What `network.weights` names is downloaded if necessary, checked, and tried
+    in the network.
+    """
+    from lhcnet import steps
+    from lhcnet.config import load
+
+    steps.start_weights(out, network=load(params).network)
 
 
 def faces(

@@ -21,6 +21,7 @@ PACKAGE = Path(__file__).parent
 NOT_COMPUTING = ("tracking", "report", "cli", "code_version")  # rooms and modules
 STEP_MODULES = {
     "prepare": ("steps.prepare",),
+    "start-weights": ("steps.start_weights",),
     "train": ("steps.train",),
     "insert": ("steps.insert",),
     "select": ("steps.select",),

@@ -73,6 +73,14 @@ def artifacts(direct: Path, tmp_path: Path) -> Artifacts:
     return Artifacts(direct, tmp_path)
 
 
+@pytest.fixture
+def weights(artifacts: Artifacts, one_seed: Config) -> dsl.Artifact:
+    """Start weights of the configuration; the direct run looked for them itself."""
+    made = artifacts.output("start")
+    steps.start_weights(Path(made.path), network=one_seed.network)
+    return made
+
+
 def test_prepare(artifacts: Artifacts, direct: Path, one_seed: Config, started: Started, tmp_path: Path) -> None:
     trainval, test = (artifacts.output(name, dsl.Dataset) for name in ("trainval", "test"))
     report = artifacts.output("report.json")
@@ -89,11 +97,22 @@ def test_prepare(artifacts: Artifacts, direct: Path, one_seed: Config, started: 
     assert_started(started)
 
 
-def test_train_backbone(artifacts: Artifacts, direct: Path, one_seed: Config, started: Started) -> None:
+def test_start_weights(artifacts: Artifacts, one_seed: Config, weights: dsl.Artifact, started: Started) -> None:
+    out = artifacts.output("weights")
+    function("start_weights")(network=one_seed.network.to_dict(), code=CODE, weights=out)
+    assert_same_files(Path(out.path), Path(weights.path))
+    assert out.metadata == {"backbone": "lhcnet", "weights": "none"}
+    assert_started(started)
+
+
+def test_train_backbone(
+    artifacts: Artifacts, direct: Path, one_seed: Config, weights: dsl.Artifact, started: Started
+) -> None:
     model, facts = artifacts.output("model", dsl.Model), artifacts.output("facts")
     metrics = artifacts.output("metrics", dsl.Metrics)
     function("train_backbone")(
         trainval=artifacts.dataset("trainval"),
+        start_weights=weights,
         network=one_seed.network.to_dict(),
         stage=one_seed.stage1.to_dict(),
         seed=one_seed.seeds.backbone,
@@ -157,12 +176,15 @@ def test_train_best(artifacts: Artifacts, direct: Path, one_seed: Config, starte
     assert_started(started)
 
 
-def test_train_standalone(artifacts: Artifacts, direct: Path, one_seed: Config, started: Started) -> None:
+def test_train_standalone(
+    artifacts: Artifacts, direct: Path, one_seed: Config, weights: dsl.Artifact, started: Started
+) -> None:
     for variant, name in (({}, "resnet34v2"), (one_seed.variant("wide").to_dict(), "wide")):
         model, facts = artifacts.output(name, dsl.Model), artifacts.output(f"{name}-facts")
         metrics = artifacts.output("metrics", dsl.Metrics)
         function("train_standalone")(
             trainval=artifacts.dataset("trainval"),
+            start_weights=weights,
             network=one_seed.network.to_dict(),
             variant=variant,
             stage=one_seed.standalone_stages[0].to_dict(),

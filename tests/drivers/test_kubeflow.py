@@ -11,6 +11,7 @@ import pytest
 from kfp import dsl, local
 from support.drivers import assert_same_analysis, assert_same_files, digest, kubeflow
 
+from components.start_weights import start_weights
 from components.train_backbone import train_backbone
 from lhcnet.analysis.results import Analysis, read
 from lhcnet.code_version import step_digest
@@ -91,9 +92,11 @@ def test_a_killed_task_resumes_when_kubeflow_retries_it(
     @dsl.pipeline(name="stage1")
     def stage1(store: str):
         trainval = dsl.importer(artifact_uri=store, artifact_class=dsl.Dataset, reimport=False).output
+        network = one_seed.network.to_dict()
         task = train_backbone(
             trainval=trainval,
-            network=one_seed.network.to_dict(),
+            start_weights=start_weights(network=network, code=step_digest("start-weights")).output,
+            network=network,
             stage=one_seed.stage1.to_dict(),
             seed=one_seed.seeds.backbone,
             context=task_settings(one_seed.model_copy(update={"checkpoints": Checkpoints(seconds=0)})),

@@ -17,7 +17,7 @@ def test_the_stand_alone_pipeline_is_the_same_by_dvc_and_kubeflow(
     (tmp_path / "params.yaml").write_text(to_yaml(one_seed))
     git(tmp_path, "init", "-q")
     dvc(tmp_path, environment, "init", "-q")
-    dvc(tmp_path, environment, "repro", "prepare")
+    dvc(tmp_path, environment, "repro", "prepare", "start_weights")
     dvc(tmp_path, environment, "--cd", "standalone", "repro")
     by_dvc = tmp_path / "standalone" / "artifacts" / "report" / "standalone.json"
     kubeflow(tmp_path, environment, "--standalone")

@@ -18,6 +18,7 @@ from lhcnet.steps.insert import insert_lhc
 from lhcnet.steps.prepare import prepare
 from lhcnet.steps.register import register
 from lhcnet.steps.select import select
+from lhcnet.steps.start_weights import start_weights
 from lhcnet.steps.task import (
     execution_name_of_task,
     final_status,
@@ -51,6 +52,7 @@ __all__ = [
     "score_metrics",
     "select",
     "start_task",
+    "start_weights",
     "supervised",
     "take_over_journals",
     "task_settings",

@@ -65,10 +65,17 @@ _LONGEST = 500  # characters of a reason
 
 
 def train_backbone(
-    trainval: Path, out: Path, *, network: Network, stage: Stage, seed: int, context: RunContext
+    trainval: Path,
+    out: Path,
+    *,
+    network: Network,
+    stage: Stage,
+    seed: int,
+    context: RunContext,
+    start_weights: Path | None = None,
 ) -> SavedModel:
     """`lhcnet.steps.train_backbone` in a child process. Raises LhcnetError as well if the training ends early."""
-    arguments = {"network": network, "stage": stage, "seed": seed, "context": context}
+    arguments = {"network": network, "stage": stage, "seed": seed, "context": context, "start_weights": start_weights}
     ended = Supervisor(context).run(backbone_step, trainval=trainval, out=out, **arguments)
     if ended.status:
         data = open_store(trainval).digest
@@ -89,10 +96,11 @@ def train_standalone(
     stage: Stage,
     seed: int,
     context: RunContext,
+    start_weights: Path | None = None,
 ) -> SavedModel:
     """`lhcnet.steps.train_standalone` in a child process. Raises LhcnetError as well if the training ends early."""
-    arguments = {"network": network, "variant": variant, "stage": stage, "seed": seed, "context": context}
-    ended = Supervisor(context).run(standalone_step, trainval=trainval, out=out, **arguments)
+    arguments = {"network": network, "stage": stage, "seed": seed, "context": context, "start_weights": start_weights}
+    ended = Supervisor(context).run(standalone_step, trainval=trainval, out=out, variant=variant, **arguments)
     if ended.status:
         name, data = variant.name if variant else None, open_store(trainval).digest
         id_ = standalone_id(name, seed, 1)

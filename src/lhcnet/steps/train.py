@@ -17,6 +17,7 @@ from lhcnet.steps.context import RunContext
 from lhcnet.steps.fit_model import finish, fit_model
 from lhcnet.steps.insert import with_modules
 from lhcnet.steps.outputs import check_outputs
+from lhcnet.steps.start_weights import open_start_weights
 
 if TYPE_CHECKING:
     from lhcnet.model_record import StartWeights
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
 
 
 def train_backbone(
-    trainval: Path, out: Path, *, network: Network, stage: Stage, seed: int, context: RunContext
+    trainval: Path,
+    out: Path,
+    *,
+    network: Network,
+    stage: Stage,
+    seed: int,
+    context: RunContext,
+    start_weights: Path | None = None,
 ) -> SavedModel:
     """Stage 1 of the backbone: train a new ResNet34v2, or the network that `network.backbone` names (Table 3).
 
@@ -35,6 +43,8 @@ def train_backbone(
         stage: settings of stage 1.
         seed: data seed; it also draws the weights that `network.weights` does not give.
         context: device, checkpoints and execution.
+        start_weights: folder that the step `start_weights` wrote for these settings; None: the file that
+            `network.weights` names is looked for, and downloaded if necessary.
 
     Returns:
         The trained model, `backbone/stage1`.
@@ -42,9 +52,8 @@ def train_backbone(
     Raises:
         LhcnetError: the store or the initial weights cannot be read.
     """
-    return _train_new(
-        trainval, out, "backbone/stage1", "backbone", network, None, stage=stage, seed=seed, context=context
-    )
+    new = network, None, start_weights
+    return _train_new(trainval, out, "backbone/stage1", "backbone", *new, stage=stage, seed=seed, context=context)
 
 
 def train_standalone(
@@ -56,6 +65,7 @@ def train_standalone(
     stage: Stage,
     seed: int,
     context: RunContext,
+    start_weights: Path | None = None,
 ) -> SavedModel:
     """Stage 1 of the stand-alone pipeline: train a new LHC-Net, or the ResNet34v2 to compare it with (section 4.2).
 
@@ -67,6 +77,8 @@ def train_standalone(
         stage: settings of stage 1.
         seed: data seed; it also draws the weights that `network.weights` does not give.
         context: device, checkpoints and execution.
+        start_weights: folder that the step `start_weights` wrote for these settings; None: the file that
+            `network.weights` names is looked for, and downloaded if necessary.
 
     Returns:
         The trained model, `standalone/<network>/seed-<seed>/stage1`.
@@ -75,7 +87,8 @@ def train_standalone(
         LhcnetError: the store or the initial weights cannot be read.
     """
     id_ = standalone_id(variant.name if variant else None, seed, 1)
-    return _train_new(trainval, out, id_, "standalone", network, variant, stage=stage, seed=seed, context=context)
+    new = network, variant, start_weights
+    return _train_new(trainval, out, id_, "standalone", *new, stage=stage, seed=seed, context=context)
 
 
 def _train_new(
@@ -85,14 +98,17 @@ def _train_new(
     set_: SetName,
     network: Network,
     variant: Variant | None,
+    start_weights: Path | None,
     *,
     stage: Stage,
     seed: int,
     context: RunContext,
 ) -> SavedModel:
     """Stage 1 of a new network."""
-    check_outputs((out, MODEL_FOLDER), inputs=[trainval], execution=context.execution, checkpoints=context.checkpoints)
-    store, (model, architecture, origin, known) = open_store(trainval), _new_network(network, variant, seed)
+    inputs = [trainval, start_weights]
+    check_outputs((out, MODEL_FOLDER), inputs=inputs, execution=context.execution, checkpoints=context.checkpoints)
+    store, new = open_store(trainval), _new_network(network, variant, start_weights, seed)
+    model, architecture, origin, known = new
     provenance = Provenance(
         id=id_,
         set=set_,
@@ -158,20 +174,21 @@ def stage_info(start: SavedModel, store: Store, trainval: Path, *, stage_number:
 
 
 def _new_network(
-    network: Network, variant: Variant | None, seed: int
+    network: Network, variant: Variant | None, start_weights: Path | None, seed: int
 ) -> tuple[SlotNetwork, Architecture, str, StartWeights | None]:
     """(network, its architecture, digest and record of its start weights), with the modules of `variant` if any."""
     from lhcnet.models.lhcnet import insert_modules
-    from lhcnet.weights.start import initial_weights, start_weights
+    from lhcnet.weights.start import describe_weights, initial_weights
 
+    file = open_start_weights(start_weights, network) if start_weights else None
     architecture = Architecture.of(network)
     with memory_errors("network"):
         model = architecture.build(seed)
-        origin = initial_weights(network.weights, model)
+        origin = initial_weights(network.weights, model, file)
         if variant is not None:
             architecture = with_modules(architecture, variant)
             insert_modules(model, module_arguments(variant.modules), seed)
-    return model, architecture, origin, start_weights(network.weights, network.backbone, origin)
+    return model, architecture, origin, describe_weights(network.weights, network.backbone, origin)
 
 
 def _identify(start: SavedModel, stage_number: int, seed: int) -> tuple[str, SetName, str | None]:

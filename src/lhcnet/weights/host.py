@@ -55,35 +55,47 @@ PACKAGED = {
 }
 
 
-def load_host(weights: str, network: HostNetwork) -> str:
+def host_file(weights: str, backbone: str) -> Path:
+    """Path of the initial weights of a network of timm or torchvision.
+
+    Args:
+        weights: `imagenet` is a file that an installed package ships, where there is one for this backbone; anything
+            else is the path of a state dict: `.safetensors`, or what `torch.save` wrote.
+        backbone: the setting `network.backbone`.
+
+    Raises:
+        LhcnetError: there is no such file, or the package is not installed.
+    """
+    if packaged := _packaged(weights, backbone):
+        return _packaged_file(packaged)
+    if Path(weights).is_file():
+        return Path(weights)
+    if weights == IMAGENET:
+        raise LhcnetError(
+            f"network.weights: {IMAGENET} of {backbone} is in no package, and nothing is downloaded; "
+            "expected the path of a file of its weights (.safetensors), or none for random weights"
+        )
+    raise LhcnetError(
+        f"network.weights: {weights} is not a file; expected the path of a state dict of {backbone} "
+        f"(.safetensors), {IMAGENET}, or none for random weights"
+    )
+
+
+def load_host(weights: str, network: HostNetwork, file: Path) -> str:
     """Give a network of timm or torchvision its initial weights; the classifier keeps its own.
 
     Args:
-        weights: `none` keeps the random weights; `imagenet` is a file that an installed package ships, where there is
-            one for this backbone; anything else is the path of a state dict: `.safetensors`, or what `torch.save`
-            wrote.
+        weights: the setting that `file` was found for: the tensors of a package have other names.
         network: changed in place; unchanged when an error is raised.
+        file: the weights, as `host_file` finds them.
 
     Returns:
-        SHA-256 of the file in hexadecimal, or `none`.
+        SHA-256 of the file in hexadecimal.
 
     Raises:
-        LhcnetError: there is no such file, or it does not have exactly the weights of this backbone.
+        LhcnetError: the file does not have exactly the weights of this backbone.
     """
-    if weights == "none":
-        return "none"
-    packaged = PACKAGED.get(network.backbone) if weights == IMAGENET else None
-    if packaged is None and not Path(weights).is_file():
-        if weights == IMAGENET:
-            raise LhcnetError(
-                f"network.weights: {IMAGENET} of {network.backbone} is in no package, and nothing is downloaded; "
-                "expected the path of a file of its weights (.safetensors), or none for random weights"
-            )
-        raise LhcnetError(
-            f"network.weights: {weights} is not a file; expected the path of a state dict of {network.backbone} "
-            f"(.safetensors), {IMAGENET}, or none for random weights"
-        )
-    file = _packaged_file(packaged) if packaged else Path(weights)
+    packaged = _packaged(weights, network.backbone)
     try:
         require_regular_file(file)
         if file.stat().st_size > MAX_BYTES:
@@ -123,6 +135,10 @@ def fill_host(network: HostNetwork, state: Mapping[str, Tensor]) -> None:
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"{name} holds values that are not finite")
     network.host.load_state_dict(network.host.state_dict() | given)
+
+
+def _packaged(weights: str, backbone: str) -> PackagedWeights | None:
+    return PACKAGED.get(backbone) if weights == IMAGENET else None
 
 
 def _packaged_file(packaged: PackagedWeights) -> Path:

@@ -30,13 +30,13 @@ LAYERS = {"bn_data": "bn_data", "stem_conv": "conv0", "stem_bn": "bn0", "bn": "b
 )
 
 
-def load_start(weights: str, network: ResNetV2) -> tuple[ResNetV2, str]:
+def load_start(weights: str, network: ResNetV2, file: Path | None = None) -> tuple[ResNetV2, str]:
     """Give a network the initial weights that the settings name.
 
     Args:
-        weights: `none` keeps the random weights; `imagenet` is the published file, downloaded once into the cache;
-            anything else is the path of such a file. There is no fallback to other weights.
+        weights: `none` keeps the random weights; for others see `keras_file`. There is no fallback to other weights.
         network: changed in place; unchanged when an error is raised.
+        file: a copy of the file that `weights` names, which is then not looked for.
 
     Returns:
         The network, and the SHA-256 of the file in hexadecimal, or `none`.
@@ -46,16 +46,30 @@ def load_start(weights: str, network: ResNetV2) -> tuple[ResNetV2, str]:
     """
     if weights == "none":
         return network, "none"
+    file = file or keras_file(weights, network)
+    fill_backbone(network, file)
+    with file.open("rb") as opened:
+        return network, hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def keras_file(weights: str, network: ResNetV2) -> Path:
+    """Path of the initial weights of a ResNet34v2.
+
+    Args:
+        weights: `imagenet` is the published file, downloaded once into the cache; anything else is the path of such a
+            file.
+        network: must have the sizes of the published file.
+
+    Raises:
+        LhcnetError: the file cannot be found or downloaded, or does not fit the sizes of the network.
+    """
     if weights != IMAGENET and not Path(weights).is_file():
         raise LhcnetError(
             f"network.weights: {weights} is not a file; expected {IMAGENET}, the path of that file, or none for "
             "random weights"
         )
     _check_fit(weights, network)
-    file = fetch() if weights == IMAGENET else Path(weights)
-    fill_backbone(network, file)
-    with file.open("rb") as opened:
-        return network, hashlib.file_digest(opened, "sha256").hexdigest()
+    return fetch() if weights == IMAGENET else Path(weights)
 
 
 def fill_backbone(network: ResNetV2, file: Path) -> None:

@@ -10,17 +10,35 @@ from lhcnet.models.host import HostNetwork
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.models.slots import SlotNetwork
 from lhcnet.weights import imagenet
-from lhcnet.weights.host import PACKAGED, load_host
-from lhcnet.weights.imagenet import load_start
+from lhcnet.weights.host import PACKAGED, host_file, load_host
+from lhcnet.weights.imagenet import keras_file, load_start
 
 
-def initial_weights(weights: str, network: SlotNetwork) -> str:
+def weights_file(weights: str, network: SlotNetwork) -> Path:
+    """Path of the file that the setting `network.weights` names, downloaded if necessary.
+
+    Args:
+        weights: `imagenet`, or the path of a file; not `none`.
+        network: the network that the weights are for.
+
+    Raises:
+        LhcnetError: the file cannot be found.
+    """
+    if isinstance(network, HostNetwork):
+        return host_file(weights, network.backbone)
+    if isinstance(network, ResNetV2):
+        return keras_file(weights, network)
+    raise TypeError(f"there are no initial weights for {type(network).__name__}")
+
+
+def initial_weights(weights: str, network: SlotNetwork, file: Path | None = None) -> str:
     """Give a network the initial weights that the setting `network.weights` names.
 
     Args:
         weights: `none` keeps the random weights, `imagenet` is published, anything else is the path of a file. There is
             no fallback to other weights.
         network: changed in place; unchanged when an error is raised.
+        file: a copy of the file that `weights` names; None: `weights_file` finds it.
 
     Returns:
         SHA-256 of the file in hexadecimal, or `none`.
@@ -28,14 +46,16 @@ def initial_weights(weights: str, network: SlotNetwork) -> str:
     Raises:
         LhcnetError: the file cannot be found, or does not have exactly the weights of this backbone.
     """
+    if weights == "none":
+        return "none"
     if isinstance(network, HostNetwork):
-        return load_host(weights, network)
+        return load_host(weights, network, file or host_file(weights, network.backbone))
     if isinstance(network, ResNetV2):
-        return load_start(weights, network)[1]
+        return load_start(weights, network, file)[1]
     raise TypeError(f"there are no initial weights for {type(network).__name__}")
 
 
-def start_weights(weights: str, backbone: str, digest: str) -> StartWeights | None:
+def describe_weights(weights: str, backbone: str, digest: str) -> StartWeights | None:
     """What the weights of a backbone are, for the record of its models.
 
     Args:

@@ -120,7 +120,7 @@ def test_only_tasks_that_run_networks_request_gpus(paper: tuple[dict[str, Any], 
         for container in executors_of(paper, name):
             assert container["resources"]["accelerator"]["resourceCount"] == "2", name
             assert container["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
-    for name in ("prepare", "insert-lhc", "best-of-b", "select", "compare", "register", "finish"):
+    for name in ("prepare", "start-weights", "insert-lhc", "best-of-b", "select", "compare", "register", "finish"):
         for container in executors_of(paper, name):
             assert "accelerator" not in container["resources"], name
     assert len(executors_of(paper, "train")) == 4
@@ -195,7 +195,7 @@ def test_people_see_what_a_task_is(paper: tuple[dict[str, Any], dict[str, Any]])
         for name, task in group.get("dag", {}).get("tasks", {}).items()
         if not name.startswith("for-loop")
     ]
-    assert len(set(shown)) == len(shown) == 17
+    assert len(set(shown)) == len(shown) == 18
     assert {"Set A: stage 4", "Set B: stage 4", "Set C: insert LHC, stage 4", "Experiment"} <= set(shown)
     assert "10 % loss rule" in paper[0]["pipelineInfo"]["description"]
 
@@ -234,6 +234,18 @@ def test_only_the_comparison_of_the_stand_alone_pipeline_receives_the_test_split
     assert count_tasks(tiny, standalone=True) == len(tasks) - loops + runs * len(loop) + EXIT
 
 
+@pytest.mark.parametrize(("graph", "stage1"), [("main", "train-backbone"), ("stand-alone", "train-standalone")])
+def test_stage_1_cannot_start_without_the_artifact_of_its_start_weights(
+    graph: str, stage1: str, graphs: dict[str, dict[str, Any]]
+) -> None:
+    inputs = {
+        name: component.get("inputDefinitions", {}).get("artifacts", {}).get("start_weights")
+        for name, component in graphs[graph]["components"].items()
+    }
+    assert [name for name, found in inputs.items() if found] == [f"comp-{stage1}"]
+    assert "isOptional" not in inputs[f"comp-{stage1}"]
+
+
 def test_the_kubeflow_ui_describes_every_parameter(paper: tuple[dict[str, Any], dict[str, Any]]) -> None:
     parameters = paper[0]["root"]["inputDefinitions"]["parameters"]
     assert [name for name, parameter in parameters.items() if not parameter.get("description")] == []
@@ -253,7 +265,7 @@ def test_dvc_tracks_what_each_step_reads() -> None:
     assert params["stage1"] == {"network", "compute", "stage1", "seeds.backbone"}
     # a stage-4 setting re-runs stage 4 and what follows, nothing before
     assert {name for name, keys in params.items() if "stage4" in keys} == {"set_a", "set_b", "set_c"}
-    assert {name for name, keys in params.items() if "network" in keys} == {"stage1"}
+    assert {name for name, keys in params.items() if "network" in keys} == {"start_weights", "stage1"}
 
 
 def test_nothing_in_the_library_imports_kfp_or_dvc_and_only_two_places_mlflow() -> None:

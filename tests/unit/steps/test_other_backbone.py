@@ -135,13 +135,16 @@ def test_command_and_component_give_the_same_bytes(flow: Path, tmp_path: Path, m
     monkeypatch.setattr(supervised.Supervisor, "_call", in_this_process)
     config, data = settings(), flow / "trainval"
     Path("params.yaml").write_text(to_yaml(config))
-    CliRunner().invoke(app, ["train", str(data), "command", "--stage", "1"], catch_exceptions=False)
+    CliRunner().invoke(app, ["start-weights", "start"], catch_exceptions=False)
+    train = ["train", str(data), "command", "--stage", "1", "--start-weights", "start"]
+    CliRunner().invoke(app, train, catch_exceptions=False)
     shutil.rmtree("journal")
     artifacts = {
         name: SimpleNamespace(path=str(tmp_path / name), metadata={}) for name in ("model", "facts", "metrics")
     }
     train_backbone.python_func(
         trainval=SimpleNamespace(path=str(data)),
+        start_weights=SimpleNamespace(path="start"),
         network=config.network.to_dict(),
         stage=config.stage1.to_dict(),
         seed=config.seeds.backbone,

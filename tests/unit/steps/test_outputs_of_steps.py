@@ -51,6 +51,7 @@ def calls(tiny: Config, context: steps.RunContext) -> dict[str, Call]:
         "prepare": lambda out: steps.prepare(out, NOWHERE / "a", NOWHERE / "b", data=tiny.data),
         "prepare test": lambda out: steps.prepare(NOWHERE / "a", out, NOWHERE / "b", data=tiny.data),
         "prepare report": lambda out: steps.prepare(NOWHERE / "a", NOWHERE / "b", out, data=tiny.data),
+        "start weights": lambda out: steps.start_weights(out, network=network),
         "train": lambda out: steps.train_backbone(NOWHERE, out, network=network, stage=tiny.stage1, **train),
         "train standalone": lambda out: steps.train_standalone(
             NOWHERE, out, network=network, variant=None, stage=tiny.stage1, **train
@@ -76,10 +77,20 @@ def calls(tiny: Config, context: steps.RunContext) -> dict[str, Call]:
     }
 
 
-NAMES = ["prepare", "prepare test", "train", "train standalone", "train stage", "insert", "select", "control"]
+NAMES = [
+    "prepare",
+    "prepare test",
+    "start weights",
+    "train",
+    "train standalone",
+    "train stage",
+    "insert",
+    "select",
+    "control",
+]
 NAMES += ["train inserted", "evaluate", "evaluate chosen", "analyse", "compare", "compare standalone"]
 MARKERS = ["store.json", "model.json", "control.json", "evaluation.json", "analysis.json", "summary.json"]
-MARKERS += ["standalone.json"]
+MARKERS += ["standalone.json", "start_weights.json"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -17,7 +17,7 @@ from lhcnet.model_record import StartWeights
 from lhcnet.models.host import HostNetwork
 from lhcnet.weights import host as host_weights
 from lhcnet.weights.host import PackagedWeights
-from lhcnet.weights.start import initial_weights, start_weights
+from lhcnet.weights.start import describe_weights, initial_weights
 
 
 def network(seed: int = 0) -> HostNetwork:
@@ -119,7 +119,7 @@ def test_the_package_gives_its_weights_in_order_and_only_with_its_digest(
     net = network()
     classifier = net.host.state_dict()["classifier.weight"].clone()
     assert initial_weights("imagenet", net) == digest
-    known = start_weights("imagenet", BACKBONE, digest)
+    known = describe_weights("imagenet", BACKBONE, digest)
     assert known == StartWeights(sha256=digest, source="shipped", license="Apache-2.0")
     assert_backbone_is(net, state, classifier)
     assert "shipped" not in sys.modules
