@@ -5,7 +5,7 @@
 
 `add` takes the folder that `dvc repro` wrote, on the machine that trained: its processor and wall times are noted. It
 copies tables and figures, no image of FER2013 and no weights. `benchmarks/stage_cost.py` writes `cost.csv` beside them,
-and `page` adds it.
+and `page` adds it. What the figures mean for LHC is written by hand, in `why.md`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ DATA = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
 TEMPLATE = Path(__file__).with_name("results.md.j2")
 DPI = 110
+BY_HAND = ("why.md", "cost.csv")  # kept by `add`
 DRAWINGS = ("accuracies", "backbone", "sets", "confusion", "reliability", "risk", "modules")  # none shows a face
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -57,8 +58,10 @@ def add(
     """Copy tables, settings and figures of an execution, and write the page."""
     config = load(params)
     folder = DATA / config.profile
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        if old.name not in BY_HAND:
+            old.unlink()
     results = Results.read(artifacts / "selection.json", artifacts / "evaluation")
     for file in sorted((artifacts / "report").iterdir()):
         if file.suffix in (".csv", ".json"):
@@ -103,6 +106,7 @@ def _execution(folder: Path) -> dict[str, Any]:
         "config": load(folder / "params.yaml"),
         "summary": summary,
         "sentences": [wording.comparison(one) for one in compared.comparisons if one.question != "tta"],
+        "why": (folder / "why.md").read_text(encoding="utf-8") if (folder / "why.md").exists() else "",
         "tables": {name: markdown(table) for name, table in tables.items()},
         "figures": [file.name for file in sorted(folder.glob("*.png"))],
         "backbone": sum(value for step, value in about["seconds"].items() if step.startswith("train/backbone/")),

@@ -71,10 +71,10 @@ def measured(config: Config) -> pd.DataFrame:
         {
             "network": name,
             "parameters": parameters[name],
-            "training images/s": round(len(images) / seconds[name], 1),
-            "training, relative": round(seconds[name] / seconds[NONE], 2),
-            "inference images/s": round(len(images) / inference[name], 1),
-            "inference, relative": round(inference[name] / inference[NONE], 2),
+            "training images/s": round(len(images) / seconds[name]),
+            "training: time in per cent": round(100 * seconds[name] / seconds[NONE]),
+            "inference images/s": round(len(images) / inference[name]),
+            "inference: time in per cent": round(100 * inference[name] / inference[NONE]),
         }
         for name in steps
     ]

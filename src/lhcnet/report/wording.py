@@ -8,7 +8,7 @@ from lhcnet.protocol.statistics import ALPHA, Paired, Permuted
 from lhcnet.report.formatting import interval, p_value, percent, points
 
 QUESTIONS: dict[Question, str] = {
-    "best": "The chosen network against the best ResNet34v2",
+    "best": "The chosen network against the best of set A",
     "sets": "B ∪ C against A",
     "control": "LHC-NetC against the LHC-Net it was trained from",
     "tta": "With TTA against without",
