@@ -34,17 +34,18 @@ from lhcnet.export.onnx_model import open_bytes
 from lhcnet.export.record import INPUT, PROBABILITIES, ExportRecord
 from lhcnet.inference.predict import predict
 from lhcnet.inference.tta import plain_views, tta_views
-from lhcnet.runtime import Device
+from lhcnet.runtime import Device, native_precision
 from lhcnet.saved import SavedModel, open_model
 
 BATCH = 32
 FACES = draw(42, seed=0).images
 Predict = Callable[[np.ndarray], object]
-FLOAT32, RUNTIME, INT8, OPENVINO, OPENVINO8 = (
+FLOAT32, RUNTIME, INT8, OPENVINO, OPENVINO16, OPENVINO8 = (
     "PyTorch float32",
     "ONNX Runtime",
     "ONNX Runtime int8",
-    "OpenVINO",
+    "OpenVINO float32",
+    "OpenVINO bfloat16",
     "OpenVINO int8",
 )
 
@@ -67,14 +68,16 @@ def in_pytorch(saved: SavedModel, *, tta: bool) -> Predict:
     return run
 
 
-def in_openvino(content: bytes, threads: int) -> Predict:
+def in_openvino(content: bytes, threads: int, precision: str = "f32") -> Callable[[np.ndarray], list[np.ndarray]]:
     import openvino
 
     core: Any = openvino.Core()
     model = core.read_model(content)
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core.compile_model(
+        model, "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
+    )
 
-    def run(images: np.ndarray) -> object:
+    def run(images: np.ndarray) -> list[np.ndarray]:
         return [
             compiled({INPUT: images[start : start + BATCH]})[PROBABILITIES] for start in range(0, len(images), BATCH)
         ]
@@ -85,7 +88,7 @@ def in_openvino(content: bytes, threads: int) -> Predict:
 def candidates(saved: SavedModel, threads: int, *, tta: bool, openvino: bool) -> dict[str, Predict]:
     """The ways to run the model, with the plain view or with the 60 views of TTA."""
     views = tta_views() if tta else plain_views()
-    record = ExportRecord.of(saved, views=len(views), temperature=None)
+    record = ExportRecord.of(saved, views=len(views))
     proto = to_onnx(ExportedNetwork(saved.network(), views))
     int8 = quantise(proto, FACES[: 2 if tta else None], weight_bits=8, batch=1 if tta else BATCH)
     contents = [with_record(one, record).SerializeToString() for one in (proto, int8)]
@@ -94,6 +97,8 @@ def candidates(saved: SavedModel, threads: int, *, tta: bool, openvino: bool) ->
         found[name] = open_bytes(content, name, threads=threads, batch_size=BATCH * len(views)).calibrated
     if openvino:
         found |= {n: in_openvino(c, threads) for n, c in zip((OPENVINO, OPENVINO8), contents, strict=True)}
+        if native_precision() == "bfloat16":
+            found[OPENVINO16] = in_openvino(contents[0], threads, "bf16")
     return found
 
 
@@ -133,7 +138,7 @@ def main(
         packages = ["torch", "onnxruntime", *(["openvino"] if openvino else [])]
         print(machine(*packages), f"onnx {version('onnx')}", sep=", ")
         size = saved.info.architecture.input_size
-        name = ExportRecord.of(saved, views=1, temperature=None).network
+        name = ExportRecord.of(saved, views=1).network
         print(f"{saved.id}: {name}, {size}x{size}, {threads} threads\n")
         print("| images | by | median | 95 % within | images/s | PyTorch's time / this |")
         print("| --- | --- | --- | --- | --- | --- |")

@@ -1,6 +1,6 @@
 // One answer of the server as a part of the page. Text is set as text: nothing in an answer becomes HTML.
 
-const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.01 ? 1 : 0)} %`;
+const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.0095 ? 1 : 0)} %`;
 const NOTES = {
   blank: "The picture is blank there: the answer says nothing.",
   "no face found": "No face was found in it: the answer may say nothing.",
