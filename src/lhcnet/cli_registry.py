@@ -51,7 +51,7 @@ def rollback(
 
 
 def lineage(
-    model: Annotated[str, typer.Argument(help="NAME, NAME@ALIAS, NAME/VERSION, or a model directory.")],
+    model: Annotated[str, typer.Argument(help="[models:/]NAME, NAME@ALIAS, NAME/VERSION, or a model directory.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show where a model comes from, and verify it.

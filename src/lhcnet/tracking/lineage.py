@@ -54,7 +54,7 @@ def lineage(model: str, kubeflow_state: Callable[[str], str] | None = None) -> l
     """The chain of a model, from the registered version to the Git commit.
 
     Args:
-        model: NAME (its champion), NAME@ALIAS, NAME/VERSION, or a model directory.
+        model: NAME (its champion), NAME@ALIAS, NAME/VERSION, these after `models:/`, or a model directory.
         kubeflow_state: state of a Kubeflow run by its id; raises LhcnetError if there is none. None: it is not asked.
 
     Raises:
@@ -71,9 +71,9 @@ def lineage(model: str, kubeflow_state: Callable[[str], str] | None = None) -> l
 
 
 def _version(client: MlflowClient, model: str) -> ModelVersion:
-    name, at, alias = model.partition("@")
+    name, at, alias = model.removeprefix("models:/").partition("@")
     if not at:
-        name, _, number = model.partition("/")
+        name, _, number = name.partition("/")
     versions = all_versions(client, name)
     wanted = str(client.get_registered_model(name).aliases.get(alias, "")) if at else number or champion(client, name)
     for version in versions:

@@ -75,7 +75,7 @@ def test_a_link_that_breaks_is_named(
     link: str, damage: Damage, why: str, training: str, tracking: str, model: Path
 ) -> None:
     damage(mlflow.MlflowClient(tracking), training)
-    links = lineage("faces/1")
+    links = lineage("models:/faces/1")
     broken = {one.name: one.why for one in links if one.state == BROKEN and one.name != "weights"}
     assert broken.keys() == {link}
     assert why in broken[link]
