@@ -33,7 +33,7 @@ from lhcnet.data.fer2013 import OFFICIAL_COUNTS
 from lhcnet.profiles import profile, to_yaml
 from lhcnet.saved import Epoch, SavedModel
 from lhcnet.tracking.journal import Execution, journaled
-from lhcnet.tracking.record import curve
+from lhcnet.tracking.names import curve
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {
@@ -93,7 +93,7 @@ def logged(folder: Path) -> list[Row]:
     call("lhcnet", "faces", "faces.zip", cwd=folder)
     source = Data(source=str(folder / "faces.zip"))
     report = steps.prepare(folder / "trainval", folder / "test", folder / "report.json", data=source)
-    drawn = sum(report["counts"]["train"].values())
+    drawn = sum(report.counts["train"].values())
     rows = []
     for name, images in (("demo", drawn), ("cpu", int(OFFICIAL_COUNTS[0].sum()))):
         config = profile(name, {"stage1.epochs": 4, "network.weights": "none"})
@@ -193,14 +193,15 @@ def computation(config: Config, at: Path) -> dict[str, float]:
         return timed("train", steps.train_stage, trainval, start.path, out, **settings)
 
     timed("prepare", steps.prepare, trainval, test, report, data=config.data)
+    timed("start-weights", steps.start_weights, at / "start_weights", network=config.network)
     new = {"stage": config.stage1, "network": config.network, "seed": 0, "context": context}
     first = timed("train-backbone", steps.train_backbone, trainval, at / "1", **new)
     second = further(2, first)
     start = further(3, second)
-    variant = config.variant("small")
+    variant = config.variant("table2_small")
     inserted = timed("insert-lhc", steps.insert_lhc, start.path, at / "inserted", variant=variant, set_="B", seed=0)
     settings = {"variant": variant, "set_": "C", "stage": stages[3], "seed": 1, "context": context}
-    best = timed("train-best", steps.train_inserted, trainval, start.path, at / "best", **settings)
+    best = timed("train-best", steps.supervised.train_inserted, trainval, start.path, at / "best", **settings)
     trained = further(4, start), further(4, inserted), best
     models = [saved.path for saved in trained]
     rule = {"loss_factor": config.selection.loss_factor}
