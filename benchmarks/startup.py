@@ -198,7 +198,7 @@ def computation(config: Config, at: Path) -> dict[str, float]:
     first = timed("train-backbone", steps.train_backbone, trainval, at / "1", **new)
     second = further(2, first)
     start = further(3, second)
-    variant = config.variant("table2_small")
+    variant = config.variant("small")
     inserted = timed("insert-lhc", steps.insert_lhc, start.path, at / "inserted", variant=variant, set_="B", seed=0)
     settings = {"variant": variant, "set_": "C", "stage": stages[3], "seed": 1, "context": context}
     best = timed("train-best", steps.supervised.train_inserted, trainval, start.path, at / "best", **settings)
