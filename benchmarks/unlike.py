@@ -2,6 +2,7 @@
 
 python benchmarks/unlike.py artifacts/chosen artifacts/test
 python benchmarks/unlike.py artifacts/a/seed-1 artifacts/test --trainval artifacts/trainval   # fits it first
+python benchmarks/unlike.py artifacts/a/seed-1 artifacts/test --trainval artifacts/trainval --head   # to compare
 
 The test images are faces of FER2013 that the limit has not seen; half of the limit's own images would be no evidence.
 The others are noise, smooth noise (8x8 enlarged), square crops of scikit-image's pictures without faces, FER2013's
@@ -70,14 +71,16 @@ def main(
     model: Annotated[Path, typer.Argument(help="Model directory.")],
     test: Annotated[Path, typer.Argument(help="Store with the test split.")],
     trainval: Annotated[Path | None, typer.Option(help="Fit what is typical to this store first.")] = None,
+    head: Annotated[bool, typer.Option(help="With --trainval: take the features before the head instead.")] = False,
 ) -> None:
     """Print the share of images that are far, with its 95 % interval."""
     network = NetworkModel.of(open_model(model), CPU, 64)
+    features = network.embeddings if head else network.middle
     if trainval:
         store = open_store(trainval)
         train, validation = (store.split(name)[0] for name in ("train", "validation"))
-        own = network.middle(train[:: -(-len(train) // MOST)])
-        network = replace(network, typical=TypicalFeatures.fit(own, network.middle(validation)))
+        own = features(train[:: -(-len(train) // MOST)])
+        network = replace(network, typical=TypicalFeatures.fit(own, features(validation)))
     if network.typical is None:
         raise SystemExit(f"{model}: stores nothing that is typical of its training images; expected --trainval")
     faces, _ = open_store(test).split("test")
@@ -96,7 +99,7 @@ def main(
     print(f"{model.name}, {network.typical.mean.size} features; {machine('torch', 'scikit-image')}\n")
     print("| images | n | far % (95 % CI) |\n| --- | --- | --- |")
     for name, images in kinds.items():
-        far = int(network.typical.far(network.middle(np.ascontiguousarray(images))).sum())
+        far = int(network.typical.far(features(np.ascontiguousarray(images))).sum())
         low, high = wilson(far, len(images))
         print(f"| {name} | {len(images)} | {100 * far / len(images):.1f} ({100 * low:.1f}-{100 * high:.1f}) |")
 

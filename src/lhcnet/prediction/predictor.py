@@ -156,12 +156,12 @@ class Predictor:
         images = np.stack([_crop(pictures[index], box) for index, box, _ in boxes])
         plain, far = self.model.observed(self._scaled(images), tta=tta)
         probabilities, is_calibrated = with_temperature(self.model, plain, tta=tta)
-        why = np.where(is_blank(images), BLANK, np.where(far, FAR, ""))
         faces = []
-        for (index, box, unlike), own, row in zip(boxes, why.tolist(), probabilities, strict=True):
+        for (index, box, unlike), blank, is_far, row in zip(boxes, is_blank(images), far, probabilities, strict=True):
             named = dict(zip(self.classes, row.tolist(), strict=True))
             label = self.classes[int(row.argmax())]
-            face = Face(index, label, named, box, is_calibrated, unlike if unlike and own != BLANK else own)
+            why = BLANK if blank else unlike or (FAR if is_far else "")
+            face = Face(index, label, named, box, is_calibrated, why)
             faces.append(replace(face, label=None) if face.confidence < abstain_below else face)
         return faces
 

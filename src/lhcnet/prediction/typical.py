@@ -3,7 +3,7 @@
 Mean and standard deviation of each channel of the second-to-last resolution, as one vector of length 1; the distance to
 the training images is Mahalanobis' (Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples
 and Adversarial Attacks", NeurIPS 2018, there for each class), with a shrunk covariance (Ledoit and Wolf, 2004). The
-features before the head do not serve: noise is nearer to the training images there than most faces are.
+features before the head do not serve: noise stays within their limit (`benchmarks/unlike.py --head`).
 """
 
 from __future__ import annotations
