@@ -137,8 +137,11 @@ def fit(
 
     with checkpoint.held() if checkpoint else nullcontext():
         possible = partial(progress_problem, stage=stage, images=len(images))
+        steps = len(batch_slices(len(images), stage.batch_size))
         if checkpoint and (found := checkpoint.load(state.like(), possible)):
             state.restore(*found)
+            if forecast:
+                forecast.begin(state.epoch - 1 + state.totals.batches / steps)
             for row in state.history:
                 on_epoch(row)
         else:
@@ -146,10 +149,9 @@ def fit(
             state.history.append(Epoch(epoch=0, val_loss=finite(val_loss), val_accuracy=val_accuracy))
             on_epoch(state.history[0])
             state.best, state.epoch = _copy_weights(network), 1
+            if forecast:
+                forecast.begin(0)
 
-        steps = len(batch_slices(len(images), stage.batch_size))
-        if forecast:
-            forecast.begin(state.epoch - 1 + state.totals.batches / steps)
         status: Literal["trained", "diverged"] = "trained"
         reason = ""
         while state.epoch <= stage.epochs:

@@ -33,6 +33,7 @@ from lhcnet.profiles import to_yaml
 from lhcnet.runtime import Device
 from lhcnet.saved import Epoch, SavedModel, open_model
 from lhcnet.training.checkpoint import EXIT_RETRY, MAX_OLD, Checkpoint, Preempted, Progress, checkpoint_digest
+from lhcnet.training.forecast import Forecast
 from lhcnet.training.loop import DataSplit, FitResult, fit
 
 CPU = Device(torch.device("cpu"), "float32")
@@ -133,7 +134,14 @@ def test_resuming_reports_the_earlier_epochs_again(tmp_path: Path, data: tuple[D
     interrupted.left = 20
     with pytest.raises(KeyboardInterrupt):
         train(data, STAGES["adam"], interrupted, control=False)
-    rows: list[Any] = []
+    rows: list[Epoch] = []
+    left: list[float] = []
+    forecast = Forecast(STAGES["adam"], 32, {32: 10.0}, clock=lambda: 0.0)
+
+    def on_epoch(row: Epoch) -> None:
+        rows.append(row)
+        left.append(forecast.left(row.epoch))
+
     result = fit(
         network(),
         *data,
@@ -142,9 +150,11 @@ def test_resuming_reports_the_earlier_epochs_again(tmp_path: Path, data: tuple[D
         input_size=32,
         device=CPU,
         checkpoint=interrupted,
-        on_epoch=rows.append,
+        on_epoch=on_epoch,
+        forecast=forecast,
     )
     assert rows == result.history
+    assert left[:2] == [30, 20]  # what the earlier epochs took is not known here: as expected before the training
 
 
 def test_sigterm_writes_a_checkpoint_and_exits_with_the_code_for_a_retry(
