@@ -28,8 +28,10 @@ def main() -> None:
     with sync_playwright() as playwright:
         path = os.environ.get("CHROMIUM") or shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        size = {"width": options.width, "height": options.height or 860}
-        page = browser.new_page(viewport=size, color_scheme="dark" if options.dark else "light")
+        page = browser.new_page(
+            viewport={"width": options.width, "height": options.height or 860},
+            color_scheme="dark" if options.dark else "light",
+        )
         page.set_default_timeout(300_000)
         page.goto(options.url)
         page.wait_for_selector("body[data-ready]")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -107,7 +108,7 @@ def measured(ways: dict[str, Predict], images: np.ndarray, runs: int) -> dict[st
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(runs + 2):
         for name, way in ways.items():
-            spent = seconds(lambda way=way: way(images))
+            spent = seconds(partial(way, images))
             if number >= 2:
                 taken[name].append(spent)
     return {name: sorted(times) for name, times in taken.items()}

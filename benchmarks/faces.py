@@ -76,7 +76,7 @@ def ours() -> Detector:
 def haar() -> Detector:
     import cv2
 
-    cascade = cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_frontalface_default.xml")
+    cascade = cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_default.xml"))
 
     def find(pixels: Bytes) -> Boxes:
         return boxes(cascade.detectMultiScale(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), 1.1, 4, minSize=(24, 24)))

@@ -6,7 +6,7 @@ python benchmarks/growth.py                                 # on the CPU, about 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -33,7 +33,7 @@ Growth = tuple[str, list[tuple[int, float, float]]]
 
 def epoch(device: Device, *, size: int, images: int, small: bool = False) -> Callable[[], object]:
     """An epoch of LHC-Net."""
-    few = {"depths": (1, 1, 1, 1), "widths": (8, 8, 8, 8), "head": (16,)} if small else {}
+    few: dict[str, Any] = {"depths": (1, 1, 1, 1), "widths": (8, 8, 8, 8), "head": (16,)} if small else {}
     stage = STAGE.model_copy(update={"batch_size": 256}) if small else STAGE
     modules = [{"heads": 1, "d": 3}] * 5 if small else MODULES
     model = LHCNet(input_size=size, modules=modules, seed=1, **few)
@@ -41,7 +41,7 @@ def epoch(device: Device, *, size: int, images: int, small: bool = False) -> Cal
     optimizer, split = make_optimizer(model, stage), noise(images)
     pixels = torch.from_numpy(split.images).to(device.torch)
     labels = torch.from_numpy(split.labels).long().to(device.torch)
-    settings = {"stage": stage, "seed": "growth", "input_size": size, "device": device, "title": ""}
+    settings: dict[str, Any] = {"stage": stage, "seed": "growth", "input_size": size, "device": device, "title": ""}
     return lambda: train_epoch(model, optimizer, pixels, labels, totals=EpochTotals.zero(device.torch), **settings)
 
 

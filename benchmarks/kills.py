@@ -59,7 +59,7 @@ def lhcnet(*arguments: str, cwd: Path) -> subprocess.Popen[bytes]:
 
 def wait_for(process: subprocess.Popen[bytes], cwd: Path) -> None:
     if process.wait():
-        raise SystemExit(f"{' '.join(map(str, process.args))} failed:\n{(cwd / 'log.txt').read_text()[-2000:]}")
+        raise SystemExit(f"{process.args!r} failed:\n{(cwd / 'log.txt').read_text()[-2000:]}")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -107,13 +107,13 @@ def pipeline(cwd: Path, root: str, chance: random.Random | None) -> tuple[dict[s
         process = psutil.Popen(command, cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=log, stderr=log)
         while process.poll() is None:
             time.sleep(0.1)
-            for child in process.children(recursive=True) if chance else ():
+            for child in process.children(recursive=True):
                 try:
                     task = TASK.search(" ".join(child.cmdline()))
                     if task is None or child.name() == "sh" or kills[task[1]] == MAX_KILLS:
                         continue
                     written = [file.stat().st_mtime for file in checkpoints.glob("*.safetensors")]
-                    if child.pid not in at and max(written, default=0.0) > child.create_time():
+                    if chance and child.pid not in at and max(written, default=0.0) > child.create_time():
                         at[child.pid] = time.monotonic() + chance.uniform(0, MAX_DELAY)
                     if time.monotonic() > at.get(child.pid, math.inf):
                         child.kill()

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -70,7 +71,7 @@ def main(sizes: Annotated[list[int] | None, typer.Argument(min=1, help="Numbers 
             link(faces, folder, n)
             words = ("predict", work / "model", folder, "--format", "csv", "--out", rows)
             command = [sys.executable, "-c", COMMAND, str(work / "status"), *map(str, words)]
-            taken = seconds(lambda command=command: subprocess.run(command, check=True))
+            taken = seconds(partial(subprocess.run, command, check=True))
             status = dict(line.split(":", 1) for line in (work / "status").read_text().splitlines())
             with rows.open() as file:
                 if (found := sum(1 for _ in file) - 1) != n:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ def training(device: Device, *, lhc: bool, steps: int, stage: Stage = STAGE) -> 
     optimizer, split = make_optimizer(model, stage), noise(steps * stage.batch_size)
     images = torch.from_numpy(split.images).to(device.torch)
     labels = torch.from_numpy(split.labels.astype(np.int64)).to(device.torch)
-    settings = {"stage": stage, "seed": "speed", "input_size": SIZE, "device": device, "title": ""}
+    settings: dict[str, Any] = {"stage": stage, "seed": "speed", "input_size": SIZE, "device": device, "title": ""}
     return lambda: train_epoch(model, optimizer, images, labels, totals=EpochTotals.zero(device.torch), **settings)
 
 
@@ -94,7 +94,7 @@ def step_operations(*, lhc: bool) -> float:
     model, images = network(lhc=lhc).train(), torch.rand(2, 3, SIZE, SIZE)
     with FlopCounterMode(display=False) as counter:
         model(images).sum().backward()
-    return counter.get_total_flops() / len(images)
+    return float(counter.get_total_flops() / len(images))
 
 
 def training_rows(device: Device) -> list[Row]:

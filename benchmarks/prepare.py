@@ -40,6 +40,7 @@ UNRECORDED = (
     "from pathlib import Path; from lhcnet import cli, steps; from lhcnet.config import load; "
     f"steps.prepare(*map(Path, {TARGETS}), data=load(Path('params.yaml')).data)",
 )
+Candidates = dict[str, tuple[tuple[str, ...], Path]]  # command and working directory by name
 WRITERS: Mapping[str, Callable[[Faces, Path], None]] = {"zip": write_zip, "CSV": write_csv}
 ASKED = {"zip": "<= 10 s", "CSV": "<= 8 s"}
 
@@ -63,7 +64,7 @@ def child(command: tuple[str, ...], folder: Path) -> tuple[float, float]:
     return taken, peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-def measured(candidates: Mapping[str, tuple[tuple[str, ...], Path]], runs: int) -> dict[str, tuple[float, float]]:
+def measured(candidates: Candidates, runs: int) -> dict[str, tuple[float, float]]:
     """(median seconds, peak MB) of each, in turns, after one run that is not counted: it creates MLflow's database."""
     for command, folder in candidates.values():
         child(command, folder)
@@ -109,7 +110,7 @@ def rows(source: Path | None) -> list[Row]:
     """Seconds and memory of the whole command on all images."""
     faces = all_faces(source)
     with folders(faces, source if source and source.suffix == ".zip" else None) as made:
-        candidates = {name: (RECORDED, folder) for name, folder in made.items()}
+        candidates: Candidates = {name: (RECORDED, folder) for name, folder in made.items()}
         candidates |= {f"{name}, without MLflow": (UNRECORDED, folder) for name, folder in made.items()}
         found = measured(candidates, RUNS)
     kind = f"{len(faces.labels):,} {'drawn faces' if source is None else 'images'}"

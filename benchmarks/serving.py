@@ -144,9 +144,8 @@ def main(
                     wall, used = time.perf_counter() - start, cpu_seconds(group) - used
                 within = taken[min(count - 1, int(0.95 * count))]
                 median = statistics.median(taken)
-                cells = (what, str(clients), f"{count * images / wall:.1f}", f"{median:.3f} s", f"{within:.3f} s")
-                cells += (f"{used / (count * images):.3f} s",)
-                print(f"| {' | '.join(cells)} |", flush=True)
+                rates = f"{count * images / wall:.1f}", f"{median:.3f} s", f"{within:.3f} s"
+                print(f"| {' | '.join((what, str(clients), *rates, f'{used / (count * images):.3f} s'))} |", flush=True)
     print(f"\nload average at the end: {os.getloadavg()[1]:.1f} in 5 minutes; other work on the machine counts")
 
 

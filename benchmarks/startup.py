@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -88,7 +89,7 @@ def logged(folder: Path) -> list[Row]:
     os.environ["LHCNET_JOURNAL"] = str(folder / "journal")
     values = curve(Epoch(epoch=1, train_loss=1.0, train_accuracy=0.5, val_loss=1.0, val_accuracy=0.5))
     with journaled(Execution("logging", "0" * 64), "train", tags={}) as run:
-        taken = median(seconds(lambda step=step: run.metrics(values, step=step)) for step in range(50))
+        taken = median(seconds(partial(run.metrics, values, step=step)) for step in range(50))
 
     call("lhcnet", "faces", "faces.zip", cwd=folder)
     source = Data(source=str(folder / "faces.zip"))

@@ -16,15 +16,16 @@ from typing import Annotated
 import typer
 from measure import machine, medians
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the runs are drawn by tests/support
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the runs are drawn by tests/support
 
 RUNS = 500
 
 
 def draw(runs: int) -> str:
     """Draw an execution with so many child runs; returns its name."""
+    from support.drawn_runs import DrawnRuns
+
     from lhcnet.tracking.store import open_client
-    from tests.support.drawn_runs import DrawnRuns
 
     name, others = "cpu-01234567-89abcdef", 8  # four steps, three stages, one LHC-NetC
     third = (runs - others) // 3
@@ -40,7 +41,10 @@ def candidates(name: str, out: Path) -> dict[str, Callable[[], object]]:
     from lhcnet.tracking.executions import read
 
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    experiment = client.get_experiment_by_name("lhcnet").experiment_id
+    found_experiment = client.get_experiment_by_name("lhcnet")
+    if found_experiment is None:
+        raise SystemExit("expected the experiment lhcnet, there is none")
+    experiment = found_experiment.experiment_id
     command = [str(Path(sys.executable).with_name("lhcnet")), "runs", "compare", name, "--out", str(out)]
     found = read([name])
     return {

@@ -277,7 +277,7 @@ def train_epoch(
             logits: Tensor = network(grey.expand(-1, 3, -1, -1))
         soft = None if targets is None else targets[rows]
         loss = batch_loss(logits.float(), target, stage, weights, mix, soft)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         optimizer.step()
         if average is not None:
