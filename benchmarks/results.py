@@ -5,7 +5,7 @@
 
 `add` takes the folder that `dvc repro` wrote, on the machine that trained: its processor and wall times are noted. It
 copies tables and figures, no image of FER2013 and no weights. `benchmarks/stage_cost.py` writes `cost.csv` beside them,
-and `page` adds it. What the figures mean for LHC is written by hand, in `why.md`.
+and `page` adds it. The tables of `benchmarks/recipe.py` and `memory.py` lie in docs/results/ itself. What the figures mean for LHC is written by hand, in `why.md`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lhcnet.protocol.score import confusion
 from lhcnet.report import plots, wording
 from lhcnet.report.analysis_plots import figures
 from lhcnet.report.execution import confidence_figures
-from lhcnet.report.formatting import duration, interval, markdown, percent, points
+from lhcnet.report.formatting import duration, interval, markdown, percent, points, read_csv
 from lhcnet.steps import RunContext
 from lhcnet.tracking.timings import wall_times
 from lhcnet.versioned import read_versioned
@@ -92,7 +92,15 @@ def render(data: Path) -> str:
     """The text of the page, from the folders of all executions."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     found = [_execution(folder) for folder in sorted(data.iterdir()) if (folder / "about.json").is_file()]
-    values = {"executions": found, "percent": percent, "interval": interval, "points": points, "duration": duration}
+    more = {file.stem: markdown(pd.read_csv(file, dtype=str)) for file in data.glob("*.csv")}
+    values = {
+        "executions": found,
+        "more": more,
+        "percent": percent,
+        "interval": interval,
+        "points": points,
+        "duration": duration,
+    }
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(values) + "\n"
 
 
@@ -100,7 +108,7 @@ def _execution(folder: Path) -> dict[str, Any]:
     summary = read_versioned(Summary, folder / "summary.json")
     compared = read_versioned(Statistics, folder / "statistics.json")
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    tables = {file.stem: pd.read_csv(file) for file in sorted(folder.glob("*.csv"))}
+    tables = {file.stem: read_csv(file) for file in sorted(folder.glob("*.csv"))}
     return {
         "profile": folder.name,
         "config": load(folder / "params.yaml"),
