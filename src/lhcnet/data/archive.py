@@ -201,7 +201,8 @@ def decoding_errors(where: str, expected: str) -> Iterator[None]:
     except LhcnetError:
         raise
     except Exception as error:  # a dozen unrelated types: BadZipFile, zlib.error, struct.error, SyntaxError...
-        raise LhcnetError(f"{where} cannot be read, expected {expected}: {error!r}") from error
+        why = str(error) if type(error) is ValueError else repr(error)  # others' messages say little without their type
+        raise LhcnetError(f"{where} cannot be read, expected {expected}: {why}") from error
 
 
 @contextmanager

@@ -155,7 +155,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "truncated base64": (TEXT[:-3], "base64"),
     "truncated PNG": (TEXT[: len(TEXT) // 8 * 4], "cannot be read"),
     "truncated JPEG": (encoded(Image.fromarray(GREY), "JPEG")[:-200], "cannot be read"),
-    "rows are missing": (png_of(48, 48, bytes(49 * 30)), "rows are missing"),
+    "rows are missing": (png_of(48, 48, bytes(49 * 30)), "PNG or JPEG image: rows are missing"),
     "rows of a larger image are missing": (png_of(50, 61, bytes(51 * 60)), "rows are missing"),
     "rows are missing, interlaced": (png_of(9, 9, bytes(91), interlaced=True), "rows are missing"),
     "GIF": (encoded(Image.fromarray(GREY), "GIF"), "PNG or JPEG"),
