@@ -22,6 +22,7 @@ from lhcnet.training.optimizer import make_optimizer
 from lhcnet.training.state import EpochTotals
 
 _BATCHES, _FEWEST, _LONGEST = 3, 2, 10.0  # seconds
+_SHARE, _SETTLED = 0.01, 5.0  # small batches: measured for this share of the training, and for so many seconds at most
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ def try_batches(
     average. In evaluation mode, blank images took up to six times as long: numbers below the smallest normal one fill
     their maps, and processors are slow with those. Nothing of the network changes, nor do the random numbers.
 
-    The first batches also allocate memory and choose kernels, so the fastest one counts: three batches, or as many as
-    begin within ten seconds, two at least.
+    The first batches also allocate memory and choose kernels, and the process that records in MLflow starts beside
+    them, so the fastest one counts: of those of five seconds or a hundredth of the training, whichever is shorter,
+    but of three at least, or of two if they take ten seconds.
 
     Args:
         network: the network to train.
@@ -94,10 +96,12 @@ def try_batches(
             return time.perf_counter() - start
 
         for size in dict.fromkeys(size for _, size in stage.sizes or ((1, input_size),)):
-            begun, taken = time.perf_counter(), list[float]()
-            while len(taken) < _BATCHES and (len(taken) < _FEWEST or time.perf_counter() - begun < _LONGEST):
+            begun, taken, spent, enough = time.perf_counter(), list[float](), 0.0, 0.0
+            epochs = sum(number for number, one in stage.sizes if one == size) or stage.epochs
+            while len(taken) < _FEWEST or spent < (_LONGEST if len(taken) < _BATCHES else enough):
                 taken.append(batch_seconds(size))
-            seconds[size] = min(taken) / batch * (images + validation / 3)
+                seconds[size] = min(taken) / batch * (images + validation / 3)
+                spent, enough = time.perf_counter() - begun, min(_SETTLED, _SHARE * epochs * seconds[size])
     return Trial(seconds, _peak_memory(device))
 
 

@@ -75,3 +75,20 @@ def test_time_left_follows_what_the_epochs_took() -> None:
     assert forecast.left(5) == 0
     early = Forecast(Stage(epochs=3, patience=1), 16, {16: 10.0}, clock=lambda: now[0])
     assert early.in_words(0) == "at most 0:00:30 left"
+
+
+def test_small_batches_are_measured_for_a_hundredth_of_a_long_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, batches = [0.0], [0]
+
+    def train_epoch(*_: object, **__: object) -> None:
+        batches[0] += 1
+        now[0] += 1.0 if batches[0] < 10 else 0.25  # another process competes at the beginning
+
+    monkeypatch.setattr(speed, "train_epoch", train_epoch)
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
+    stage = Stage(epochs=1, batch_size=4)
+    assert tried(network(), images=400, stage=stage).seconds[8] == 100.0  # three batches: a hundredth is 1 s
+    assert batches[0] == 3
+    now[0], batches[0] = 0.0, 5
+    assert tried(network(), images=2000, stage=stage).seconds[8] == 0.25 * 500
+    assert now[0] == 4.25  # four slow batches are not yet a hundredth of what they announce
