@@ -5,7 +5,7 @@
 
 `add` takes the folder that `dvc repro` wrote, on the machine that trained: its processor and wall times are noted. It
 copies tables and figures, no image of FER2013 and no weights. `benchmarks/stage_cost.py` writes `cost.csv` beside them,
-and `page` adds it. The tables of `benchmarks/recipe.py` and `benchmarks/memory.py` lie in docs/results/ itself. What the
+and `page` adds it. The tables of `recipe.py` and `memory.py` lie in docs/results/ itself. What the
 figures mean for LHC is written by hand, in `why.md`.
 """
 
