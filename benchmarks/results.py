@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jinja2
-import pandas as pd
 import typer
 from matplotlib.figure import Figure
 from measure import machine
@@ -93,7 +92,7 @@ def render(data: Path) -> str:
     """The text of the page, from the folders of all executions."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     found = [_execution(folder) for folder in sorted(data.iterdir()) if (folder / "about.json").is_file()]
-    more = {file.stem: markdown(pd.read_csv(file, dtype=str)) for file in data.glob("*.csv")}
+    more = {file.stem: markdown(read_csv(file)) for file in data.glob("*.csv")}
     values = {
         "executions": found,
         "more": more,
