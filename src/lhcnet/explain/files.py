@@ -88,7 +88,7 @@ def sheet(picture: Image.Image, face: Face, found: Sequence[Explanation]) -> Ima
     for one in found:
         most = max((float(maps.max()) for maps in one.parts.values()), default=0.0) or 1.0
         for slot, maps in one.parts.items():
-            heads = ((f"{slot} head {head + 1}", on_picture(values) / most) for head, values in enumerate(maps))
+            heads = ((f"{slot}, head {head + 1}", on_picture(values) / most) for head, values in enumerate(maps))
             rows.append([(text, heat, SMALL) for text, heat in heads])
     width = max(sum(side + MARGIN for _, _, side in row) for row in rows) + MARGIN
     height = sum(row[0][2] + LETTERS + 2 * MARGIN for row in rows) + MARGIN
