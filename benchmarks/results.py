@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from measure import machine
 
 from lhcnet.analysis.results import Analysis, read
-from lhcnet.config import load
+from lhcnet.config import Config, load
 from lhcnet.data.fer2013 import CLASSES
 from lhcnet.protocol.comparisons import Statistics, statistics
 from lhcnet.protocol.results import Results, Summary
@@ -107,11 +107,12 @@ def render(data: Path) -> str:
 def _execution(folder: Path) -> dict[str, Any]:
     summary = read_versioned(Summary, folder / "summary.json")
     compared = read_versioned(Statistics, folder / "statistics.json")
-    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    about, config = json.loads((folder / "about.json").read_text(encoding="utf-8")), load(folder / "params.yaml")
     tables = {file.stem: read_csv(file) for file in sorted(folder.glob("*.csv"))}
     return {
         "profile": folder.name,
-        "config": load(folder / "params.yaml"),
+        "config": config,
+        "network": _network(config),
         "summary": summary,
         "sentences": [wording.comparison(one) for one in compared.comparisons if one.question != "tta"],
         "why": (folder / "why.md").read_text(encoding="utf-8") if (folder / "why.md").exists() else "",
@@ -121,6 +122,14 @@ def _execution(folder: Path) -> dict[str, Any]:
         "total": sum(about["seconds"].values()),
         **about,
     }
+
+
+def _network(config: Config) -> str:
+    """The network without modules, in words."""
+    network = config.network
+    if network.backbone != "lhcnet":
+        return network.backbone
+    return f"ResNet{2 * sum(network.depths) + 2}v2, {network.widths[0]} to {network.widths[-1]} channels"
 
 
 def _figures(results: Results, analysis: Path) -> dict[str, Figure]:
