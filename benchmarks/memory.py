@@ -14,12 +14,10 @@ from typing import Annotated
 import numpy as np
 import typer
 from measure import machine
+from recipe import score
 
-from lhcnet.config import Compute, Evaluation
 from lhcnet.protocol.statistics import mcnemar, paired_interval, wilson
 from lhcnet.report.formatting import frame, interval, markdown, percent, points, write_csv
-from lhcnet.runtime import open_device
-from lhcnet.saved import open_model
 from lhcnet.steps.scored_splits import ScoredSplits
 
 
@@ -31,13 +29,8 @@ def main(
     out: Annotated[Path | None, typer.Option(help="CSV file to write.")] = None,
 ) -> None:
     """Print accuracy on all test images, on the twins and on the others, and the paired differences."""
-    splits, right = ScoredSplits.open(trainval, test), []
-    for folder in (model, without):
-        saved = open_model(folder)
-        compute = saved.info.provenance.compute or Compute(device="cpu")
-        size, device = saved.info.architecture.input_size, open_device(compute)
-        scored = splits.score(str(folder), saved.network(), size, Evaluation(), device, tta=False)
-        right.append(scored.predicted["test"].argmax(1) == splits.splits["test"][1])
+    splits = ScoredSplits.open(trainval, test)
+    right = [score(folder, splits)["test"] for folder in (model, without)]
     twins = splits.train_duplicate["test"]
     parts = {"all": np.ones_like(twins), "without twins": ~twins} | ({"twins": twins} if twins.any() else {})
     table = frame([row(name, *(one[rows] for one in right)) for name, rows in parts.items()])

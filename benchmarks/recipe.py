@@ -14,7 +14,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -22,7 +22,7 @@ from measure import machine
 from numpy.typing import NDArray
 from scipy.stats import ttest_1samp
 
-from lhcnet.config import Config, Evaluation, load
+from lhcnet.config import Compute, Config, Evaluation
 from lhcnet.profiles import profile, to_yaml
 from lhcnet.report.formatting import frame, markdown, percent, points, write_csv
 from lhcnet.runtime import native_precision, open_device
@@ -66,6 +66,7 @@ ARMS: dict[str, dict[str, object]] = {
 }
 WORDS = {"plain": "SGD, constant rate", "cpu": "recipe of the profile cpu", "all": "cpu, class weights, leak-free"}
 
+Correct = dict[str, NDArray[np.bool]]  # by split
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -118,15 +119,16 @@ def table(
         write_csv(out, rows)
 
 
-def score(model: Path, splits: ScoredSplits) -> dict[str, NDArray[np.bool]]:
+def score(model: Path, splits: ScoredSplits) -> Correct:
     """Which images of validation and test a model classifies correctly."""
-    config, saved = load(model.parent / "params.yaml"), open_model(model)
-    size, device = config.network.input_size, open_device(config.compute)
+    saved = open_model(model)
+    device = open_device(saved.info.provenance.compute or Compute(device="cpu"))
+    size = saved.info.architecture.input_size
     predicted = splits.score(str(model), saved.network(), size, Evaluation(), device, tta=False).predicted
     return {name: p.argmax(1) == splits.splits[name][1] for name, p in predicted.items()}
 
 
-def row(arm: str, found: list[Any], plain: list[Any], splits: ScoredSplits) -> dict[str, object]:
+def row(arm: str, found: list[Correct], plain: list[Correct], splits: ScoredSplits) -> dict[str, object]:
     """Means over the seeds. The gain is over the same seeds of the plain recipe.
 
     Its interval is that of a paired t-test over the images. What another seed would change is not in it; the column

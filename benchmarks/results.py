@@ -23,8 +23,9 @@ from matplotlib.figure import Figure
 from measure import machine
 
 from lhcnet.analysis.results import Analysis, read
-from lhcnet.config import Config, load
+from lhcnet.config import load
 from lhcnet.data.fer2013 import CLASSES
+from lhcnet.model_record import Architecture
 from lhcnet.protocol.comparisons import Statistics, statistics
 from lhcnet.protocol.results import Results, Summary
 from lhcnet.protocol.score import confusion
@@ -112,7 +113,7 @@ def _execution(folder: Path) -> dict[str, Any]:
     return {
         "profile": folder.name,
         "config": config,
-        "network": _network(config),
+        "network": Architecture.of(config.network).plain_name,
         "summary": summary,
         "sentences": [wording.comparison(one) for one in compared.comparisons if one.question != "tta"],
         "why": (folder / "why.md").read_text(encoding="utf-8") if (folder / "why.md").exists() else "",
@@ -122,14 +123,6 @@ def _execution(folder: Path) -> dict[str, Any]:
         "total": sum(about["seconds"].values()),
         **about,
     }
-
-
-def _network(config: Config) -> str:
-    """The network without modules, in words."""
-    network = config.network
-    if network.backbone != "lhcnet":
-        return network.backbone
-    return f"ResNet{2 * sum(network.depths) + 2}v2, {network.widths[0]} to {network.widths[-1]} channels"
 
 
 def _figures(results: Results, analysis: Path) -> dict[str, Figure]:

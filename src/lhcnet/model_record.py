@@ -100,8 +100,10 @@ class Architecture(SparseModel):
 
     @property
     def plain_name(self) -> str:
-        """Name of the network without modules, for people."""
-        return "ResNet34v2" if self.is_lhcnet else self.backbone.partition(":")[2]
+        """Name of the network without modules, for people: ResNet34v2 has four stages of 3, 4, 6 and 3 blocks."""
+        if self.depths is None:
+            return self.backbone.partition(":")[2]
+        return f"ResNet{2 * sum(self.depths) + 2}v2"
 
     @model_validator(mode="after")
     def _can_be_built(self) -> Architecture:

@@ -172,6 +172,13 @@ def test_a_model_from_before_there_were_options_opens(tmp_path: Path) -> None:
     saved.network()
 
 
+@pytest.mark.parametrize(
+    ("depths", "name"), [((3, 4, 6, 3), "ResNet34v2"), ((2, 2, 2, 2), "ResNet18v2"), ((1, 1, 1, 1), "ResNet10v2")]
+)
+def test_the_network_is_named_after_its_depth(depths: tuple[int, int, int, int], name: str) -> None:
+    assert ARCHITECTURE.model_copy(update={"depths": depths}).plain_name == name
+
+
 def test_weights_of_another_architecture_are_refused(folder: Path) -> None:
     info = json.loads((folder / "model.json").read_text())
     info["architecture"]["head"] = [16]

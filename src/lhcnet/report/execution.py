@@ -97,10 +97,10 @@ def notices(results: Results, summary: Summary, data_report: DataReport) -> list
     if different := differing(results):
         found.append(f"{different} settings differ from the paper's: see Protocol.")
     architecture = results.selection.chosen_model.architecture
-    if not architecture.is_lhcnet:
+    if (network := architecture.plain_name) != "ResNet34v2":
         found.append(
-            f"The backbone is {architecture.backbone}, not the paper's network: what this report calls ResNet34v2 is "
-            f"{architecture.plain_name} without modules, and LHC-Net is it with LHC modules. Only the columns and rows "
+            f"The backbone is {network}, not the paper's network: what this report calls ResNet34v2 is "
+            f"{network} without modules, and LHC-Net is it with LHC modules. Only the columns and rows "
             "of the paper, and the counts of Table A2, are of ResNet34v2."
         )
     if not architecture.has_lhc:

@@ -90,9 +90,10 @@ def _confidence(scores: ModelScores, labels: NDArray[Any], p: NDArray[Any]) -> s
 
 
 def _network(architecture: Architecture) -> str:
-    if architecture.is_lhcnet:
-        return "LHC-Net" if architecture.has_lhc else "ResNet34v2 with attention modules"
-    return f"{architecture.backbone} with {'LHC' if architecture.has_lhc else 'attention'} modules"
+    if architecture.plain_name == "ResNet34v2" and architecture.has_lhc:
+        return "LHC-Net"
+    network = architecture.plain_name if architecture.is_lhcnet else architecture.backbone
+    return f"{network} with {'LHC' if architecture.has_lhc else 'attention'} modules"
 
 
 def data_name(data: DataReport) -> str:

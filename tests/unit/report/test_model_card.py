@@ -36,8 +36,10 @@ def card(
     training: Stage | None = None,
     temperature: float | None = None,
     start: StartWeights | None = None,
+    depths: tuple[int, int, int, int] = (1, 1, 1, 1),
 ) -> str:
     info = ModelInfo.model_validate_json(model_files("modules")["model.json"])
+    info = info.model_copy(update={"architecture": info.architecture.model_copy(update={"depths": depths})})
     settings = {"training": training, "start_weights": start}
     info = info.model_copy(update={"provenance": info.provenance.model_copy(update=settings)})
     id_ = info.provenance.id
@@ -62,6 +64,11 @@ def test_scores_with_intervals(drawn: DataReport) -> None:
     low, high = wilson(14, 20)
     assert f"| anger | 20 | 0.700 | {low:.3f} - {high:.3f} |" in text
     assert "| disgust | 0 | - | - |" in text
+
+
+def test_only_the_network_of_the_paper_is_called_lhc_net(drawn: DataReport) -> None:
+    assert card(drawn).startswith("# faces: ResNet10v2 with LHC modules for facial expressions")
+    assert card(drawn, depths=(3, 4, 6, 3)).startswith("# faces: LHC-Net for facial expressions")
 
 
 def test_confidence_is_one_line_where_a_temperature_is_known(drawn: DataReport) -> None:

@@ -334,6 +334,7 @@ def test_the_first_lines_say_what_a_reader_would_misunderstand(config: Config, t
     for text in (head, first_lines):
         assert "not the best one on validation: A/seed-1 has 100.00 %" in text
         assert "did not improve A/seed-0, A/seed-1" in text
+        assert "what this report calls ResNet34v2 is ResNet10v2 without modules" in text
     rows = pd.read_csv(out / "models.csv").set_index("model")
     assert rows["weights"].dropna().to_dict() == {"A/seed-0": "= start", "A/seed-1": "= start"}
     spread = pd.read_csv(out / "spread.csv").set_index("set")
