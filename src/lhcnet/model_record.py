@@ -105,6 +105,11 @@ class Architecture(SparseModel):
             return self.backbone.partition(":")[2]
         return f"ResNet{2 * sum(self.depths) + 2}v2"
 
+    @property
+    def full_name(self) -> str:
+        """The same with the library that the network comes from: `ResNet18v2`, `timm:resnet18`."""
+        return self.plain_name if self.is_lhcnet else self.backbone
+
     @model_validator(mode="after")
     def _can_be_built(self) -> Architecture:
         needed, foreign = (SIZES, _OF_OTHERS) if self.is_lhcnet else (_OF_OTHERS, SIZES)

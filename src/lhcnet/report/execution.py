@@ -99,7 +99,7 @@ def notices(results: Results, summary: Summary, data_report: DataReport) -> list
     architecture = results.selection.chosen_model.architecture
     if (network := architecture.plain_name) != "ResNet34v2":
         found.append(
-            f"The backbone is {network}, not the paper's network: what this report calls ResNet34v2 is "
+            f"The backbone is {architecture.full_name}, not the paper's network: what this report calls ResNet34v2 is "
             f"{network} without modules, and LHC-Net is it with LHC modules. Only the columns and rows "
             "of the paper, and the counts of Table A2, are of ResNet34v2."
         )

@@ -92,8 +92,7 @@ def _confidence(scores: ModelScores, labels: NDArray[Any], p: NDArray[Any]) -> s
 def _network(architecture: Architecture) -> str:
     if architecture.plain_name == "ResNet34v2" and architecture.has_lhc:
         return "LHC-Net"
-    network = architecture.plain_name if architecture.is_lhcnet else architecture.backbone
-    return f"{network} with {'LHC' if architecture.has_lhc else 'attention'} modules"
+    return f"{architecture.full_name} with {'LHC' if architecture.has_lhc else 'attention'} modules"
 
 
 def data_name(data: DataReport) -> str:

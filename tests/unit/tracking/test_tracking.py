@@ -256,7 +256,7 @@ def test_the_champion_loads_in_a_fresh_process_and_predicts(
     assert version.tags["gate"] == "champion: the first version; there was no champion to compare with"
     got = Path(mlflow.artifacts.download_artifacts("models:/faces@champion", dst_path=str(tmp_path / "got")))
     card = (got / "artifacts" / "MODEL_CARD.md").read_text()
-    assert card.startswith("# faces: LHC-Net")
+    assert card.startswith("# faces: ResNet10v2 with LHC modules")
     temperature = open_model(got / "artifacts" / "model").temperature
     assert f"Confidence: temperature {temperature:.3f}, fitted on validation" in card
     assert open_model(tmp_path / "chosen").temperature is None  # selection fits nothing
