@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from dvc.utils.serialize import loads_yaml
 
 from lhcnet import config
 from lhcnet.code_version import execution_name
@@ -103,6 +104,13 @@ def test_another_schema_version_is_refused_and_a_missing_one_is_the_current(tmp_
             f"{file}: schema_version {None if version == 'null' else version} is not supported by this lhcnet "
             "(expected 1): write a new file with `lhcnet profile NAME --out params.yaml` and copy your values"
         )
+
+
+@pytest.mark.parametrize("name", PROFILES)
+@pytest.mark.parametrize("source", ["s3://bucket/faces.zip", "C:\\faces: all, {new} #1", "it's 'here'"])
+def test_dvc_reads_what_is_written(name: str, source: str) -> None:
+    wanted = profile(name, {"data.source": source})
+    assert config.parse(config.Config, loads_yaml(to_yaml(wanted)), "DVC's values") == wanted
 
 
 def test_the_digest_does_not_depend_on_the_schema_version() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import SingleQuotedScalarString
 
 from lhcnet.config import Config, parse
 from lhcnet.errors import LhcnetError
@@ -111,8 +112,17 @@ def to_yaml(config: Config) -> str:
     yaml.width = 4096  # no line is broken, however long a network's settings are
     yaml.default_flow_style = None  # innermost lists and mappings (seeds, a module) on one line
     out = StringIO()
-    yaml.dump(_with_slots(config.to_dict()), out)
+    yaml.dump(_quoted(_with_slots(config.to_dict())), out)
     return out.getvalue()
+
+
+def _quoted(value: Any) -> Any:
+    """Quote texts with a colon: DVC's reader refuses `{backbone: timm:resnet18}`."""
+    if isinstance(value, dict):
+        return {key: _quoted(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_quoted(part) for part in value]
+    return SingleQuotedScalarString(value) if isinstance(value, str) and ":" in value else value
 
 
 def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
