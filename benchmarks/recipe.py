@@ -142,7 +142,6 @@ def row(arm: str, found: list[Correct], plain: list[Correct], splits: ScoredSpli
     """
     right, n = np.mean([one["test"] for one in found], axis=0), min(len(found), len(plain))
     own = ~splits.train_duplicate["test"]
-    gained = np.mean([a["test"].astype(float) - b["test"] for a, b in zip(found[:n], plain[:n], strict=True)], axis=0)
     values: dict[str, object] = {
         "recipe": WORDS.get(arm, f"+ {arm.replace('_', ' ')}"),
         "seeds": len(found),
@@ -153,11 +152,20 @@ def row(arm: str, found: list[Correct], plain: list[Correct], splits: ScoredSpli
         "test duplicates %": percent(float(right[~own].mean()) if (~own).any() else None),
     }
     if arm != "plain":
-        tested = ttest_1samp(gained, 0)
-        low, high = tested.confidence_interval(0.95)
-        values |= {"difference": float(gained.mean()), "its 95 % CI": f"{points(float(low))}, {points(float(high))}"}
-        values["p"] = float(tested.pvalue)
+        values |= gain([one["test"] for one in found[:n]], [one["test"] for one in plain[:n]])
     return values
+
+
+def gain(right: list[NDArray[np.bool]], than: list[NDArray[np.bool]]) -> dict[str, object]:
+    """Columns of a difference between two recipes with the same seeds, in the mean over the seeds."""
+    gained = np.mean(right, axis=0) - np.mean(than, axis=0)
+    tested = ttest_1samp(gained, 0)
+    low, high = tested.confidence_interval(0.95)
+    return {
+        "difference": float(gained.mean()),
+        "its 95 % CI": f"{points(float(low))}, {points(float(high))}",
+        "p": float(tested.pvalue),
+    }
 
 
 if __name__ == "__main__":
