@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import SingleQuotedScalarString
 
 from lhcnet.config import Config, parse
@@ -119,7 +120,10 @@ def to_yaml(config: Config) -> str:
 def _quoted(value: Any) -> Any:
     """Quote texts with a colon: DVC's reader refuses `{backbone: timm:resnet18}`."""
     if isinstance(value, dict):
-        return {key: _quoted(part) for key, part in value.items()}
+        quoted = CommentedMap({key: _quoted(part) for key, part in value.items()})
+        if not any(isinstance(part, dict | list | tuple) for part in value.values()):
+            quoted.fa.set_flow_style()  # ruamel breaks the line of a mapping that has quotes
+        return quoted
     if isinstance(value, list | tuple):
         return [_quoted(part) for part in value]
     return SingleQuotedScalarString(value) if isinstance(value, str) and ":" in value else value
