@@ -17,6 +17,8 @@ from lhcnet.tracking.store import mlflow_errors, open_client
 from lhcnet.tracking.target import default_uri, sqlite_file, without_secrets
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
@@ -54,12 +56,8 @@ def now() -> str:
 
 
 def set_alias(client: MlflowClient, name: str, alias: str, version: str) -> None:
-    """Give a version an alias. MLflow's database refuses one of two writers that insert it at once: once more."""
-    try:
-        client.set_registered_model_alias(name, alias, version)
-    except Exception:  # MLflow passes on what the database's driver raises
-        time.sleep(0.5)
-        client.set_registered_model_alias(name, alias, version)
+    """Give a version an alias."""
+    _once_more(lambda: client.set_registered_model_alias(name, alias, version))
 
 
 def champion(client: MlflowClient, name: str) -> str:
@@ -77,7 +75,16 @@ def champion(client: MlflowClient, name: str) -> str:
 def make_champion(client: MlflowClient, name: str, version: str) -> None:
     """Give a version the alias `champion`, and enter it in the history."""
     set_alias(client, name, CHAMPION, version)
-    client.set_model_version_tag(name, version, SINCE, now())
+    _once_more(lambda: client.set_model_version_tag(name, version, SINCE, now()))
+
+
+def _once_more(write: Callable[[], object]) -> None:
+    """Write to MLflow. Its database refuses one of two writers that insert the same at once: then once more."""
+    try:
+        write()
+    except Exception:  # MLflow passes on what the database's driver raises
+        time.sleep(0.5)
+        write()
 
 
 def all_versions(client: MlflowClient, name: str) -> list[ModelVersion]:

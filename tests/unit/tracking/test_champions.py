@@ -87,6 +87,26 @@ def test_registering_again_does_not_undo_a_roll_back(client: mlflow.MlflowClient
     assert ROLLED_BACK in client.get_model_version("faces", "2").tags
 
 
+@pytest.mark.parametrize("write", ["set_registered_model_alias", "set_model_version_tag"])
+def test_a_champion_is_made_though_another_process_wrote_the_same_at_once(
+    client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    real, calls = getattr(client, write), []
+
+    def refused_once(*arguments: str) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise RuntimeError("UNIQUE constraint failed")
+        real(*arguments)
+
+    version = add(client)
+    monkeypatch.setattr(client, write, refused_once)
+    make_champion(client, "faces", version)
+    assert len(calls) == 2
+    assert champion(client, "faces") == version
+    assert SINCE in client.get_model_version("faces", version).tags
+
+
 def test_a_challenger_stays_a_challenger(client: mlflow.MlflowClient) -> None:
     version = add(client, weights="a", gate_champion="no", gate="challenger: why")
     assert not registry._set_aliases(client, "faces", version)["champion"]
