@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lhcnet.data.fer2013 import SIDE, Bytes
-from lhcnet.explain.maps import Places
 from lhcnet.inference.predict import batches
 from lhcnet.models.host import HostNetwork
 from lhcnet.models.resnetv2 import ResNetV2
@@ -21,7 +20,7 @@ from lhcnet.models.slots import SlotNetwork
 from lhcnet.prediction.network import NetworkModel
 
 
-def class_activation(model: NetworkModel, crop: Bytes, label: int) -> tuple[NDArray[np.float32], Places]:
+def class_activation(model: NetworkModel, crop: Bytes, label: int) -> tuple[NDArray[np.float32], tuple[int, int]]:
     """The last feature maps, weighted with the mean gradient of a logit and added up.
 
     Args:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 Method = Literal["cam", "occlusion", "attention"]
 METHODS: tuple[Method, ...] = get_args(Method)
 Heat = NDArray[np.float32]
-Places = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Explanation:
     label: str | None
     values: Heat
     parts: dict[str, Heat] = field(default_factory=dict)
-    places: Places | None = None
+    places: tuple[int, int] | None = None
 
     @property
     def heat(self) -> Heat:
