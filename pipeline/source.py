@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lhcnet.data.remote import parse_source, reachable_from_cluster, source_version
 from lhcnet.errors import LhcnetError
+from lhcnet.weights.address import is_address, parse_address
 from pipeline.cluster import CHECKPOINTS, Cluster
 
 
@@ -26,6 +27,16 @@ def check_source(source: str, cluster: Cluster) -> None:
         raise LhcnetError(
             f"data.source: {parsed.shown}: the cluster has no volume; expected `checkpoints` in its settings"
         )
+
+
+def check_weights(weights: str) -> None:
+    """Check an address of start weights. A path is one in the image or on the volume, which this machine cannot see.
+
+    Raises:
+        LhcnetError: the address is none, has a password in it, or does not name the digest of the file.
+    """
+    if is_address(weights):
+        parse_address(weights)
 
 
 def version_of(source: str) -> str:

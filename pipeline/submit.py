@@ -24,7 +24,7 @@ from lhcnet.tracking.target import URI_VARIABLE, without_secrets
 from pipeline.backend import Backend
 from pipeline.cluster import Cluster
 from pipeline.compile import build_pipeline
-from pipeline.source import check_source, version_of
+from pipeline.source import check_source, check_weights, version_of
 
 SWEEP, SWEEP_VALUES = "LHCNET_SWEEP", "LHCNET_SWEEP_VALUES"  # environment variables of the tasks: tags of the record
 
@@ -103,10 +103,13 @@ def prepare_runs(
         lost: from the name of an execution, the trainings that ended early in earlier runs of it; `build` says more.
 
     Raises:
-        LhcnetError: the cluster cannot reach the source, the tasks would find no MLflow, or `version_of` fails.
+        LhcnetError: the cluster cannot reach the source, the tasks would find no MLflow, an address of start weights
+            has no digest, or `version_of` fails.
     """
     if problems := submission_problems(cluster, source):
         raise LhcnetError(problems[0])
+    for _, config in runs:
+        check_weights(config.network.weights)
     version = version_of(source)
     sweep = f"{name or 'sweep'}-{uuid4().hex[:8]}"
     prepared = []

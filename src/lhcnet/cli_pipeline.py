@@ -76,9 +76,11 @@ def check(
     """
     config = _config(params, profile, change)
     from pipeline.check import check_pipeline
+    from pipeline.source import check_weights
     from pipeline.submit import submission_problems, with_source
 
     settings, uri = _cluster(cluster), source or config.data.source
+    check_weights(config.network.weights)
     report = check_pipeline(with_source(config, uri), settings, standalone=standalone)
     problems = submission_problems(settings, uri)
     for line in (*report.lines(), *(f"problem: {problem}" for problem in problems)):
@@ -106,11 +108,12 @@ def compile_(
     """
     config = _config(params, profile, change)  # a mistake is reported before kfp is imported
     from pipeline.compile import compile_pipeline
-    from pipeline.source import check_source
+    from pipeline.source import check_source, check_weights
     from pipeline.submit import with_source
 
     settings, uri = _cluster(cluster), source or config.data.source
     check_source(uri, settings)
+    check_weights(config.network.weights)
     compile_pipeline(with_source(config, uri), settings, out, standalone=standalone)
     typer.echo(out)
 

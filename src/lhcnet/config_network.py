@@ -34,6 +34,7 @@ class Network(SparseModel):
     `weights` are the initial weights of the backbone. `none`: random. Of `lhcnet`: `imagenet` (the file
     `resnet34_imagenet_1000_no_top.h5`, downloaded once into a cache), or the path of that file. Of another network:
     `imagenet` (from an installed package, for `timm:tf_efficientnet_lite0` alone), or the path of its state dict.
+    A path may be an address (`s3://`, `gs://`, `https://`, `file:///`) with `#sha256=<64 hex digits>` at its end.
     """
 
     newer: ClassVar = frozenset({"backbone", "layers"})

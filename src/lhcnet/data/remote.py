@@ -44,6 +44,7 @@ PATIENCE, SHORT_PATIENCE = 180.0, 20.0  # seconds in which a step, and a waiting
 _DVC = ("dvc+https", "dvc+http", "dvc+ssh", "dvc+file")
 EXPECTED = "expected a path, file:///, s3://, minio://, gs://, https:// or dvc+https://host/repo.git@REV:path"
 _SHA256 = "#sha256="
+SETTING = "data.source"
 _Result = TypeVar("_Result")
 
 
@@ -59,8 +60,12 @@ class Source:
     dvc: DvcSource | None = None
 
 
-def parse_source(uri: str) -> Source:
+def parse_source(uri: str, setting: str = SETTING) -> Source:
     """Parse the URI of a source.
+
+    Args:
+        uri: the URI.
+        setting: the key that has it, for messages.
 
     Raises:
         LhcnetError: its scheme is unknown, a part is missing, or it has a password in it.
@@ -69,46 +74,44 @@ def parse_source(uri: str) -> Source:
     if not mark:
         text, sha256 = uri, ""
     elif not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-        raise LhcnetError(f"data.source: {redact(text)}: {_SHA256}... has to be followed by 64 hexadecimal digits")
+        raise LhcnetError(f"{setting}: {redact(text)}: {_SHA256}... has to be followed by 64 hexadecimal digits")
     found = re.match(r"([A-Za-z][A-Za-z0-9.+-]*)://|(file):", text)
     if not found:
         return Source(text, text, "", sha256.lower(), Path(text))
     scheme, shown = (found[1] or found[2]).lower(), redact(text)
     if scheme == "file":
-        return Source(text, shown, scheme, sha256.lower(), _file_path(text))
+        return Source(text, shown, scheme, sha256.lower(), _file_path(text, setting))
     if scheme not in (*STORES, *_DVC):
-        raise LhcnetError(f"data.source: {shown}: unknown kind {scheme}://, {EXPECTED}")
+        raise LhcnetError(f"{setting}: {shown}: unknown kind {scheme}://, {EXPECTED}")
     try:
         parts = urlsplit(text)
         has_password, host = bool(parts.password), parts.hostname
         _ = parts.port
     except ValueError as error:
-        raise LhcnetError(f"data.source: {shown} is no URI ({error}), {EXPECTED}") from None
+        raise LhcnetError(f"{setting}: {shown} is no URI ({error}), {EXPECTED}") from None
     if has_password or (parts.username and scheme != "dvc+ssh"):
         raise LhcnetError(
-            f"data.source: {shown}: a password in the URI would stand in every record; expected it in the environment "
+            f"{setting}: {shown}: a password in the URI would stand in every record; expected it in the environment "
             "(LHCNET_SOURCE_TOKEN)"
         )
     if scheme in _DVC:
         return Source(text, shown, scheme, sha256.lower(), dvc=parse_dvc(text, shown))
     if not host or not parts.path.strip("/") or parts.path.endswith("/"):
-        raise LhcnetError(
-            f"data.source: {shown}: expected one file (a zip, tar.gz or csv): {scheme}://HOST-OR-BUCKET/PATH"
-        )
+        raise LhcnetError(f"{setting}: {shown}: expected one file, for example {scheme}://HOST-OR-BUCKET/PATH")
     return Source(text, shown, scheme, sha256.lower())
 
 
-def _file_path(text: str) -> Path:
+def _file_path(text: str, setting: str) -> Path:
     rest = text[len("file:") :]
     if rest.startswith("//"):
         host, slash, rest = rest[2:].partition("/")
         if host not in ("", "localhost") or not rest:
-            raise LhcnetError(f"data.source: {text}: expected file:///PATH, three slashes and a path of this machine")
+            raise LhcnetError(f"{setting}: {text}: expected file:///PATH, three slashes and a path of this machine")
         rest = slash + rest
     return Path(unquote(rest))
 
 
-def fetch(uri: str, version: str, folder: Path) -> Path:
+def fetch(uri: str, version: str, folder: Path, setting: str = SETTING) -> Path:
     """Get the data of a source, and check that they are what the URI and the version say.
 
     A path is used in place. Anything else is downloaded into `folder`, where it is complete and checked, or absent.
@@ -118,6 +121,7 @@ def fetch(uri: str, version: str, folder: Path) -> Path:
         uri: the source.
         version: `sha256:`, `etag:` or `md5:` with what `source_version` found; "" checks nothing but the URI's digest.
         folder: an existing folder.
+        setting: the key that has the URI, for messages.
 
     Returns:
         Path of the file or folder.
@@ -125,11 +129,11 @@ def fetch(uri: str, version: str, folder: Path) -> Path:
     Raises:
         LhcnetError: the data cannot be had, are too large, or are other ones.
     """
-    source = parse_source(uri)
+    source = parse_source(uri, setting)
     if source.path is not None:
         expected = {f"sha256:{source.sha256}"} if source.sha256 else set()
         for one in expected | ({version} if version else set()):
-            _require_version(source, one, _local_version(source, source.path))
+            _require_version(source, one, _local_version(source, source.path, setting))
         return source.path
     if source.dvc is not None:
         return _fetch_dvc(source, source.dvc, version, folder)
@@ -274,7 +278,7 @@ def _require_version(source: Source, expected: str, found: str) -> None:
 
 def _require_size(source: Source, size: int) -> None:
     if size > MAX_SIZE:
-        raise LhcnetError(f"{source.shown}: {size:,} bytes or more, expected FER2013 with at most {MAX_SIZE:,}")
+        raise LhcnetError(f"{source.shown}: {size:,} bytes or more, expected at most {MAX_SIZE:,}")
 
 
 def _etag_version(source: Source, etag: str) -> str:
@@ -285,7 +289,7 @@ def _etag_version(source: Source, etag: str) -> str:
     return f"etag:{etag}"
 
 
-def _local_version(source: Source, path: Path) -> str:
+def _local_version(source: Source, path: Path, setting: str = SETTING) -> str:
     """`sha256:` of a file, or of a folder: of its files' names and digests in sorted order."""
     try:
         if not path.is_dir():
@@ -296,7 +300,7 @@ def _local_version(source: Source, path: Path) -> str:
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else "") or error
         hint = f"; of a file on a cluster's volume give the digest: {_SHA256}..." if source.scheme else ""
-        raise LhcnetError(f"data.source: {source.shown} cannot be read: {reason}{hint}") from None
+        raise LhcnetError(f"{setting}: {source.shown} cannot be read: {reason}{hint}") from None
 
 
 def _digest(file: Path) -> str:

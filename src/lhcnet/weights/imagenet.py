@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from lhcnet.errors import LhcnetError
 from lhcnet.io.files import require_regular_file
 from lhcnet.models.resnetv2 import RESNET34_DEPTHS, RESNET34_WIDTHS, ResNetV2
+from lhcnet.weights.address import CACHE, cache_folder
 from lhcnet.weights.keras import keras_state, unit_layers
 
 IMAGENET = "imagenet"
 URL = "https://github.com/qubvel/classification_models/releases/download/0.0.1/resnet34_imagenet_1000_no_top.h5"
 CHECKSUM = "md5:8caaa0ad39d927cb8ba5385bf945d582"  # as published in weights.py of image-classifiers
 LICENSE = "MIT"  # of the repository that publishes it
-CACHE = "LHCNET_CACHE"  # environment variable: folder of the downloaded file
 MAX_CHUNK = 1 << 23  # numbers; the largest kernel has 2.4 million
 
 LAYERS = {"bn_data": "bn_data", "stem_conv": "conv0", "stem_bn": "bn0", "bn": "bn1"} | unit_layers(
@@ -116,7 +115,7 @@ def fetch() -> Path:
     """
     import pooch
 
-    folder = Path(os.environ.get(CACHE) or pooch.os_cache("lhcnet"))
+    folder = cache_folder()
     name = URL.rpartition("/")[2]
     try:
         download = pooch.HTTPDownloader(chunk_size=2**20)  # bytes; its default of 1024 is slow

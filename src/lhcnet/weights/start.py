@@ -10,6 +10,7 @@ from lhcnet.models.host import HostNetwork
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.models.slots import SlotNetwork
 from lhcnet.weights import imagenet
+from lhcnet.weights.address import address_file, is_address, parse_address
 from lhcnet.weights.host import PACKAGED, host_file, load_host
 from lhcnet.weights.imagenet import keras_file, load_start
 
@@ -18,12 +19,14 @@ def weights_file(weights: str, network: SlotNetwork) -> Path:
     """Path of the file that the setting `network.weights` names, downloaded if necessary.
 
     Args:
-        weights: `imagenet`, or the path of a file; not `none`.
+        weights: `imagenet`, the path or the address of a file; not `none`.
         network: the network that the weights are for.
 
     Raises:
-        LhcnetError: the file cannot be found.
+        LhcnetError: the file cannot be found or downloaded.
     """
+    if is_address(weights):
+        weights = str(address_file(weights))
     if isinstance(network, HostNetwork):
         return host_file(weights, network.backbone)
     if isinstance(network, ResNetV2):
@@ -35,8 +38,8 @@ def initial_weights(weights: str, network: SlotNetwork, file: Path | None = None
     """Give a network the initial weights that the setting `network.weights` names.
 
     Args:
-        weights: `none` keeps the random weights, `imagenet` is published, anything else is the path of a file. There is
-            no fallback to other weights.
+        weights: `none` keeps the random weights, `imagenet` is published, anything else is the path or
+            the address of a file. There is no fallback to other weights.
         network: changed in place; unchanged when an error is raised.
         file: a copy of the file that `weights` names; None: `weights_file` finds it.
 
@@ -48,8 +51,9 @@ def initial_weights(weights: str, network: SlotNetwork, file: Path | None = None
     """
     if weights == "none":
         return "none"
+    file = file or weights_file(weights, network)
     if isinstance(network, HostNetwork):
-        return load_host(weights, network, file or host_file(weights, network.backbone))
+        return load_host(weights, network, file)
     if isinstance(network, ResNetV2):
         return load_start(weights, network, file)[1]
     raise TypeError(f"there are no initial weights for {type(network).__name__}")
@@ -73,4 +77,5 @@ def describe_weights(weights: str, backbone: str, digest: str) -> StartWeights |
             return StartWeights(sha256=digest, source=packaged.package, license=packaged.license)
     if weights == imagenet.IMAGENET and backbone == LHCNET:
         return StartWeights(sha256=digest, source=imagenet.URL, license=imagenet.LICENSE)
-    return StartWeights(sha256=digest, source=Path(weights).name[:300], license="not known")
+    name = parse_address(weights).shown if is_address(weights) else Path(weights).name
+    return StartWeights(sha256=digest, source=name[:300], license="not known")

@@ -138,7 +138,7 @@ def test_a_transfer_that_trickles_ends(web: Web, folder: Path, monkeypatch: pyte
         (Answer(status=404), "there is no such file or bucket (status 404)"),
         (Answer(status=302, headers={"Location": "/faces.csv"}), "TooManyRedirects"),
         (Answer(b"<html>", headers={"Content-Type": "text/html; charset=utf-8"}), "is it a login page?"),
-        (Answer(length=3 << 30), "3,221,225,472 bytes or more, expected FER2013 with at most"),
+        (Answer(length=3 << 30), "3,221,225,472 bytes or more, expected at most 2,147,483,648"),
     ],
 )
 def test_refusals_are_final(web: Web, folder: Path, answer: Answer, said: str) -> None:

@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 from support.drivers import assert_same_files
 from support.host import BACKBONE, SETTINGS
+from support.web import Answer, serve
 from typer.testing import CliRunner
 
 from lhcnet import steps
 from lhcnet.cli import app
 from lhcnet.config import Config, Network, parse
+from lhcnet.data import remote
 from lhcnet.errors import LhcnetError
 from lhcnet.model_record import Architecture
 from lhcnet.profiles import to_yaml
@@ -170,3 +173,72 @@ def test_weights_that_do_not_fit_are_found_before_any_training(
     ):
         steps.start_weights(tmp_path / "start", network=other)
     assert not (tmp_path / "start").exists()
+
+
+@pytest.fixture
+def published_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, str]:
+    """A state dict as timm publishes it, and its digest. Nothing is in the cache, and nothing is tried again."""
+    monkeypatch.setenv("LHCNET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "PATIENCE", 0.0)
+    network = parse(Network, SETTINGS["network"], "network")
+    content = save(Architecture.of(network).build(7).host.state_dict())  # type: ignore[attr-defined]
+    return content, hashlib.sha256(content).hexdigest()
+
+
+def of(weights: str) -> Network:
+    return parse(Network, SETTINGS["network"] | {"weights": weights}, "network")
+
+
+def test_an_address_is_downloaded_once_and_recorded_without_its_query(
+    published_file: tuple[bytes, str], tmp_path: Path
+) -> None:
+    content, digest = published_file
+    with serve() as web:
+        weights = web.put("/models/tiny.safetensors", Answer(content)) + f"?signature=secret#sha256={digest}"
+        record = steps.start_weights(tmp_path / "start", network=of(weights))
+        assert record.start is not None
+        assert record.start.source == f"{web.url}/models/tiny.safetensors?..."
+        assert (record.start.sha256, record.file) == (digest, "weights.safetensors")
+        assert (tmp_path / "start" / "weights.safetensors").read_bytes() == content
+        web.put("/models/tiny.safetensors", Answer(status=404))
+        again = steps.start_weights(tmp_path / "again", network=of(weights))
+        assert len(web.seen) == 1  # the second one is from the cache
+    assert again == record
+    assert open_start_weights(tmp_path / "again", of(weights)) == tmp_path / "again" / "weights.safetensors"
+
+
+def test_a_damaged_file_in_the_cache_is_downloaded_again(published_file: tuple[bytes, str], tmp_path: Path) -> None:
+    content, digest = published_file
+    (tmp_path / "cache" / digest).mkdir(parents=True)
+    (tmp_path / "cache" / digest / "tiny.safetensors").write_bytes(content[:-1])
+    with serve() as web:
+        weights = web.put("/tiny.safetensors", Answer(content)) + f"#sha256={digest}"
+        steps.start_weights(tmp_path / "start", network=of(weights))
+    assert (tmp_path / "start" / "weights.safetensors").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        (
+            "{url}/tiny.safetensors",
+            r"^network\.weights: .*/tiny\.safetensors: expected #sha256=<64 hex digits>",
+        ),
+        ("{url}/tiny.safetensors#sha256=12", r"^network\.weights: .* has to be followed by 64 hexadecimal digits"),
+        ("{url}/tiny.safetensors#sha256=" + 64 * "0", r"tiny\.safetensors: these are other data than expected"),
+        ("{url}/none.safetensors#sha256={digest}", r"none\.safetensors.*404"),
+        ("ftp://host/tiny.safetensors#sha256={digest}", r"^network\.weights: .*unknown kind ftp://"),
+        ("file:///nowhere/tiny.safetensors#sha256={digest}", r"^network\.weights: .*cannot be read"),
+    ],
+)
+def test_an_address_that_does_not_give_the_file_is_one_sentence(
+    weights: str, says: str, published_file: tuple[bytes, str], tmp_path: Path
+) -> None:
+    content, digest = published_file
+    with serve() as web:
+        web.put("/tiny.safetensors", Answer(content))
+        with pytest.raises(LhcnetError, match=says) as error:
+            steps.start_weights(tmp_path / "start", network=of(weights.format(url=web.url, digest=digest)))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "start").exists()
+    assert [file for file in (tmp_path / "cache").rglob("*") if file.is_file()] == []
