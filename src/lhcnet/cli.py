@@ -62,7 +62,7 @@ def main(program: typer.Typer = app) -> NoReturn:
     # click would print "Aborted!" and exit with 1; this way `finally` and context managers run as well
     signal.signal(signal.SIGINT, lambda *_: sys.exit(crash.INTERRUPTED))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("alembic", "botocore", "mlflow", "matplotlib"):
+    for noisy in ("alembic", "botocore", "mlflow", "matplotlib", "onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         program()

@@ -40,7 +40,7 @@ def explain(
     methods = available(predictor)
     folder = ExplanationFolder(out, predictor, methods if method == "all" else (method,), label)
     answered, failures = 0, Failures()
-    for predicted in predict_stream(predictor, read_inputs(inputs), failures, batch_size=1):
+    for predicted in predict_stream(predictor, read_inputs(inputs, skip=out), failures, batch_size=1):
         for line in folder.write(predicted):
             typer.echo(line)
         answered += 1

@@ -10,6 +10,8 @@ from typing import IO, Annotated, Literal
 
 import typer
 
+from lhcnet.errors import LhcnetError
+
 
 def add_to(app: typer.Typer) -> None:
     """Add this command to the program `lhcnet`."""
@@ -47,11 +49,13 @@ def predict(
     from tqdm import tqdm
 
     from lhcnet.prediction.annotate import Annotator
-    from lhcnet.prediction.inputs import CAMERA, count_inputs, read_inputs
+    from lhcnet.prediction.inputs import CAMERA, count_inputs, read_inputs, require_no_input
     from lhcnet.prediction.loading import load
     from lhcnet.prediction.output import Writer, on_validation
     from lhcnet.prediction.stream import Failures, predict_stream, say
 
+    if out is not None:
+        require_no_input(out, [model, *inputs])
     finder = None
     if faces:
         from lhcnet.prediction.faces import FaceDetector
@@ -68,7 +72,9 @@ def predict(
     at_once = 1 if with_camera else batch_size  # a frame is answered when it is seen
     with _output(out) as file, annotator or nullcontext(), _ended_by_hand(with_camera):
         writer = Writer(file, format, predictor.classes)
-        found = tqdm(read_inputs(inputs, every), total=total, unit="picture", disable=hidden, dynamic_ncols=True)
+        found = tqdm(
+            read_inputs(inputs, every, annotate), total=total, unit="picture", disable=hidden, dynamic_ncols=True
+        )
         for predicted in predict_stream(
             predictor, found, failures, batch_size=at_once, tta=tta, abstain_below=abstain_below
         ):
@@ -76,6 +82,8 @@ def predict(
             if annotator:
                 annotator.write(predicted)
             answered += 1
+        if not answered:  # then no file is written
+            failures.require_none(answered)
     failures.require_none(answered)
 
 
@@ -83,6 +91,8 @@ def predict(
 def _output(out: Path | None) -> Iterator[IO[str]]:
     """Standard output, or a file that is complete or absent."""
     if out is None:
+        if sys.stdout is None:  # closed by the shell
+            raise LhcnetError("standard output is closed; expected --out FILE, or an open one")
         yield sys.stdout
         return
     from lhcnet.io.atomic import atomic_file

@@ -44,7 +44,7 @@ from lhcnet.estimate import problem, training_problem
 from lhcnet.geometry import map_sides, partition_problem
 from lhcnet.io.files import read_text
 from lhcnet.io.yaml import read_yaml
-from lhcnet.validation import SLOTS, first_problem, whole
+from lhcnet.validation import SLOTS, first_problem, folded, whole
 
 SCHEMA_VERSION: Literal[1] = 1  # of params.yaml; increased when a key changes its name or meaning
 PLAIN = "resnet34v2"  # name of the network without modules, among the names of variants
@@ -78,7 +78,7 @@ class Data(SparseModel):
         owner: dict[str, str] = {}
         for key, names in classes.items():
             for name in names:
-                if (other := owner.setdefault(name.lower(), key)) != key:
+                if (other := owner.setdefault(folded(name), key)) != key:
                     raise ValueError(f"{name} is a name of {other} and of {key}; expected it once")
         if classes and (missing := [name for name in get_args(ClassName) if name not in {*classes, "left_out"}]):
             raise ValueError(f"{', '.join(missing)}: required key is missing")

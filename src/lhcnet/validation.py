@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,11 @@ def in_slots(value: object) -> object:
             raise ValueError(f"expected the five slots {', '.join(SLOTS)}, or the first of them, not {given}")
         return tuple(value[slot] for slot in slots)
     return tuple(value) if isinstance(value, list) else value
+
+
+def folded(name: str) -> str:
+    """A name as it is compared with others: without case, and with accents in one form (macOS writes two letters)."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def whole(value: object) -> object:

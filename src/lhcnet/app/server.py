@@ -14,6 +14,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.requests import ClientDisconnect
 
 from lhcnet.app.answers import RULES, Answers
 from lhcnet.app.card import as_html
@@ -61,10 +62,13 @@ async def _body(request: Request) -> bytes:
     if said.isdecimal() and int(said) > largest:
         raise too_large
     found = bytearray()
-    async for part in request.stream():
-        found += part
-        if len(found) > largest:
-            raise too_large
+    try:
+        async for part in request.stream():
+            found += part
+            if len(found) > largest:
+                raise too_large
+    except ClientDisconnect:
+        raise _RefusedError(499, "the browser went away before the picture was complete") from None
     return bytes(found)
 
 

@@ -13,6 +13,7 @@ from typing import IO
 
 from lhcnet.data.tar import gunzipped, is_tar, open_slice, tar_members
 from lhcnet.errors import LhcnetError
+from lhcnet.validation import folded
 
 EXPECTED = (
     "expected FER2013 as CSV (emotion, pixels, Usage), train.csv with test.csv, or train/<class>/ and test/<class>/, "
@@ -61,7 +62,7 @@ class ArchiveEntry:
     def path_parts(self) -> tuple[str, str, str, str]:
         """(root, "train", "happy", file name) of root/train/happy/file name; empty where the path is shorter."""
         root, part, folder, file = ("///" + self.name).rsplit("/", 3)
-        return root.strip("/"), part.lower(), folder.lower(), file
+        return root.strip("/"), folded(part), folded(folder), file
 
 
 @contextmanager

@@ -88,10 +88,10 @@ def _read(entry: ArchiveEntry) -> list[tuple[int, list[int]]]:
         rows = csv.DictReader(io.StringIO(file.read(_LARGEST).decode("utf-8-sig"), newline=""))
         rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
         found = []
-        for number, row in enumerate(rows, start=2):
+        for row in rows:
             counts = [row[name] or "" for name in VOTES]
             if row["usage"] not in USAGE or not all(_COUNT.fullmatch(count.strip()) for count in counts):
-                raise LhcnetError(f"{entry.where}, row {number}: expected Usage and ten whole numbers of votes")
+                raise LhcnetError(f"{entry.where}, row {rows.line_num}: expected Usage and ten whole numbers of votes")
             found.append((USAGE[row["usage"]], [int(count) for count in counts]))
     return found
 

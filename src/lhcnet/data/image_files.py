@@ -25,7 +25,10 @@ from lhcnet.data.pictures import Rules, grey, open_image, read_picture, require_
 from lhcnet.data.reading import Reading
 from lhcnet.errors import LhcnetError
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm")
+IMAGE_ENDINGS = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
+    *(".pbm", ".pgm", ".pnm", ".ppm"),
+)
 _MAX_IMAGE, _MAX_RESIZED = 1 << 20, 10 << 20  # bytes of a file: of 48x48 pixels, and of another size
 _RESIZED = Rules(formats=("PNG", "JPEG"), largest_file=_MAX_RESIZED, largest_image=1 << 24, exact=True)
 _UNDAMAGED = "an undamaged PNG or JPEG image"

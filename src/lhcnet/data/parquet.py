@@ -20,6 +20,7 @@ from lhcnet.data.fer2013 import SIDE, Bytes, split_of_name
 from lhcnet.data.image_files import left_out, pixels_of
 from lhcnet.data.reading import Reading
 from lhcnet.errors import LhcnetError
+from lhcnet.validation import folded
 
 ENDING = ".parquet"
 _LARGEST = 2 << 30  # bytes of a file, and of its content
@@ -50,9 +51,9 @@ def read_parquet(source: Path, entries: list[ArchiveEntry], reading: Reading) ->
         split = _split_of(entry)
         for row, (content, name) in enumerate(_rows(entry)):
             where = f"{entry.where}, row {row}"
-            if name.lower() not in reading.classes:
+            if folded(name) not in reading.classes:
                 raise LhcnetError(f"{where}: unknown class {name}, expected {reading.expected}")
-            if (label := reading.classes[name.lower()]) is None:
+            if (label := reading.classes[folded(name)]) is None:
                 dropped[name] += 1
                 continue
             images.append(pixels_of(content, where, reading))
@@ -86,12 +87,13 @@ def _rows(entry: ArchiveEntry) -> Iterator[tuple[bytes, str]]:
         if missing := {"image", "label"} - set(file.schema_arrow.names):
             raise LhcnetError(f"{entry.where}: no column {', '.join(sorted(missing))}, expected image and label")
         names = _class_names(file.schema_arrow.metadata or {})
+        number = 0
         for batch in file.iter_batches(_BATCH, columns=["image", "label"]):
             for image, label in zip(batch["image"], batch["label"], strict=True):  # one at a time becomes bytes
-                value, name = image.as_py(), label.as_py()
+                value, name, number = image.as_py(), label.as_py(), number + 1
                 content = value.get("bytes") if isinstance(value, dict) else value
                 if not isinstance(content, bytes) or name is None:
-                    raise LhcnetError(f"{entry.where}: expected the bytes of an image file and a label in each row")
+                    raise LhcnetError(f"{entry.where}, row {number}: expected the bytes of an image file, and a label")
                 known = isinstance(name, int) and 0 <= name < len(names)
                 yield content, names[name] if known else str(name)
 

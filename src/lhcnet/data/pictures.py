@@ -26,6 +26,8 @@ SMALLEST_SIDE = (
 )
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of Pillow, with 8 bits a channel or fewer
 
+_OF_16_BITS = ("PNG", "PPM")  # formats that Pillow opens in mode I
+
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG, by its colour type
 # first column and row, and their distances, of the passes that a PNG consists of: not interlaced, and interlaced
 _PASSES = (
@@ -122,10 +124,16 @@ def _of_pillow(image: Image.Image, where: str, rules: Rules) -> Image.Image:
         return _opaque(upright, where, rules)
     if upright.mode.startswith("I") or upright.mode == "F":
         values = np.asarray(upright)
-        if values.dtype.kind in "iu" and values.min() >= 0 and values.max() < 1 << 16:
-            return Image.fromarray(_of_16_bits(values.astype(np.uint16)))  # a file says its depth: a dark one is dark
+        fits = values.dtype.kind in "iu" and values.min() >= 0 and values.max() < 1 << 16
+        if fits and (_has_16_bits(image) or values.max() > 255):
+            return Image.fromarray(_of_16_bits(values.astype(np.uint16)))
         return _of_array(values, where, rules)
     return _opaque(upright.convert("RGB"), where, rules)  # HSV, LAB
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    """Whether a file says so, in which case a dark picture is dark. Mode I alone has 32 bits, and may hold 0..255."""
+    return image.format in _OF_16_BITS if image.mode == "I" else image.format is not None
 
 
 def _opaque(image: Image.Image, where: str, rules: Rules) -> Image.Image:
@@ -201,6 +209,8 @@ def _eight_bits(values: NDArray[np.generic], where: str, rules: Rules) -> Bytes:
     whole = bool((numbers == np.floor(numbers)).all())
     if whole and high == 1:
         raise LhcnetError(f"{expected}, no other values than 0 and 1; send 255 for white")
+    if not whole and 1 < high <= 2:  # resized by a cubic, brightened: nearly black as 0..255
+        raise LhcnetError(f"{expected}: a little above 1; clip them to 0..1")
     if not whole and high > 1 and rules.exact:
         raise LhcnetError(f"{expected} with fractions; round them, or divide by 255")
     return np.rint(numbers if whole or high > 1 else numbers * 255).astype(np.uint8)

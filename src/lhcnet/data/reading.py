@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lhcnet.data.fer2013 import CLASSES, FOLDERS
+from lhcnet.validation import folded
 
 if TYPE_CHECKING:
     from lhcnet.config import Data
@@ -36,7 +37,7 @@ class Reading:
     def of(cls, data: Data) -> Reading:
         """The settings `data.classes`, `data.resize` and `data.labels`."""
         known = {name: label for label, name in enumerate(CLASSES)}
-        named = {name.lower(): known.get(key) for key, names in data.classes.items() for name in names}
+        named = {folded(name): known.get(key) for key, names in data.classes.items() for name in names}
         return cls(
             named or _OF_FER2013,
             resize=data.resize is not None,

@@ -55,8 +55,12 @@ class Quantisation:
     weight_bits: Literal[7, 8] = 7
 
     def stores(self) -> tuple[Store, Store | None]:
-        """Both stores, opened; raises `LhcnetError` if one cannot be read."""
-        return open_store(self.calibration), open_store(self.test) if self.test else None
+        """Both stores, opened; raises `LhcnetError` if one cannot be read, or lacks its split."""
+        store, test = open_store(self.calibration), open_store(self.test) if self.test else None
+        store.split("validation")
+        if test:
+            test.split("test")
+        return store, test
 
 
 def export_model(

@@ -7,9 +7,11 @@ hundreds), BatchNorm that folds into no convolution, and the dense head stay flo
 from __future__ import annotations
 
 import ast
+import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,20 @@ def _may_be_quantised(node: NodeProto) -> bool:
     if NETWORK not in scopes:
         return False  # preprocessing, views
     return node.op_type == "Conv" or not any(scope.startswith(ATTENTION) for scope in scopes)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the lines that ONNX Runtime writes of every scale that it adapts."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(level)
 
 
 def quantise(proto: ModelProto, images: Bytes, *, weight_bits: int = 7, batch: int = 16) -> ModelProto:
@@ -84,8 +100,7 @@ def quantise(proto: ModelProto, images: Bytes, *, weight_bits: int = 7, batch: i
     prepared = type(proto)()
     prepared.CopyFrom(proto)
     add_pre_process_metadata(prepared)  # PyTorch's exporter has done what this step of ONNX Runtime does
-    with tempfile.TemporaryDirectory(prefix="lhcnet-") as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory(prefix="lhcnet-") as folder, _quiet():
         quantize_static(
             prepared,
             Path(folder, "int8.onnx"),

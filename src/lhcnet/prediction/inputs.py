@@ -28,6 +28,8 @@ STDIN, CAMERA = "-", "camera:"
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _WILDCARDS = frozenset("*?[")
 _DEEPEST = 100  # folders in folders
+_Folder = tuple[int, int]
+"""Device and inode of a folder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,16 +69,18 @@ class Unreadable:
     why: str
 
 
-def read_inputs(arguments: Sequence[str], every: int = 1) -> Iterator[Input | Unreadable]:
+def read_inputs(arguments: Sequence[str], every: int = 1, skip: Path | None = None) -> Iterator[Input | Unreadable]:
     """All pictures of the arguments of the command, lazily and in a fixed order.
 
     Args:
         arguments: paths of image files, of folders (all image files in it and below), of archives (zip, tar) and of
             videos; patterns with `*`, `?`, `[` and `**`; `-` for an image file on standard input; `camera:0`.
         every: of a video or camera, each n-th frame.
+        skip: an existing folder whose pictures are no inputs: that of the output, which may lie in a folder of them.
     """
+    status = skip.stat() if skip else None
     for argument in arguments:
-        yield from _inputs(argument, every)
+        yield from _inputs(argument, every, (status.st_dev, status.st_ino) if status else None)
 
 
 def count_inputs(arguments: Sequence[str], every: int = 1) -> int | None:
@@ -94,13 +98,23 @@ def count_inputs(arguments: Sequence[str], every: int = 1) -> int | None:
     return total
 
 
+def require_no_input(out: Path, arguments: Sequence[str]) -> None:
+    """Raise LhcnetError if a file of rows would take the place of a picture, an archive, a video or a model."""
+    named = any(Path(one).is_file() and out.exists() and out.samefile(one) for one in arguments if one)
+    if named or out.name.lower().endswith((*IMAGE_ENDINGS, *_ARCHIVES, *VIDEO_ENDINGS, ".onnx")):
+        raise LhcnetError(f"{out}: is an input, or named like one; expected another file for the rows: faces.csv")
+
+
 def printable(path: str | Path) -> str:
     """A path for the output: bytes that are no UTF-8 and codes that move a cursor are shown escaped."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _inputs(argument: str, every: int) -> Iterator[Input | Unreadable]:
+def _inputs(argument: str, every: int, skip: _Folder | None = None) -> Iterator[Input | Unreadable]:
+    if not argument:
+        yield Unreadable("input: is empty, expected a path, a pattern, or - for standard input")
+        return
     if argument == STDIN:
         yield Input("stdin", "stdin", _read_stdin)
         return
@@ -108,21 +122,21 @@ def _inputs(argument: str, every: int) -> Iterator[Input | Unreadable]:
         if argument.startswith(CAMERA):
             yield from _of_video(argument, camera_number(argument), every)
         elif _is_pattern(argument):
-            yield from _of_pattern(argument, every)
+            yield from _of_pattern(argument, every, skip)
         else:
-            yield from _of_path(Path(argument), Path(argument).name, every)
+            yield from _of_path(Path(argument), Path(argument).name, every, skip)
     except (OSError, ValueError) as error:  # ValueError: NUL in a path
         yield _unreadable(argument, error)
     except LhcnetError as error:
         yield Unreadable(str(error))
 
 
-def _of_path(path: Path, below: str, every: int) -> Iterator[Input | Unreadable]:
+def _of_path(path: Path, below: str, every: int, skip: _Folder | None) -> Iterator[Input | Unreadable]:
     """The pictures of one path that the user named, or that a pattern found."""
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         empty = True
-        for one in _of_folder(path, "", ()):
+        for one in _of_folder(path, "", (), skip):
             empty = False
             yield one
         if empty:
@@ -149,13 +163,16 @@ def _read_file(path: Path) -> Image.Image:
     return read_picture(content, printable(path))
 
 
-def _of_folder(folder: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[Input | Unreadable]:
+def _of_folder(
+    folder: Path, below: str, above: tuple[_Folder, ...], skip: _Folder | None
+) -> Iterator[Input | Unreadable]:
     """The image files in a folder and below it. Links are followed, but not back into a folder above.
 
     Args:
         folder: the folder.
         below: its path below the one that the user named, with a slash; or "".
-        above: device and inode of the folders that lead here.
+        above: the folders that lead here.
+        skip: a folder that is left out.
     """
     try:
         status = folder.stat()
@@ -164,6 +181,8 @@ def _of_folder(folder: Path, below: str, above: tuple[tuple[int, int], ...]) -> 
         yield _unreadable(folder, error)
         return
     own = (status.st_dev, status.st_ino)
+    if own == skip:
+        return
     if own in above or len(above) > _DEEPEST:
         why = f"{printable(folder)}: is a link back to a folder above it, expected folders without a circle"
         yield Unreadable(str(LhcnetError(why)))
@@ -177,15 +196,15 @@ def _of_folder(folder: Path, below: str, above: tuple[tuple[int, int], ...]) -> 
                 yield _unreadable(path, error)
             continue
         if stat.S_ISDIR(mode):
-            yield from _of_folder(path, f"{below}{name}/", (*above, own))
+            yield from _of_folder(path, f"{below}{name}/", (*above, own), skip)
         elif name.lower().endswith(IMAGE_ENDINGS):
             yield _of_file(path, below + name)
 
 
-def _of_pattern(pattern: str, every: int) -> Iterator[Input | Unreadable]:
+def _of_pattern(pattern: str, every: int, skip: _Folder | None) -> Iterator[Input | Unreadable]:
     for name in _matches(pattern):
         try:
-            yield from _of_path(Path(name), Path(name).name, every)
+            yield from _of_path(Path(name), Path(name).name, every, skip)
         except OSError as error:
             yield _unreadable(name, error)
         except LhcnetError as error:
@@ -194,6 +213,9 @@ def _of_pattern(pattern: str, every: int) -> Iterator[Input | Unreadable]:
 
 def _matches(pattern: str) -> list[str]:
     """Paths that match a pattern, sorted. `**` does not follow links, so circles end; hidden files are left out.
+
+    Of `**`, the folders are left out if files match: those below match as well. If folders alone match, the files in
+    them are read.
 
     Raises:
         LhcnetError: there are none, or it is no pattern.
@@ -208,7 +230,10 @@ def _matches(pattern: str) -> list[str]:
         raise LhcnetError(f"{pattern}: expected a pattern such as folder/*.png: {error}") from None
     if not found:
         raise LhcnetError(f"{pattern}: no file matches; expected files, folders, or - for standard input")
-    return [name for name in found if "**" not in pattern or not Path(name).is_dir()]  # files below match as well
+    if "**" not in pattern:
+        return found
+    files = [name for name in found if not Path(name).is_dir()]
+    return files or [name for name in found if not any(str(above) in found for above in Path(name).parents)]
 
 
 def _hidden(path: str) -> bool:

@@ -51,6 +51,10 @@ def load(
     """
     from lhcnet.prediction.predictor import Predictor
 
+    if device not in ("cpu", "cuda"):
+        raise LhcnetError(f"device: expected cpu or cuda, not {device}")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise LhcnetError(f"batch_size: expected a whole number of 1 or more, not {batch_size}")
     if str(model).lower().endswith(".onnx"):
         if device == "cuda":
             raise LhcnetError(
@@ -80,7 +84,8 @@ def opened(model: str) -> AbstractContextManager[SavedModel]:
 
         return downloaded(model)
     folder = Path(model)
-    if not folder.exists():
-        raise LhcnetError(f"{model}: does not exist; {EXPECTED}")
+    if not model or not folder.is_dir():
+        problem = "is a file" if folder.is_file() else "does not exist" if model else "is empty"
+        raise LhcnetError(f"{model or 'model'}: {problem}; {EXPECTED}")
     served = folder / "artifacts" / "model"  # a folder that MLflow downloaded
     return nullcontext(open_model(served if (served / MARKER).is_file() else folder))

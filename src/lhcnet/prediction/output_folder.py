@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 
 from lhcnet.data.image_files import IMAGE_ENDINGS
@@ -44,7 +45,10 @@ class OutputFolder:
             LhcnetError: the folder that it lies in cannot be made.
         """
         *folders, name = below.split("/")
-        stem = self._folder.joinpath(*map(_safe, folders), _safe(_without_ending(name)))
+        parent = self._folder
+        for part in folders:
+            parent = _no_file(parent / _safe(part))
+        stem = parent / _safe(_without_ending(name))
         first = stem.with_name(f"{stem.name}{ending}")
         number = self._used.get(first, 0) + 1
         file = first if number == 1 else stem.with_name(f"{stem.name}-{number}{ending}")
@@ -60,11 +64,21 @@ class OutputFolder:
         return file
 
 
+def _no_file(folder: Path) -> Path:
+    """The folder, or with -2, -3 and so on behind its name, where a file has that name: `a.gif` beside `a.jpg/`."""
+    found, number = folder, 1
+    while found.is_file():
+        number += 1
+        found = folder.with_name(f"{folder.name}-{number}")
+    return found
+
+
 def _without_ending(name: str) -> str:
     stem, dot, ending = name.rpartition(".")
     return stem if dot + ending.lower() in (*IMAGE_ENDINGS, *VIDEO_ENDINGS) else name
 
 
 def _safe(part: str) -> str:
-    """A name that every file system takes."""
-    return re.sub(r"[^\w.-]", "_", part, flags=re.ASCII)[:100].lstrip(".") or "_"
+    """A name that every file system takes: letters and digits of any language, of 100 bytes at most."""
+    name = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", part))
+    return name.encode()[:100].decode(errors="ignore").lstrip(".") or "_"

@@ -124,10 +124,10 @@ class Predictor:
         """Predict the expressions of all faces in one picture or several.
 
         Args:
-            x: a picture: the path of an image file or its bytes, a picture of Pillow, a numpy array (H, W) or
-                (H, W, C), or a tensor (H, W) or (C, H, W), with C of 1, 3 or 4. Or several: any iterable of pictures,
-                an array (N, H, W) or (N, H, W, C), a tensor (N, C, H, W). `lhcnet.data.pictures` says which
-                values arrays may have.
+            x: a picture: the path of an image file, its bytes or the file opened for reading, a picture of Pillow, a
+                numpy array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W), with C of 1, 3 or 4. Or several: any
+                iterable of pictures, an array (N, H, W) or (N, H, W, C), a tensor (N, C, H, W).
+                `lhcnet.data.pictures` says which values arrays may have.
             tta: average the probabilities over the views of test-time augmentation.
             abstain_below: faces whose highest probability is lower get the label None.
 
@@ -230,7 +230,7 @@ def _pictures(x: object) -> Iterator[tuple[object, str]]:
 
 
 def _is_several(x: Any) -> bool:
-    if isinstance(x, str | Path | bytes | bytearray | memoryview | Image.Image):
+    if isinstance(x, str | Path | bytes | bytearray | memoryview | Image.Image) or hasattr(x, "read"):
         return False
     if isinstance(x, np.ndarray):
         return x.ndim > 3 or (x.ndim == 3 and x.shape[2] not in (1, 3, 4))
@@ -257,9 +257,15 @@ def _read(value: Any, where: str) -> Image.Image:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise LhcnetError(f"{where}: expected an image file: {reason}") from None
+    elif hasattr(value, "read"):  # an open file
+        value = value.read(ANY.largest_file + 1)
     elif _is_tensor(value):
-        value = value.detach().cpu()
-        value = (value.float() if value.is_floating_point() else value).numpy()
+        try:
+            value = value.detach().cpu()
+            value = (value.float() if value.is_floating_point() else value).numpy()
+        except (RuntimeError, TypeError) as error:  # sparse, quantised, without values
+            line = " ".join(str(error).split())[:200]
+            raise LhcnetError(f"{where}: expected a dense tensor of numbers: {line}") from None
         if value.ndim == 3:
             if value.shape[0] not in (1, 3, 4):
                 raise LhcnetError(

@@ -39,7 +39,7 @@ def address_file(weights: str) -> Path:
         LhcnetError: the file cannot be had, or is another one than its digest says.
     """
     folder = cache_folder() / parse_address(weights).sha256
-    for file in folder.glob("*"):
+    for file in filter(Path.is_file, folder.glob("*")):
         with file.open("rb") as opened:
             if hashlib.file_digest(opened, "sha256").hexdigest() == folder.name:
                 return file

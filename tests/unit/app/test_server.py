@@ -194,6 +194,24 @@ def test_one_picture_at_a_time_and_health_is_answered_meanwhile(monkeypatch: pyt
     assert most == 1
 
 
+def test_a_browser_that_goes_away_is_no_error() -> None:
+    """Its request ends in the middle of the picture."""
+    messages = iter([{"type": "http.request", "body": b"abc", "more_body": True}, {"type": "http.disconnect"}])
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    host = (b"host", b"127.0.0.1")
+    scope = {"type": "http", "method": "POST", "path": "/api/predict", "query_string": b"", "headers": [host]}
+    app = server.create_app(Answers(Predictor(GreyModel()), Parts(), None))
+    anyio.run(app, scope | {"http_version": "1.1", "root_path": "", "scheme": "http"}, receive, send)
+    assert sent[0]["status"] == 499
+
+
 def test_no_picture_reaches_a_disk(page: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from support.source_files import FACES, csv_lines, encoded, folder, message, pngs, text, zipped
 
 from lhcnet.config import Data, parse
-from lhcnet.data.fer2013 import CLASSES, SPLITS
+from lhcnet.data.fer2013 import CLASSES, FOLDERS, SPLITS
 from lhcnet.data.ferplus import NO_MAJORITY, VOTES, majority
 from lhcnet.data.reading import Reading
 from lhcnet.data.sources import read
@@ -42,6 +43,15 @@ def test_class_folders_of_any_name(tmp_path: Path) -> None:
         "image folder (split in file names), left out: 1 of contempt",
     )
     assert "unknown class folder joy, expected angry, " in message(source)
+
+
+def test_accents_are_the_same_in_one_letter_and_in_two(tmp_path: Path) -> None:
+    """macOS writes names of folders with the accent as a letter of its own."""
+    two, one = unicodedata.normalize("NFD", "Überraschung"), unicodedata.normalize("NFC", "überraschung")
+    files = {name.replace("/surprise/", f"/{two}/"): content for name, content in pngs().items()}
+    own = {name: [name, FOLDERS[label]] for label, name in enumerate(CLASSES)} | {"surprise": [one]}
+    faces = read(zipped(tmp_path / "in.zip", files), reading=reading(classes=own))
+    assert faces.digest == FACES.digest
 
 
 def test_names_of_classes_are_checked() -> None:
@@ -73,14 +83,18 @@ def test_other_sizes_are_resized_where_the_settings_say_so(tmp_path: Path) -> No
         read(clear, reading=reading(resize=48))
 
 
-def parquet(split: int, label: str, names: list[str] | None = None) -> bytes:
+def parquet(split: int, label: str, names: list[str] | None = None, without: int = 0) -> bytes:
     """The images of a split as `datasets` writes them: labels as names, or as numbers of the names in the metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows = np.flatnonzero(FACES.splits == split)
-    images = [{"bytes": encoded(Image.fromarray(FACES.images[i])), "path": None} for i in rows]
+    images: list[dict[str, bytes | None]] = [
+        {"bytes": encoded(Image.fromarray(FACES.images[i])), "path": None} for i in rows
+    ]
     of = [CLASSES[FACES.labels[i]] for i in rows]
+    if without:
+        images[without - 1]["bytes"] = None
     table = pa.table({"image": images, label: [names.index(name) for name in of] if names else of})
     if names:
         features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
@@ -105,6 +119,10 @@ def test_parquet(tmp_path: Path) -> None:
     part = {"part-0.parquet": parquet(0, "label")}
     assert "its name says no split" in message(folder(tmp_path / "part", part))
     assert "cannot be read" in message(folder(tmp_path / "damaged", {"train.parquet": b"PAR1 and no more"}))
+    hole = {"train.parquet": parquet(0, "label", without=7)}
+    assert "train.parquet, row 7: expected the bytes of an image file, and a label" in message(
+        folder(tmp_path / "hole", hole)
+    )
 
 
 def test_majority_of_the_votes() -> None:

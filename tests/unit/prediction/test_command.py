@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,42 @@ def test_annotated_pictures_are_bounded_and_their_names_are_plain(predict: Comma
     (wide,) = set(Path("seen").iterdir()) - {Path("seen/0.jpg"), Path("seen/1.jpg")}
     assert wide.name == "a_b____x_.jpg"
     assert max(Image.open(wide).size) <= 4096
+
+
+def test_annotated_pictures_in_the_folder_of_the_pictures_are_not_read_again(predict: Command) -> None:
+    done = predict("crops", "in", "--annotate", "in/0seen", "--format", "csv", "--batch-size", "1")
+    assert len(done.stdout.splitlines()) == 3
+    assert sorted(path.name for path in Path("in/0seen").iterdir()) == ["0.jpg", "1.jpg"]
+
+
+def test_annotated_pictures_keep_names_of_any_language(predict: Command) -> None:
+    for name in ("Müller", "张三", "李四", "e" + "\u0301" * 90):
+        Path(f"in/{name}.png").write_bytes(Path("in/0.png").read_bytes())
+    Path("in/1").mkdir()
+    Path("in/1/1.png").write_bytes(Path("in/0.png").read_bytes())
+    assert predict("crops", "in/李四.png", "in", "--annotate", "seen").exit_code == 0
+    found = {path.name for path in Path("seen").iterdir()}
+    assert {"Müller.jpg", "张三.jpg", "李四.jpg", "李四-2.jpg", "0.jpg", "1.jpg", "1"} < found
+
+
+def test_a_file_and_a_folder_of_one_name_are_kept_apart(predict: Command) -> None:
+    with zipfile.ZipFile("faces.zip", "w") as file:
+        for name in ("a.gif", "a.jpg/x.png"):
+            file.write("in/0.png", name)
+    done = predict("crops", "faces.zip", "--annotate", "seen")
+    assert done.exit_code == 0, done.output
+    found = sorted(str(path.relative_to("seen")) for path in Path("seen").rglob("*.jpg") if path.is_file())
+    assert found == ["a.jpg", "a.jpg-2/x.jpg"]
+
+
+def test_a_picture_is_not_overwritten_and_no_answer_writes_no_file(predict: Command) -> None:
+    before = Path("in/0.png").read_bytes()
+    for words in (["in/0.png", "--out", "in/0.png"], ["in", "--out", "new.zip"]):
+        assert "expected another file for the rows" in str(predict("crops", *words).exception)
+    assert Path("in/0.png").read_bytes() == before
+    Path("rows.csv").write_text("of yesterday")
+    assert predict("crops", "nothing.png", "--out", "rows.csv").exit_code == 1
+    assert Path("rows.csv").read_text() == "of yesterday"
 
 
 @pytest.mark.parametrize(

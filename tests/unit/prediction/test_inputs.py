@@ -21,12 +21,13 @@ from support.hostile.images import chunk, encoded
 from lhcnet.data.drawn_faces import draw
 from lhcnet.errors import LhcnetError
 from lhcnet.prediction import inputs, stream
-from lhcnet.prediction.inputs import Input, Unreadable, count_inputs, read_inputs
+from lhcnet.prediction.inputs import Input, Unreadable, count_inputs, read_inputs, require_no_input
 from lhcnet.prediction.predictor import Predictor
 from lhcnet.prediction.stream import predict_stream
 
 FACES = draw(42, seed=0).images
 PNG = encoded(Image.fromarray(FACES[0]))
+NO_IMAGE = "expected an undamaged PNG, JPEG, BMP, GIF, TIFF, WEBP or PPM image: it is none of them"
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -71,6 +72,30 @@ def test_folders_patterns_and_files_in_a_fixed_order(folder: Path) -> None:
     assert answers("in/s*") == (["in/sub/c.png"], [])
     assert answers("in/.*.png")[0] == ["in/.hidden.png"]
     assert count_inputs(["in", "in/*.png", "in/b.png", "-"]) == 6
+
+
+def test_a_pattern_of_folders_alone_reads_what_is_in_them(folder: Path) -> None:
+    assert answers("in/**/s*b") == (["in/sub/c.png"], [])
+    assert answers("i*/**") == (["in/a.PNG", "in/b.png", "in/sub/c.png"], ["in/labels.csv cannot be read, " + NO_IMAGE])
+    (folder / "none" / "below").mkdir(parents=True)
+    assert len(answers("none/**")[1]) == 1
+
+
+def test_an_empty_argument_is_not_the_working_directory(folder: Path) -> None:
+    assert answers("") == ([], ["input: is empty, expected a path, a pattern, or - for standard input"])
+
+
+def test_the_folder_of_the_output_is_no_input(folder: Path) -> None:
+    for arguments in (["in"], ["in/*"], [f"{folder}/in/sub", "in"], ["in/**/*.png"]):
+        named = [one.name for one in read_inputs(arguments, skip=folder / "in" / "sub") if isinstance(one, Input)]
+        assert not [name for name in named if "sub" in name] or arguments == ["in/**/*.png"]  # found before it began
+
+
+@pytest.mark.parametrize("out", ["in/b.png", "x.JPEG", "faces.zip", "clip.mp4", "m.onnx", "in/labels.csv"])
+def test_a_file_of_rows_is_no_input(out: str, folder: Path) -> None:
+    with pytest.raises(LhcnetError, match="is an input, or named like one; expected another file for the rows"):
+        require_no_input(Path(out), ["model", "in", "in/b.png", "", "in/labels.csv"])
+    require_no_input(Path("in/other.csv"), ["model", "in", "in/labels.csv"])
 
 
 def test_what_a_picture_is_called_below_its_folder(folder: Path) -> None:

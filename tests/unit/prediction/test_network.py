@@ -102,9 +102,41 @@ def test_a_registered_model_and_the_model_of_a_run_are_loaded(model: Path, track
 
 
 def test_what_is_no_model_is_one_sentence(tmp_path: Path) -> None:
-    for name, says in ((tmp_path / "no", "does not exist; expected a model directory"), (tmp_path, "model.json")):
+    (tmp_path / "model.pt2").write_bytes(b"")
+    for name, says in (
+        (tmp_path / "no", "does not exist; expected a model directory"),
+        (tmp_path / "model.pt2", "is a file; expected a model directory"),
+        (tmp_path, "model.json"),
+        ("", "model: is empty"),
+    ):
         with pytest.raises(LhcnetError, match=says):
             lhcnet.load(name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"batch_size": 0}, "batch_size: expected a whole number of 1 or more, not 0"),
+        ({"device": "cuda:0"}, "device: expected cpu or cuda, not cuda:0"),
+        ({"device": None}, "device: expected cpu or cuda, not None"),
+    ],
+)
+def test_settings_of_load_are_checked(settings: dict[str, Any], says: str, model: Path) -> None:
+    with pytest.raises(LhcnetError, match=says):
+        lhcnet.load(model, **settings)
+
+
+def test_a_data_set_with_its_splits_is_not_scored_as_one(model: Path, tmp_path: Path) -> None:
+    for number, part in enumerate(("train", "test")):
+        file = tmp_path / "set" / part / "happy" / f"{number}.png"
+        file.parent.mkdir(parents=True)
+        Image.fromarray(FACES.images[number]).save(file)
+    with pytest.raises(LhcnetError, match="lies in a data set with the folders test, train; expected the folder"):
+        score_store(str(model), tmp_path / "set", **SETTINGS)
+    assert score_store(str(model), tmp_path / "set" / "test", **SETTINGS).scores[0].n == 1
+    (tmp_path / "set" / "test" / "happy" / "notes.heic").write_bytes(b"x")
+    with pytest.raises(LhcnetError, match=r"notes\.heic: expected an image file in a class folder"):
+        score_store(str(model), tmp_path / "set" / "test", **SETTINGS)
 
 
 def test_own_class_folders_are_scored_as_a_store_is(model: Path, tmp_path: Path) -> None:

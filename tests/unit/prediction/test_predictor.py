@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.grey_model import GreyModel
 from support.hostile.choices import Choices, damaged
@@ -52,6 +53,11 @@ SAME: dict[str, Any] = {
     "0..255 with fractions": GREY.astype(np.float32).clip(0, 254.6) + 0.25 * (GREY < 255) + 0.4 * (GREY == 255),
     "int64": GREY.astype(int),
     "flat": GREY.ravel(),
+    "mode I": PICTURE.convert("I"),
+    "mode I of 16 bits": Image.fromarray(GREY.astype(np.int32) * 257),
+    "mode I;16 of 0..255": Image.fromarray(GREY.astype(np.uint16)),
+    "32-bit TIFF of 0..255": encoded(PICTURE.convert("I"), "TIFF"),
+    "16-bit PGM": encoded(Image.fromarray(GREY.astype(np.int32) * 257), "PPM"),
     "BMP": encoded(PICTURE, "BMP"),
     "GIF": encoded(PICTURE, "GIF"),
     "lossless WebP": encoded(PICTURE.convert("RGB"), "WEBP", lossless=True),
@@ -74,6 +80,16 @@ def test_a_dark_image_stays_dark_and_transparent_pixels_are_white() -> None:
     np.testing.assert_array_equal(model.images[0], DARK)  # not read as 0..1
     np.testing.assert_array_equal(model.images[1], DARK)
     np.testing.assert_array_equal(model.images[2], np.where(ALPHA[..., 3] == 0, 255, 0))
+
+
+def test_an_open_file_is_one_picture(tmp_path: Path) -> None:
+    (tmp_path / "face.png").write_bytes(encoded(PICTURE))
+    predictor = Predictor(GreyModel())
+    expected = predictor.predict(PICTURE)
+    assert predictor.predict(io.BytesIO(encoded(PICTURE))) == expected
+    with (tmp_path / "face.png").open("rb") as file:
+        assert predictor.predict(file) == expected
+    assert len(predictor.predict([io.BytesIO(encoded(PICTURE)), PICTURE])) == 2
 
 
 def test_files_are_read_by_their_path(tmp_path: Path) -> None:
@@ -117,6 +133,10 @@ def test_one_or_many(values: Any, number: int) -> None:
         (encoded(PICTURE)[:-30], "cannot be read"),
         (encoded(PICTURE, "JPEG")[:-300], "cannot be read"),
         (np.zeros((48, 48, 2, 1, 1)), "got an array of shape"),
+        (GREY / GREY.max() * 1.02, "from 0.* to 1.02: a little above 1; clip them to 0..1"),
+        (torch.eye(48).to_sparse(), "picture: expected a dense tensor of numbers"),
+        (torch.zeros(48, 48, device="meta"), "picture: expected a dense tensor of numbers"),
+        (io.StringIO("text"), "picture: expected numbers, an image file or a picture"),
     ],
 )
 def test_what_is_no_picture_is_one_sentence(value: Any, says: str) -> None:
