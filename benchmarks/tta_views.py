@@ -2,6 +2,7 @@
 
 python benchmarks/tta_views.py artifacts/chosen artifacts/trainval --images 1000
 python benchmarks/tta_views.py artifacts/chosen artifacts/trainval --sweep    # without the paper's 60 views
+python benchmarks/tta_views.py longer/cpu/0/model longer/data/trainval --out docs/results/views_48.csv
 
 First, each kind of view in growing amounts. At an input of 48 px bilinear resampling blurs the finest structure of an
 image: `half a pixel` moves it by 0.5 px in both directions, the most that interpolation can blur with hardly any
@@ -27,6 +28,7 @@ from lhcnet.inference.predict import predict_each
 from lhcnet.inference.tta import REFERENCE_SIZE, View, tta_views
 from lhcnet.protocol.confidence import fit_temperature, nll
 from lhcnet.protocol.view_choice import ViewScore, choose_views, mean_over_views
+from lhcnet.report.formatting import frame, markdown, percent, points, write_csv
 from lhcnet.runtime import open_device
 from lhcnet.saved import open_model
 
@@ -70,6 +72,7 @@ def main(
     trainval: Annotated[Path, typer.Argument(help="Store with the split validation.")],
     images: Annotated[int, typer.Option(help="Of validation, drawn; 0: all.")] = 0,
     rotation: Annotated[float, typer.Option(help="Of the zoomed views, in radians.")] = 0.15,
+    out: Annotated[Path | None, typer.Option(help="CSV file to write: the kinds of views in growing amounts.")] = None,
     only_sweep: Annotated[bool, typer.Option("--sweep", help="Without the paper's 60 views.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
@@ -87,12 +90,22 @@ def main(
     named = sweep(size)
     stack = predict_each(network, pixels, list(named.values()), input_size=size, device=opened)
     found = scores(named, stack, labels)
-    plain = found[0][1]
-    for name, accuracy, loss, both in found:
-        print(
-            f"{name:28} accuracy {100 * accuracy:6.2f} % ({100 * (accuracy - plain):+.2f})  NLL {loss:.4f} "
-            f"({loss - found[0][2]:+.4f})  mean with the image {100 * (both - plain):+.2f}"
-        )
+    plain = found[0]
+    table = frame(
+        [
+            {
+                "view": name,
+                "accuracy on validation %": percent(accuracy),
+                "gain over plain (points)": points(accuracy - plain[1]),
+                "NLL minus plain": round(loss - plain[2], 4),
+                "gain of its mean with the image (points)": points(both - plain[1]),
+            }
+            for name, accuracy, loss, both in found
+        ]
+    )
+    print(markdown(table))
+    if out:
+        write_csv(out, table)
     if only_sweep:
         return
     views = tta_views(rotation)
