@@ -17,7 +17,7 @@ from lhcnet.steps.context import RunContext
 from lhcnet.steps.fit_model import finish, fit_model
 from lhcnet.steps.insert import with_modules
 from lhcnet.steps.outputs import check_outputs
-from lhcnet.steps.start_weights import open_start_weights
+from lhcnet.steps.start_folder import open_start_weights
 
 if TYPE_CHECKING:
     from lhcnet.model_record import StartWeights

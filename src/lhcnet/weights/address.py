@@ -1,16 +1,18 @@
-"""Start weights at an address: a file of an object store or a web server, downloaded once into the cache."""
+"""Start weights at an address: a file of an object store or a web server, downloaded once into the cache.
+
+The step `start_weights` alone imports this: no training depends on the code that downloads.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 from lhcnet.data.remote import Source, fetch, parse_source
 from lhcnet.errors import LhcnetError
+from lhcnet.weights.imagenet import CACHE, cache_folder
 
 SETTING = "network.weights"
-CACHE = "LHCNET_CACHE"  # environment variable: folder of downloaded weights
 
 
 def is_address(weights: str) -> bool:
@@ -48,10 +50,3 @@ def address_file(weights: str) -> Path:
     except OSError as error:
         raise LhcnetError(f"{CACHE}: {folder} cannot be made: {error.strerror or error}") from None
     return fetch(weights, "", folder, SETTING)
-
-
-def cache_folder() -> Path:
-    """Folder of downloaded weights: LHCNET_CACHE, or that of the operating system."""
-    import pooch
-
-    return Path(os.environ.get(CACHE) or pooch.os_cache("lhcnet"))

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 from lhcnet.errors import LhcnetError
 from lhcnet.io.files import require_regular_file
 from lhcnet.models.resnetv2 import RESNET34_DEPTHS, RESNET34_WIDTHS, ResNetV2
-from lhcnet.weights.address import CACHE, cache_folder
 from lhcnet.weights.keras import keras_state, unit_layers
 
 IMAGENET = "imagenet"
 URL = "https://github.com/qubvel/classification_models/releases/download/0.0.1/resnet34_imagenet_1000_no_top.h5"
 CHECKSUM = "md5:8caaa0ad39d927cb8ba5385bf945d582"  # as published in weights.py of image-classifiers
 LICENSE = "MIT"  # of the repository that publishes it
+CACHE = "LHCNET_CACHE"  # environment variable: folder of downloaded weights
 MAX_CHUNK = 1 << 23  # numbers; the largest kernel has 2.4 million
 
 LAYERS = {"bn_data": "bn_data", "stem_conv": "conv0", "stem_bn": "bn0", "bn": "bn1"} | unit_layers(
@@ -128,6 +129,13 @@ def fetch() -> Path:
             f"network.weights: {URL} could not be downloaded; expected a network connection or the file at "
             f"{folder / name} ({CACHE} sets the folder): {reason}"
         ) from None
+
+
+def cache_folder() -> Path:
+    """Folder of downloaded weights: LHCNET_CACHE, or that of the operating system."""
+    import pooch
+
+    return Path(os.environ.get(CACHE) or pooch.os_cache("lhcnet"))
 
 
 def _check_fit(weights: str, network: ResNetV2) -> None:

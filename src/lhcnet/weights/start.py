@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from lhcnet.config import LHCNET
+from lhcnet.errors import LhcnetError
 from lhcnet.model_record import StartWeights
 from lhcnet.models.host import HostNetwork
 from lhcnet.models.resnetv2 import ResNetV2
 from lhcnet.models.slots import SlotNetwork
 from lhcnet.weights import imagenet
-from lhcnet.weights.address import address_file, is_address, parse_address
 from lhcnet.weights.host import PACKAGED, host_file, load_host
 from lhcnet.weights.imagenet import keras_file, load_start
 
@@ -19,14 +19,12 @@ def weights_file(weights: str, network: SlotNetwork) -> Path:
     """Path of the file that the setting `network.weights` names, downloaded if necessary.
 
     Args:
-        weights: `imagenet`, the path or the address of a file; not `none`.
+        weights: `imagenet`, or the path of a file; not `none`.
         network: the network that the weights are for.
 
     Raises:
-        LhcnetError: the file cannot be found or downloaded.
+        LhcnetError: the file cannot be found.
     """
-    if is_address(weights):
-        weights = str(address_file(weights))
     if isinstance(network, HostNetwork):
         return host_file(weights, network.backbone)
     if isinstance(network, ResNetV2):
@@ -38,8 +36,8 @@ def initial_weights(weights: str, network: SlotNetwork, file: Path | None = None
     """Give a network the initial weights that the setting `network.weights` names.
 
     Args:
-        weights: `none` keeps the random weights, `imagenet` is published, anything else is the path or
-            the address of a file. There is no fallback to other weights.
+        weights: `none` keeps the random weights, `imagenet` is published, anything else is the path of a file, or its
+            address if `file` is given. There is no fallback to other weights.
         network: changed in place; unchanged when an error is raised.
         file: a copy of the file that `weights` names; None: `weights_file` finds it.
 
@@ -51,9 +49,13 @@ def initial_weights(weights: str, network: SlotNetwork, file: Path | None = None
     """
     if weights == "none":
         return "none"
-    file = file or weights_file(weights, network)
+    if file is None and "://" in weights:
+        raise LhcnetError(
+            f"network.weights: {_shown(weights)} is an address, which `lhcnet start-weights FOLDER` downloads; "
+            "expected its folder (--start-weights FOLDER)"
+        )
     if isinstance(network, HostNetwork):
-        return load_host(weights, network, file)
+        return load_host(weights, network, file or host_file(weights, network.backbone))
     if isinstance(network, ResNetV2):
         return load_start(weights, network, file)[1]
     raise TypeError(f"there are no initial weights for {type(network).__name__}")
@@ -77,5 +79,9 @@ def describe_weights(weights: str, backbone: str, digest: str) -> StartWeights |
             return StartWeights(sha256=digest, source=packaged.package, license=packaged.license)
     if weights == imagenet.IMAGENET and backbone == LHCNET:
         return StartWeights(sha256=digest, source=imagenet.URL, license=imagenet.LICENSE)
-    name = parse_address(weights).shown if is_address(weights) else Path(weights).name
-    return StartWeights(sha256=digest, source=name[:300], license="not known")
+    return StartWeights(sha256=digest, source=_shown(weights)[:300], license="not known")
+
+
+def _shown(weights: str) -> str:
+    """The name of a file, or an address without digest and signature."""
+    return weights.partition("#")[0].partition("?")[0] if "://" in weights else Path(weights).name

@@ -25,7 +25,7 @@ from lhcnet.errors import LhcnetError
 from lhcnet.model_record import Architecture
 from lhcnet.profiles import to_yaml
 from lhcnet.saved import SavedModel, open_model
-from lhcnet.steps.start_weights import RECORD, START_WEIGHTS_FOLDER, open_start_weights
+from lhcnet.steps.start_folder import RECORD, START_WEIGHTS_FOLDER, open_start_weights
 from lhcnet.weights import host, imagenet
 from lhcnet.weights.host import PackagedWeights
 
@@ -190,20 +190,30 @@ def of(weights: str) -> Network:
 
 
 def test_an_address_is_downloaded_once_and_recorded_without_its_query(
-    published_file: tuple[bytes, str], tmp_path: Path
+    published_file: tuple[bytes, str],
+    stores: tuple[Path, Path],
+    tiny: Config,
+    context: steps.RunContext,
+    tmp_path: Path,
 ) -> None:
     content, digest = published_file
     with serve() as web:
         weights = web.put("/models/tiny.safetensors", Answer(content)) + f"?signature=secret#sha256={digest}"
         record = steps.start_weights(tmp_path / "start", network=of(weights))
         assert record.start is not None
-        assert record.start.source == f"{web.url}/models/tiny.safetensors?..."
+        assert record.start.source == f"{web.url}/models/tiny.safetensors"
         assert (record.start.sha256, record.file) == (digest, "weights.safetensors")
         assert (tmp_path / "start" / "weights.safetensors").read_bytes() == content
         web.put("/models/tiny.safetensors", Answer(status=404))
         again = steps.start_weights(tmp_path / "again", network=of(weights))
         assert len(web.seen) == 1  # the second one is from the cache
     assert again == record
+    stage = tiny.stage1.model_copy(update={"epochs": 1})
+    settings: dict[str, Any] = {"network": of(weights), "stage": stage, "seed": 0, "context": context}
+    with pytest.raises(LhcnetError, match=r"/models/tiny\.safetensors is an address, which `lhcnet start-weights"):
+        steps.train_backbone(stores[0], tmp_path / "out", **settings)
+    done = steps.train_backbone(stores[0], tmp_path / "out", start_weights=tmp_path / "again", **settings)
+    assert done.info.provenance.start_weights == record.start
     assert open_start_weights(tmp_path / "again", of(weights)) == tmp_path / "again" / "weights.safetensors"
 
 
