@@ -1,7 +1,7 @@
 """What each part of today's training recipe brings: trainings of one small network that differ in one part.
 
 python benchmarks/recipe.py train runs data/raw/fer2013.zip                       # every arm once
-python benchmarks/recipe.py train runs data/raw/fer2013.zip --arms plain,all --seeds 3
+python benchmarks/recipe.py train runs data/raw/fer2013.zip --arms plain,cpu,all --seeds 3
 python benchmarks/recipe.py table runs --out docs/results/recipe.csv
 
 Every training has the same network, images, augmentation, batches and number of epochs, and ends with the weights of

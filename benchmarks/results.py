@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jinja2
+import pandas as pd
 import typer
 from matplotlib.figure import Figure
 from measure import machine
@@ -32,7 +33,7 @@ from lhcnet.protocol.score import confusion
 from lhcnet.report import plots, wording
 from lhcnet.report.analysis_plots import figures
 from lhcnet.report.execution import confidence_figures
-from lhcnet.report.formatting import duration, interval, markdown, percent, points, read_csv
+from lhcnet.report.formatting import COLUMNS, duration, interval, markdown, percent, points, read_csv
 from lhcnet.steps import RunContext
 from lhcnet.tracking.timings import wall_times
 from lhcnet.versioned import read_versioned
@@ -89,11 +90,17 @@ def page() -> None:
     PAGE.write_text(render(DATA), encoding="utf-8")
 
 
+def _of_benchmark(file: Path) -> pd.DataFrame:
+    """The table of a benchmark; what is no column of a report is shown as it was written."""
+    table, text = read_csv(file), pd.read_csv(file, dtype="string")
+    return table.assign(**{name: text[name] for name in table.columns if name not in COLUMNS})
+
+
 def render(data: Path) -> str:
     """The text of the page, from the folders of all executions."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     found = [_execution(folder) for folder in sorted(data.iterdir()) if (folder / "about.json").is_file()]
-    more = {file.stem: markdown(read_csv(file)) for file in data.glob("*.csv")}
+    more = {file.stem: markdown(_of_benchmark(file)) for file in data.glob("*.csv")}
     values = {
         "executions": found,
         "more": more,

@@ -28,7 +28,7 @@ from lhcnet.inference.predict import predict_each
 from lhcnet.inference.tta import REFERENCE_SIZE, View, tta_views
 from lhcnet.protocol.confidence import fit_temperature, nll
 from lhcnet.protocol.view_choice import ViewScore, choose_views, mean_over_views
-from lhcnet.report.formatting import frame, markdown, percent, points, write_csv
+from lhcnet.report.formatting import frame, markdown, percent, write_csv
 from lhcnet.runtime import open_device
 from lhcnet.saved import open_model
 
@@ -95,10 +95,10 @@ def main(
         [
             {
                 "view": name,
-                "accuracy on validation %": percent(accuracy),
-                "gain over plain (points)": points(accuracy - plain[1]),
-                "NLL minus plain": round(loss - plain[2], 4),
-                "gain of its mean with the image (points)": points(both - plain[1]),
+                "val_accuracy": accuracy,
+                "gain": accuracy - plain[1],
+                "nll_gain": loss - plain[2],
+                "mean of image and view %": percent(both),
             }
             for name, accuracy, loss, both in found
         ]

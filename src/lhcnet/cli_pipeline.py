@@ -28,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Params = Annotated[Path | None, typer.Option(help="Settings (YAML); default: params.yaml.")]
-Profile = Annotated[str | None, typer.Option(help="paper, cpu, cpu_imagenet or demo, instead of --params.")]
+Profile = Annotated[str | None, typer.Option(help="paper, cpu, cpu_imagenet, gpu_modern or demo, instead of --params.")]
 Standalone = Annotated[bool, typer.Option("--standalone", help="The stand-alone pipeline, not sets A, B and C.")]
 ClusterFile = Annotated[Path | None, typer.Option("--cluster", help="Cluster settings (YAML): image, GPU, resources.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="key=value instead of the setting, e.g. seeds.b=3")]

@@ -28,7 +28,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def profile(
-    name: Annotated[str, typer.Argument(help="paper, cpu, cpu_imagenet or demo.")],
+    name: Annotated[str, typer.Argument(help="paper, cpu, cpu_imagenet, gpu_modern or demo.")],
     change: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. stage4.patience=1")] = None,
     out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
 ) -> None:
