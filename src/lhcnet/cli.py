@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="lhcnet",
-    help="LHC-Net for facial expression recognition: the steps of the pipeline. Settings come from params.yaml.",
+    help="LHC-Net for facial expression recognition: train, compare, predict, export.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -166,8 +166,8 @@ def train(
 ) -> None:
     """Train one stage.
 
-    Stage 1 trains a new network; without --start-weights it reads the file that `network.weights` names. Stages 2-4 train a
-    model further (--start). An interrupted training resumes from its checkpoint when the same command runs again.
+    Stage 1 trains a new network; without --start-weights it reads the file that `network.weights` names. Stages 2-4 train
+    a model further (--start). An interrupted training resumes from its checkpoint when the same command runs again.
     """
     from lhcnet import steps
     from lhcnet.config import PLAIN
@@ -207,7 +207,7 @@ def insert(
     ] = None,
     params: Params = PARAMS,
 ) -> None:
-    """Insert five new attention modules into a ResNet34v2.
+    """Insert the attention modules of a variant into a network.
 
     The seed draws the initial weights of the modules; the other weights stay as they are.
     """

@@ -24,7 +24,7 @@ def explain(
     label: Annotated[str | None, typer.Option(help="The class to explain; default: the most probable one.")] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")] = "cpu",
 ) -> None:
-    """Show which places of a picture matter.
+    """Show which regions of a picture matter.
 
     Pictures that cannot be read are reported and left out; the exit status is then 1.
     """

@@ -66,7 +66,7 @@ def wait(
     run_id: RunId,
     host: Host,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds after which it stops waiting; 0: never.")] = 0.0,
-    poll: Annotated[float, typer.Option(min=0, help="Seconds between two questions; 0: ten.")] = 0.0,
+    poll: Annotated[float, typer.Option(min=0, help="Seconds between two requests; 0: ten.")] = 0.0,
     patience: Annotated[float, typer.Option(min=0, help="Seconds that the back end may be away.")] = 600.0,
     namespace: Namespace = None,
     token_file: TokenFile = None,
