@@ -167,7 +167,7 @@ def train(
     """Train one stage.
 
     Stage 1 trains a new network; without --start-weights it reads the file that `network.weights` names. Stages 2-4
-    train a model further (--start). An interrupted training resumes from its checkpoint when the same command runs again.
+    train a model further (--start). An interrupted training resumes from its checkpoint when the command runs again.
     """
     from lhcnet import steps
     from lhcnet.config import PLAIN
