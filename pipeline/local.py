@@ -75,6 +75,8 @@ def run(
     Raises:
         LhcnetError: there is no source, no Docker engine or image, or a task failed.
     """
+    if source == "":
+        raise LhcnetError("--source: is empty, expected a path or a URI")
     source = source or config.data.source
     parsed = parse_source(source)
     if parsed.path is not None and not parsed.path.exists():

@@ -108,6 +108,8 @@ def prepare_runs(
     """
     if problems := submission_problems(cluster, source):
         raise LhcnetError(problems[0])
+    if len({config.data.source for _, config in runs}) > 1:
+        raise LhcnetError("data.source: all runs of a sweep have one source; expected a submission for each of them")
     for _, config in runs:
         check_weights(config.network.weights)
     version = version_of(source)

@@ -207,7 +207,7 @@ def insert(
     ] = None,
     params: Params = PARAMS,
 ) -> None:
-    """Insert the attention modules of a variant into a network.
+    """Insert attention modules into a network.
 
     The seed draws the initial weights of the modules; the other weights stay as they are.
     """

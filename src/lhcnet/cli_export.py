@@ -60,7 +60,7 @@ def score(
     ] = None,
     params: Annotated[Path, typer.Option("--params", help="Settings (YAML).")] = Path("params.yaml"),
 ) -> None:
-    """Score a model on labelled images: a store or class folders.
+    """Score a model on labelled images.
 
     In all and by class, with 95 % intervals (Wilson). The images need not be of the data of its training. Of class
     folders, `data.classes` says what their names mean, and `data.resize` whether images are resized.

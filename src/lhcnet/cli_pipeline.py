@@ -55,6 +55,13 @@ def _note(line: str) -> None:
     typer.echo(line, err=True)
 
 
+def _uri(source: str | None, config: Config) -> str:
+    """--source, or the setting without it; an empty one is an unset variable of a shell, not a wish for the setting."""
+    if source == "":
+        raise LhcnetError("--source: is empty, expected a path or a URI")
+    return source or config.data.source
+
+
 @app.command()
 def check(
     params: Params = None,
@@ -79,7 +86,7 @@ def check(
     from pipeline.source import check_weights
     from pipeline.submit import submission_problems, with_source
 
-    settings, uri = _cluster(cluster), source or config.data.source
+    settings, uri = _cluster(cluster), _uri(source, config)
     check_weights(config.network.weights)
     report = check_pipeline(with_source(config, uri), settings, standalone=standalone)
     problems = submission_problems(settings, uri)
@@ -111,7 +118,7 @@ def compile_(
     from pipeline.source import check_source, check_weights
     from pipeline.submit import with_source
 
-    settings, uri = _cluster(cluster), source or config.data.source
+    settings, uri = _cluster(cluster), _uri(source, config)
     check_source(uri, settings)
     check_weights(config.network.weights)
     compile_pipeline(with_source(config, uri), settings, out, standalone=standalone)
@@ -172,7 +179,7 @@ def submit(
     from pipeline.watch import wait_for_run
 
     runs = sweep_of(config, sweep or [])
-    settings, uri = _cluster(cluster), source or config.data.source
+    settings, uri = _cluster(cluster), _uri(source, config)
     prepared = prepare_runs(
         runs,
         settings,

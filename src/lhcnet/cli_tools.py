@@ -55,7 +55,7 @@ def audit(
     source: Annotated[str | None, typer.Option(help="Another source than data.source.")] = None,
     params: Annotated[Path, typer.Option("--params", help="Settings (YAML).")] = Path("params.yaml"),
 ) -> None:
-    """Find near duplicates, label conflicts and damaged images.
+    """Find duplicates, label conflicts, damaged images.
 
     Near duplicates, contradicting labels, damaged images, differences between the splits. A page shows them; the
     figures go to MLflow.
@@ -193,7 +193,7 @@ def show_scores(scores: Mapping[str, Score]) -> None:
 def replay_journals(
     folder: Annotated[Path | None, typer.Argument(help="Holds the journals; default: LHCNET_JOURNAL.")] = None,
 ) -> None:
-    """Send the missing entries of the record to MLflow.
+    """Send missing entries of the record to MLflow.
 
     A step that MLflow did not answer keeps its journal. Running this twice changes nothing.
     """
@@ -220,7 +220,7 @@ def clean(
     checkpoints: Annotated[Path | None, typer.Option(help="Default: LHCNET_CHECKPOINTS.")] = None,
     pipeline_root: Annotated[str, typer.Option(help="Folder or s3://BUCKET/PREFIX of a Kubeflow pipeline.")] = "",
 ) -> None:
-    """Delete journals, checkpoints and artifacts of old runs.
+    """Delete what old runs wrote.
 
     Journals, checkpoints, artifacts in MLflow, outputs below a pipeline root. Only what this project wrote, what has
     ended and what no training uses. Registered models are kept.
@@ -232,6 +232,9 @@ def clean(
     from lhcnet.tracking import clean as find
     from lhcnet.tracking.journal import journal_root
 
+    for folder in (journal, checkpoints):
+        if folder is not None and not folder.is_dir():
+            raise LhcnetError(f"{folder}: there is no such folder")
     limit, root = find.before(older_than), (journal or journal_root()).absolute()
     found = chain(
         find.old_journals(root, limit),

@@ -372,4 +372,15 @@ def load(path: Path) -> Config:
             f"{path}: schema_version {version!r} is not supported by this lhcnet (expected {SCHEMA_VERSION}): "
             "write a new file with `lhcnet profile NAME --out params.yaml` and copy your values"
         )
+    _require_whole_seeds(values.get("seeds"), path)
     return parse(Config, values, str(path))
+
+
+def _require_whole_seeds(seeds: object, path: Path) -> None:
+    """DVC writes a seed as it stands in params.yaml: 1.0 would train `seed-1.0`, which no step looks for."""
+    if not isinstance(seeds, dict):
+        return
+    for key, value in seeds.items():
+        for seed in value if isinstance(value, list) else [value]:
+            if isinstance(seed, float):
+                raise LhcnetError(f"{path}: seeds.{key}: expected whole numbers without a point, not {seed}")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -227,3 +228,16 @@ def test_a_minimum_above_the_number_of_models_is_refused(key: str, n: int, has: 
     ):
         profile("paper", {f"selection.minimum.{key}": n})
     assert getattr(profile("paper", {f"selection.minimum.{key}": has}).selection.minimum, key) == has
+
+
+@pytest.mark.parametrize("seeds", ["a: [0, 1.0]", "backbone: 1.0", "c: [1e1]"])
+def test_a_seed_with_a_point_is_refused_where_dvc_would_write_it(seeds: str, tmp_path: Path) -> None:
+    """DVC would train `seed-1.0`, which no step looks for."""
+    key = seeds.partition(":")[0]
+    text = re.sub(rf"(?m)^  {key}: .*$", f"  {seeds}", to_yaml(profile("demo")), count=1)
+    assert seeds in text
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(
+        LhcnetError, match=rf"params\.yaml: seeds\.{key}: expected whole numbers without a point, not 1"
+    ):
+        config.load(tmp_path / "params.yaml")

@@ -49,7 +49,7 @@ def read_parquet(source: Path, entries: list[ArchiveEntry], reading: Reading) ->
     dropped: Counter[str] = Counter()
     for entry in entries:
         split = _split_of(entry)
-        for row, (content, name) in enumerate(_rows(entry)):
+        for row, (content, name) in enumerate(_rows(entry), start=1):
             where = f"{entry.where}, row {row}"
             if folded(name) not in reading.classes:
                 raise LhcnetError(f"{where}: unknown class {name}, expected {reading.expected}")
@@ -67,7 +67,7 @@ def read_parquet(source: Path, entries: list[ArchiveEntry], reading: Reading) ->
 
 def _split_of(entry: ArchiveEntry) -> int:
     _, _, folder, file = entry.path_parts
-    for name in (_SHARD.sub("", file.removesuffix(ENDING)), folder):
+    for name in (_SHARD.sub("", file.lower().removesuffix(ENDING)), folder):
         if (split := split_of_name(name)) is not None:
             return split
     raise LhcnetError(

@@ -209,7 +209,7 @@ def _eight_bits(values: NDArray[np.generic], where: str, rules: Rules) -> Bytes:
     whole = bool((numbers == np.floor(numbers)).all())
     if whole and high == 1:
         raise LhcnetError(f"{expected}, no other values than 0 and 1; send 255 for white")
-    if not whole and 1 < high <= 2:  # resized by a cubic, brightened: nearly black as 0..255
+    if not whole and 1 < high <= 2 and not rules.exact:  # resized by a cubic, brightened: nearly black as 0..255
         raise LhcnetError(f"{expected}: a little above 1; clip them to 0..1")
     if not whole and high > 1 and rules.exact:
         raise LhcnetError(f"{expected} with fractions; round them, or divide by 255")

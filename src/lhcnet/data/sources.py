@@ -45,6 +45,7 @@ from lhcnet.data.tables import Arrays, Table, open_table, row_counts
 from lhcnet.errors import LhcnetError
 
 FER2013 = Reading()
+_OF_DATA = (".csv", ".tsv", ".parquet", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")  # ends of names
 
 
 def read(source: Path, *, validation_fraction: float = 0.125, seed: int = 0, reading: Reading = FER2013) -> Faces:
@@ -134,15 +135,19 @@ def _read_labelled(source: Path, entries: list[ArchiveEntry], reading: Reading) 
             raise LhcnetError(
                 f"{source} holds {parquet[0].name} and {beside[0].name}, expected one of both: take the other out"
             )
-        *arrays, shape = read_parquet(source, parquet, reading)
-        return (arrays[0], arrays[1], arrays[2]), shape
+        *parts, shape = read_parquet(source, parquet, reading)
+        return (parts[0], parts[1], parts[2]), shape
     with_usage, others = ([t for t in tables if t.has_usage is wanted] for wanted in (True, False))
     if with_usage:
         _refuse_images_beside(source, with_usage[0].entry.name, images, reading)
-        return _join_by_usage(source, with_usage, others), "csv with Usage"
+        arrays = _join_by_usage(source, with_usage, others)
+        _refuse_left_out(entries, names, arrays[2])
+        return arrays, "csv with Usage"
     if roles := _tables_by_split(source, others):
         _refuse_images_beside(source, others[0].entry.name, images, reading)
-        return _join_by_name(source, roles)
+        arrays, shape = _join_by_name(source, roles)
+        _refuse_left_out(entries, names, arrays[2])
+        return arrays, shape
     labelled = [table for table in others if table.may_be_labelled]
     if images:
         if labelled:
@@ -150,13 +155,34 @@ def _read_labelled(source: Path, entries: list[ArchiveEntry], reading: Reading) 
                 f"{labelled[0].entry.where} is a table with labelled images beside image files such as "
                 f"{images[0].name}, expected one of both: name it, or take the other out of {source}"
             )
-        *arrays, shape = read_image_files(source, images, reading)
-        return (arrays[0], arrays[1], arrays[2]), shape
+        *parts, shape = read_image_files(source, images, reading)
+        _refuse_left_out(entries, names, parts[2])
+        return (parts[0], parts[1], parts[2]), shape
     for table in labelled + others:
         table.read()  # raises: a column is missing
     found = ", ".join(entry.name for entry in entries[:3]) or "nothing"
     more = f" and {len(entries) - 3:,} more" if len(entries) > 3 else ""
     raise LhcnetError(f"{source} is no FER2013 (it holds {found}{more}), {EXPECTED}")
+
+
+def _refuse_left_out(entries: list[ArchiveEntry], tables: set[str], splits: Bytes) -> None:
+    """Refuse a file whose name says a split that no image has: val.csv.gz beside train.csv and test.csv.
+
+    Args:
+        entries: all files.
+        tables: names of those that were read.
+        splits: of the images that were read.
+    """
+    for entry in entries:
+        name = entry.name.rpartition("/")[2]
+        split = split_of_name(name.split(".")[0])
+        if split is None or entry.name in tables or split in splits or not entry.size:
+            continue
+        if name.lower().endswith(_OF_DATA):
+            raise LhcnetError(
+                f"{entry.where} was not read, expected a CSV with emotion and pixels in line 1: unpack it, write it as "
+                "the others are, or take it out"
+            )
 
 
 def _refuse_images_beside(source: Path, table: str, images: list[ArchiveEntry], reading: Reading) -> None:

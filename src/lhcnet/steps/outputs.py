@@ -12,6 +12,7 @@ from lhcnet.io.contents import OwnFolder, OwnJson
 from lhcnet.io.preflight import output_directory, output_file, require_separate, shared_folder
 from lhcnet.saved import MODEL_FOLDER
 from lhcnet.tracking.journal import journal_root
+from lhcnet.tracking.writer_process import wait_limit
 
 DATA_REPORT = OwnJson.having("digest", "images", "counts")
 SELECTION = OwnJson.having("loss_factor", "backbone", "entries", "chosen")
@@ -74,7 +75,10 @@ def check_outputs(
             output_directory(path, own)
         else:
             output_file(path, own)
-    shared = {"journal": journal_root()} if execution is not None else {}
+    shared = {}
+    if execution is not None:
+        wait_limit()  # a mistyped one is said before the work
+        shared["journal"] = journal_root()
     if checkpoints is not None:
         shared["checkpoints"] = checkpoints.directory
     for name, folder in shared.items():

@@ -119,6 +119,8 @@ def test_parquet(tmp_path: Path) -> None:
     part = {"part-0.parquet": parquet(0, "label")}
     assert "its name says no split" in message(folder(tmp_path / "part", part))
     assert "cannot be read" in message(folder(tmp_path / "damaged", {"train.parquet": b"PAR1 and no more"}))
+    upper = {f"{split}-00000-of-00001.PARQUET": parquet(i, "label") for i, split in enumerate(SPLITS)}
+    assert read(folder(tmp_path / "upper", upper)).digest == FACES.digest
     hole = {"train.parquet": parquet(0, "label", without=7)}
     assert "train.parquet, row 7: expected the bytes of an image file, and a label" in message(
         folder(tmp_path / "hole", hole)

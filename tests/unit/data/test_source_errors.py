@@ -93,6 +93,17 @@ def test_test_csv_without_labels(tmp_path: Path) -> None:
     assert "test.csv, line 1: no column emotion" in message(pair)
 
 
+@pytest.mark.parametrize("name", ["val.csv.gz", "validation.zip", "PublicTest.csv", "VAL.TSV"])
+def test_a_third_split_that_is_not_read_is_named(tmp_path: Path, name: str) -> None:
+    """A compressed one, one of other columns: with train.csv and test.csv it would be dropped without a word."""
+    files = {file.name: file.read_bytes() for file in competition(tmp_path / "two").iterdir()}
+    assert read(tmp_path / "two").validation == "cut from train"
+    unread = b"label,image\n1,a.png\n"  # or what a compressed file begins with
+    assert f"{name} was not read, expected a CSV" in message(folder(tmp_path / "three", files | {name: unread}))
+    read(folder(tmp_path / "empty", files | {name: b""}))
+    read(folder(tmp_path / "notes", files | {"notes.csv": b"a,b\n1,2\n", "validation.txt": b"x"}))
+
+
 def test_competition_file_alone(tmp_path: Path) -> None:
     assert "no column usage" in message(competition(tmp_path / "pair") / "train.csv")
 

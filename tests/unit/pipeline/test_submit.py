@@ -132,6 +132,8 @@ def test_a_sweep_is_one_run_for_each_combination_with_one_tag(server: KubeflowSe
     ("options", "says"),
     [
         (["--set", "stage4.patience=-1"], "--set: stage4.patience"),
+        (["--source", ""], "--source: is empty, expected a path or a URI"),
+        (["--sweep", "data.source='s3://b/1.zip','s3://b/2.zip'"], "data.source: all runs of a sweep have one source"),
         (["--set", "stage4.patienc=1"], "unknown key"),
         (["--set", "nope.deeper=1"], "nope.deeper: unknown key"),
         (["--set", "stage4.patience"], "expected key=value"),

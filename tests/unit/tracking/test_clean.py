@@ -180,6 +180,12 @@ def test_old_runs_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert gone == {"old"}
 
 
+@pytest.mark.parametrize("option", ["--journal", "--checkpoints"])
+def test_a_folder_that_does_not_exist_is_not_clean(option: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["tracking", "clean", "--older-than", "1d", option, str(tmp_path / "none")])
+    assert "none: there is no such folder" in str(done.exception)
+
+
 def test_what_cannot_be_cleaned_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(LhcnetError, match="--older-than soon: expected a number and h, d or w"):
         before("soon")
