@@ -175,10 +175,10 @@ def _refuse_left_out(entries: list[ArchiveEntry], tables: set[str], splits: Byte
     """
     for entry in entries:
         name = entry.name.rpartition("/")[2]
-        split = split_of_name(name.split(".")[0])
-        if split is None or entry.name in tables or split in splits or not entry.size:
+        if entry.name in tables or not name.lower().endswith(_OF_DATA) or not entry.size:
             continue
-        if name.lower().endswith(_OF_DATA):
+        split = split_of_name(name.split(".")[0])
+        if split is not None and split not in splits:
             raise LhcnetError(
                 f"{entry.where} was not read, expected a CSV with emotion and pixels in line 1: unpack it, write it as "
                 "the others are, or take it out"
